@@ -1,0 +1,154 @@
+"""Capabilities: what a driver may do beyond the required verbs, as types.
+
+A driver has a capability by having its methods; nothing is declared twice. The core checks at
+startup, and a feature whose capability is missing is refused by name (`UnsupportedFeature`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from taskmux.job import JobRecord, Ref
+from taskmux.messages import Beat, BeatReply, NewJob, Op, WorkerInfo
+
+__all__ = [
+    "CAPABILITIES",
+    "Event",
+    "Events",
+    "Fired",
+    "Flows",
+    "Notice",
+    "Portable",
+    "Presence",
+    "ScheduleRecord",
+    "Schedules",
+    "capabilities_of",
+]
+
+
+@runtime_checkable
+class Presence(Protocol):
+    """A registry of live workers, and a way to reach them."""
+
+    async def beat(self, beat: Beat) -> BeatReply:
+        """Record the heartbeat for `beat.ttl` milliseconds; return what the worker should do.
+
+        B1 The worker is listed, with `seen_at` = now, until the ttl passes or it says `last`.
+        B2 Of the held leases, those whose job is asked to cancel come back.
+        """
+        ...
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        """Return the workers whose last beat still counts, by id."""
+        ...
+
+
+class ScheduleRecord(msgspec.Struct, frozen=True):
+    """A stored schedule. `data` is the core's own; `next_at` orders the due ones."""
+
+    id: str
+    queue: str
+    rev: int
+    next_at: int | None
+    data: bytes
+
+
+class Fired(msgspec.Struct, frozen=True):
+    """Whether the slot was fired by this call, and the schedule as it is now."""
+
+    fired: bool
+    schedule: ScheduleRecord | None
+
+
+@runtime_checkable
+class Schedules(Protocol):
+    """Recurring jobs: slots advanced and fired exactly once, with no leader."""
+
+    async def put_schedule(self, schedule: ScheduleRecord) -> bool:
+        """Store a schedule if its rev is the stored one (0: none yet)."""
+        ...
+
+    async def schedules(self, due_within: int | None = None) -> Sequence[ScheduleRecord]:
+        """Return schedules, or only those due within so many milliseconds of the store's now."""
+        ...
+
+    async def remove_schedule(self, schedule: str) -> bool:
+        """Remove a schedule; say whether there was one."""
+        ...
+
+    async def fire(
+        self, op: Op, schedule: ScheduleRecord, next_at: int | None, job: NewJob
+    ) -> Fired:
+        """Advance the schedule to `next_at` and create the slot's job, both or neither."""
+        ...
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """What a finished child's store has for its parent's store."""
+
+    child: Ref
+    parent: Ref
+    store: str | None
+    data: bytes
+
+
+@runtime_checkable
+class Flows(Protocol):
+    """Parents that wait for children, in this store or another."""
+
+    async def outbox(self, limit: int) -> Sequence[Notice]:
+        """Return notices that were written with terminal transitions and not dismissed yet."""
+        ...
+
+    async def resolve(self, notices: Sequence[Notice]) -> Sequence[int]:
+        """Record each child's outcome at its parent once; return the children still pending."""
+        ...
+
+    async def dismiss(self, notices: Sequence[Notice]) -> None:
+        """Forget notices that were delivered."""
+        ...
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One thing that happened to a job; `id` orders the events of a queue."""
+
+    id: str
+    kind: str
+    ref: Ref
+    at: int
+
+
+@runtime_checkable
+class Events(Protocol):
+    """A queue's stream of events, readable from any process."""
+
+    def events(self, queue: str, after: str | None = None) -> AsyncIterator[Event]:
+        """Yield events after the one named, or from now on."""
+        ...
+
+
+@runtime_checkable
+class Portable(Protocol):
+    """Takes records as they are: for migration."""
+
+    async def load(self, records: Sequence[JobRecord]) -> Sequence[bool]:
+        """Store records in any state as they are; False where the id exists."""
+        ...
+
+
+CAPABILITIES: dict[str, type] = {
+    "presence": Presence,
+    "schedules": Schedules,
+    "flows": Flows,
+    "events": Events,
+    "portable": Portable,
+}
+"""Every capability by the name that errors and `taskmux drivers` use."""
+
+
+def capabilities_of(driver: object) -> tuple[str, ...]:
+    """Return the names of the capabilities that the driver has."""
+    return tuple(name for name, kind in CAPABILITIES.items() if isinstance(driver, kind))

@@ -1,0 +1,58 @@
+"""Hooks: what a plug-in can implement. Signatures only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from taskmux.driver import Driver
+    from taskmux.job import JobRecord, Ref
+    from taskmux.messages import PushStatus
+    from taskmux.transition import Transition
+
+__all__ = ["hookimpl", "hookspec"]
+
+hookspec = pluggy.HookspecMarker("taskmux")
+hookimpl = pluggy.HookimplMarker("taskmux")
+
+
+@hookspec(firstresult=True)
+def taskmux_driver(url: str) -> Driver | None:
+    """Return an unopened driver for a URL of this plug-in's scheme, or None for another's."""
+
+
+@hookspec
+def taskmux_enqueued(ref: Ref, task: str, status: PushStatus) -> None:
+    """A producer's `push` was answered; called in the producer's process."""
+
+
+@hookspec
+def taskmux_started(job: JobRecord, worker: str) -> None:
+    """A handler is about to run; called in the worker's event loop, so it must not block."""
+
+
+@hookspec
+def taskmux_settled(job: JobRecord, transition: Transition, seconds: float) -> None:
+    """A run ended and its outcome was stored; `seconds` is how long the handler ran."""
+
+
+@hookspec
+def taskmux_lease_lost(job: JobRecord, worker: str) -> None:
+    """A running job's lease was lost: it may run elsewhere, and this run's writes are refused."""
+
+
+@hookspec
+def taskmux_worker_started(worker: str, queues: tuple[str, ...]) -> None:
+    """A worker began to fetch."""
+
+
+@hookspec
+def taskmux_worker_stopped(worker: str) -> None:
+    """A worker stopped, after draining or aborting."""
+
+
+@hookspec
+def taskmux_context(job: JobRecord) -> Any:
+    """Return a context manager to enter around the handler, such as a tracing span, or None."""

@@ -1,0 +1,186 @@
+"""What the memory driver stores, and the order it keeps. The driver holds the lock."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from taskmux.driver import (
+    TERMINAL,
+    Changes,
+    JobRecord,
+    Keep,
+    Place,
+    QueueSettings,
+    State,
+    WorkerInfo,
+)
+
+__all__ = ["MemoryStore", "QueueStore", "Stored", "finished", "given", "order", "past"]
+
+
+def epoch_ms() -> int:
+    """Return the machine's clock in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Stored(msgspec.Struct):
+    """A record and what the store keeps beside it."""
+
+    job: JobRecord
+    sequence: int = 0
+    """Its place among the waiting jobs of its priority, kept while it is elsewhere."""
+    created: int = 0
+    """How-manieth creation of the store: breaks ties of time."""
+    retention: Keep = Keep()
+
+
+class QueueStore:
+    """One queue: its records, its line, its timetable and its leases.
+
+    `line` and `timetable` are heaps with stale entries: an entry counts only while it says what
+    its record says, and is dropped when it comes up otherwise.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Stored] = {}
+        self.line: list[tuple[int, int, str]] = []
+        self.timetable: list[tuple[int, int, str]] = []
+        self.leases: set[str] = set()
+        self.dedup: dict[str, str] = {}
+        self.settings = QueueSettings()
+        self.counts = dict.fromkeys(State, 0)
+
+    def enter(self, stored: Stored) -> None:
+        """Index a record under the state that it has now."""
+        job = stored.job
+        self.counts[job.state] += 1
+        if job.state is State.WAITING:
+            heapq.heappush(self.line, (job.priority, stored.sequence, job.id))
+        elif job.state is State.DELAYED:
+            heapq.heappush(self.timetable, (job.run_at or 0, stored.created, job.id))
+        elif job.state is State.ACTIVE:
+            self.leases.add(job.id)
+        if job.dedup is not None and job.state not in TERMINAL:
+            self.dedup[job.dedup.key] = job.id
+
+    def leave(self, stored: Stored) -> None:
+        """Undo `enter`; heap entries go stale by themselves."""
+        job = stored.job
+        self.counts[job.state] -= 1
+        self.leases.discard(job.id)
+        if job.dedup is not None and self.dedup.get(job.dedup.key) == job.id:
+            del self.dedup[job.dedup.key]
+
+    def write(self, stored: Stored, job: JobRecord) -> None:
+        """Replace a record and its index entries."""
+        self.leave(stored)
+        stored.job = job
+        self.enter(stored)
+
+    def first_waiting(self) -> Stored | None:
+        """Return the job at the head of the line, dropping stale entries."""
+        while self.line:
+            priority, sequence, job_id = self.line[0]
+            stored = self.jobs.get(job_id)
+            if (
+                stored is not None
+                and stored.job.state is State.WAITING
+                and (stored.job.priority, stored.sequence) == (priority, sequence)
+            ):
+                return stored
+            heapq.heappop(self.line)
+        return None
+
+    def first_delayed(self) -> Stored | None:
+        """Return the delayed job that is due first, dropping stale entries."""
+        while self.timetable:
+            run_at, created, job_id = self.timetable[0]
+            stored = self.jobs.get(job_id)
+            if (
+                stored is not None
+                and stored.job.state is State.DELAYED
+                and (stored.job.run_at, stored.created) == (run_at, created)
+            ):
+                return stored
+            heapq.heappop(self.timetable)
+        return None
+
+
+class MemoryStore:
+    """What all forks of a memory driver share."""
+
+    def __init__(self, clock: Callable[[], int] = epoch_ms) -> None:
+        self.clock = clock
+        self.lock = threading.RLock()
+        self.queues: dict[str, QueueStore] = {}
+        self.workers: dict[str, tuple[int, WorkerInfo]] = {}
+        self.memory: dict[tuple[str, str], tuple[int, Any]] = {}
+        self.sequence = 0
+        self.created = 0
+        self.version = 0
+        self.waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    def queue(self, name: str) -> QueueStore:
+        """Return the queue's store, made at first use."""
+        return self.queues.setdefault(name, QueueStore())
+
+    def place(self, stored: Stored, place: Place) -> None:
+        """Give a job that becomes waiting its sequence."""
+        if place is Place.KEEP and stored.sequence:
+            return
+        self.sequence += 1
+        stored.sequence = -self.sequence if place is Place.FRONT else self.sequence
+
+    def wake(self) -> None:
+        """Tell every waiter, on whichever loop, that work may be there."""
+        self.version += 1
+        for loop, event in tuple(self.waiters):
+            try:
+                loop.call_soon_threadsafe(event.set)
+            except RuntimeError:  # that loop is closed: nobody waits there
+                self.waiters.discard((loop, event))
+
+
+def given(changes: Changes) -> dict[str, Any]:
+    """Return the fields that are set."""
+    fields = msgspec.structs.asdict(changes)
+    return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+
+
+def order(stored: Stored) -> tuple[int, int]:
+    """Return the place of a record among those of its state."""
+    job = stored.job
+    match job.state:
+        case State.WAITING:
+            return job.priority, stored.sequence
+        case State.DELAYED:
+            return job.run_at or 0, stored.created
+        case State.ACTIVE | State.BLOCKED:
+            return job.created_at, stored.created
+        case _:
+            return job.finished_at or 0, stored.created
+
+
+def finished(queue: QueueStore, state: State) -> list[Stored]:
+    """Return the records of a terminal state, newest first."""
+    found = [stored for stored in queue.jobs.values() if stored.job.state is state]
+    return sorted(found, key=order, reverse=True)
+
+
+def past(newest_first: Iterable[Stored], now: int, spare: int) -> list[Stored]:
+    """Return the records whose retention has passed, by age or by count."""
+    gone = []
+    for rank, stored in enumerate(newest_first):
+        finished = stored.job.finished_at or 0
+        count = stored.retention.count
+        over = count is not None and rank >= count and finished + spare <= now
+        if over or finished + stored.retention.age_ms <= now:
+            gone.append(stored)
+    return gone
