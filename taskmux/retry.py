@@ -173,7 +173,7 @@ def as_backoff(value: object) -> Backoff | BackoffFunction:
     Raises:
         DeclarationError: it is none of the forms that `BackoffLike` lists.
     """
-    if isinstance(value, FixedPolicy | LinearPolicy | ExponentialPolicy | StepsPolicy):
+    if isinstance(value, Backoff):
         return value
     if callable(value):
         return value

@@ -1,0 +1,218 @@
+"""Arguments and results, both ways: one JSON object of named values, typed by annotations.
+
+msgspec does the work: datetime, UUID, Decimal, bytes (base64), Enum, dataclass, Struct, TypedDict
+and the built-in containers. Pydantic models are recognised by their methods, never imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from taskmux.errors import (
+    DeclarationError,
+    InvalidArguments,
+    NotDecodable,
+    NotEncodable,
+    PayloadTooLarge,
+)
+
+__all__ = ["Signature", "decode_value", "encode_mapping", "encode_value"]
+
+
+def _enc_hook(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    raise NotImplementedError(f"a {type(value).__name__} has no JSON form")
+
+
+def _dec_hook(kind: type, value: Any) -> Any:
+    validate = getattr(kind, "model_validate", None)
+    if validate is not None:
+        return validate(value)
+    raise NotImplementedError(f"{kind.__name__} cannot be read from JSON")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_enc_hook)
+
+
+def encode_value(value: Any, what: str, limit: int) -> bytes:
+    """Return a value as JSON bytes.
+
+    Args:
+        value: anything with a JSON form.
+        what: how an error calls it, such as `"the result of task 'add'"`.
+        limit: the most bytes it may take.
+
+    Raises:
+        NotEncodable: it has no JSON form.
+        PayloadTooLarge: it is over the limit.
+    """
+    try:
+        data = _encoder.encode(value)
+    except RecursionError:
+        raise NotEncodable(f"{what} contains itself. Send ids instead of linked objects.") from None
+    except (TypeError, ValueError, NotImplementedError, OverflowError) as error:
+        raise NotEncodable(
+            f"{what} has no JSON form: {error}. Use plain values, dataclasses, msgspec Structs or "
+            f"pydantic models, and integers of at most 64 bits."
+        ) from None
+    if len(data) > limit:
+        raise PayloadTooLarge(
+            f"{what} takes {len(data):,} bytes of JSON; the limit is {limit:,}. Store the bulk "
+            f"elsewhere and send a reference, or raise the limit: Taskmux(limits=Limits(...))."
+        )
+    return data
+
+
+def decode_value(data: bytes, kind: Any, what: str) -> Any:
+    """Return a value from JSON bytes, as the annotation says.
+
+    Raises:
+        NotDecodable: the bytes do not fit the annotation.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind, dec_hook=_dec_hook)
+    except (msgspec.DecodeError, ValueError, NotImplementedError, RecursionError) as error:
+        raise NotDecodable(f"{what} does not fit {_name(kind)}: {error}.") from None
+
+
+def encode_mapping(task: str, arguments: object, limit: int) -> bytes:
+    """Return the payload of a call by name: its arguments are not checked here.
+
+    Raises:
+        InvalidArguments: the arguments are no mapping from names.
+        NotEncodable: a value has no JSON form.
+        PayloadTooLarge: over the limit.
+    """
+    if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
+        raise InvalidArguments(
+            f"The arguments of {task!r} must be a mapping from parameter names to values, such as "
+            f"{{'order': 7}}."
+        )
+    return encode_value(dict(arguments), f"The payload of task {task!r}", limit)
+
+
+class Signature:
+    """How a handler is called: whether it takes a context, and its arguments' types.
+
+    Raises:
+        DeclarationError: the handler has `*args` or `**kwargs`, a context that is not first, or
+            an annotation that cannot be resolved or decoded.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str, context: type) -> None:
+        self.name = name
+        parameters = list(inspect.signature(function).parameters.values())
+        hints = _hints(function, name)
+        self.takes_context = bool(parameters) and hints.get(parameters[0].name) is context
+        self._parameters = parameters[1:] if self.takes_context else parameters
+        self._signature = inspect.Signature(self._parameters)
+        self._positional = [one.name for one in self._parameters if one.kind is one.POSITIONAL_ONLY]
+        self._decoder = self._arguments_decoder(hints, context)
+        self.returns = _result_type(hints.get("return", Any))
+
+    def _arguments_decoder(
+        self, hints: Mapping[str, Any], context: type
+    ) -> msgspec.json.Decoder[Any]:
+        fields: list[tuple[str, Any, Any] | tuple[str, Any]] = []
+        for one in self._parameters:
+            if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+                raise DeclarationError(
+                    f"Task {self.name!r} has {one}: arguments travel by name, so each needs a "
+                    f"parameter of its own. Take a list or a dict instead."
+                )
+            kind = hints.get(one.name, Any)
+            if kind is context:
+                raise DeclarationError(
+                    f"Task {self.name!r} takes its Context as {one.name!r}: make it the first "
+                    f"parameter."
+                )
+            required = one.default is one.empty
+            fields.append((one.name, kind) if required else (one.name, kind | UnsetType, UNSET))
+        try:
+            shape = msgspec.defstruct(
+                "Arguments",
+                fields,
+                kw_only=True,
+                forbid_unknown_fields=True,
+                rename=None,
+            )
+            return msgspec.json.Decoder(shape, dec_hook=_dec_hook)
+        except (TypeError, ValueError) as error:
+            raise DeclarationError(
+                f"Task {self.name!r}: its annotations cannot be read back from JSON: {error}. "
+                f"Simplify them, or annotate the parameter Any."
+            ) from None
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> bytes:
+        """Return a call's payload. It is read back once, so that what is stored can be run.
+
+        Raises:
+            InvalidArguments: the call does not fit the parameters or their annotations.
+            NotEncodable: a value has no JSON form.
+            PayloadTooLarge: over the limit.
+        """
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidArguments(
+                f"Task {self.name!r} cannot take these arguments: {error}. Its parameters are "
+                f"{self._signature} (the context is not passed)."
+            ) from None
+        data = encode_value(bound.arguments, f"The payload of task {self.name!r}", limit)
+        try:
+            self._decoder.decode(data)
+        except (msgspec.DecodeError, ValueError, NotImplementedError) as error:
+            raise InvalidArguments(
+                f"Task {self.name!r} cannot take these arguments: {error}. Its parameters are "
+                f"{self._signature}."
+            ) from None
+        return data
+
+    def decode(self, payload: bytes) -> tuple[list[Any], dict[str, Any]]:
+        """Return the positional and named arguments that a payload holds.
+
+        Raises:
+            NotDecodable: the payload does not fit the handler (any more).
+        """
+        try:
+            values = self._decoder.decode(payload)
+        except (msgspec.DecodeError, ValueError, NotImplementedError, RecursionError) as error:
+            raise NotDecodable(
+                f"The payload does not fit task {self.name!r} ({self._signature}): {error}. "
+                f"Deploy a handler that takes it and redrive the job, or remove it."
+            ) from None
+        named = {
+            one.name: value
+            for one in self._parameters
+            if (value := getattr(values, one.name)) is not UNSET
+        }
+        return [named.pop(name) for name in self._positional if name in named], named
+
+
+def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError) as error:
+        raise DeclarationError(
+            f"Task {name!r}: its annotations cannot be resolved: {error}. Import the names at run "
+            f"time (not under TYPE_CHECKING) and at module level."
+        ) from None
+
+
+def _result_type(hint: Any) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Awaitable):
+        return typing.get_args(hint)[-1]
+    return hint
+
+
+def _name(kind: Any) -> str:
+    return getattr(kind, "__name__", None) or str(kind)

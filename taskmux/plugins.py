@@ -1,0 +1,71 @@
+"""Plug-ins: drivers by URL scheme, and observers of hooks. Built-ins register as anybody does."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import entry_points
+
+import pluggy
+
+from taskmux import hookspecs
+from taskmux.config import hide_credentials, scheme_of
+from taskmux.driver import Driver
+from taskmux.errors import MissingExtra, UnknownScheme
+
+__all__ = ["DRIVERS", "driver_for", "plugin_manager", "schemes"]
+
+DRIVERS = "taskmux.drivers"
+"""The entry-point group: one entry per URL scheme, naming a module with `taskmux_driver`."""
+
+_EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis", "mongodb": "mongodb"}
+
+
+def plugin_manager() -> pluggy.PluginManager:
+    """Return a manager that knows taskmux's hooks and has no plug-in yet."""
+    manager = pluggy.PluginManager("taskmux")
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def schemes() -> list[str]:
+    """Return the URL schemes that installed drivers serve, sorted."""
+    return sorted({entry.name for entry in entry_points(group=DRIVERS)})
+
+
+def driver_for(url: str, manager: pluggy.PluginManager) -> Driver:
+    """Return an unopened driver for the URL. Only its own scheme's plug-in is loaded.
+
+    Raises:
+        InvalidURL: the text is no URL, or the driver refuses an option.
+        UnknownScheme: no installed driver serves the scheme.
+        MissingExtra: the driver's own dependency is not installed.
+    """
+    scheme = scheme_of(url)
+    try:
+        manager.load_setuptools_entrypoints(DRIVERS, name=scheme)
+    except ModuleNotFoundError as error:
+        raise _missing(scheme, error) from None
+    driver: Driver | None = manager.hook.taskmux_driver(url=url)
+    if driver is None:
+        raise _unknown(scheme, url)
+    return driver
+
+
+def _missing(scheme: str, error: ModuleNotFoundError) -> MissingExtra:
+    base = scheme.split("+")[0]
+    package = f'"taskmux[{_EXTRAS[base]}]"' if base in _EXTRAS else str(error.name)
+    return MissingExtra(
+        f"The driver for {scheme}:// needs the package {error.name!r}, which is not installed. "
+        f"Run: pip install {package}"
+    )
+
+
+def _unknown(scheme: str, url: str) -> UnknownScheme:
+    known = schemes()
+    close = difflib.get_close_matches(scheme, known, n=1)
+    hint = f" Did you mean {close[0]}://?" if close else ""
+    return UnknownScheme(
+        f"No installed driver serves {scheme}:// (from {hide_credentials(url)!r}).{hint} "
+        f"Installed: {', '.join(known) or 'none'}. Install the package that provides it, or "
+        f"check the URL."
+    )
