@@ -1,0 +1,1 @@
+"""The cases, one concern a file. `taskmux.conformance.suite` puts them together."""

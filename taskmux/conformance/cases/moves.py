@@ -1,0 +1,61 @@
+"""Every operation from every state: the answer, and the whole record as stored afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from taskmux.conformance.bench import LONG, Bench
+from taskmux.conformance.model import answer, moved
+from taskmux.driver import TERMINAL, Changes, Dedup, JobRecord, Transition, transition
+
+STARTS = (
+    "waiting",
+    "delayed",
+    "blocked",
+    "active",
+    "asked to cancel",
+    "completed",
+    "dead",
+    "cancelled",
+)
+
+SPENT = Changes(attempts=2, reason="it broke")
+
+MOVES: dict[str, Callable[[JobRecord], Transition]] = {
+    "start": transition.start,
+    "complete": lambda job: transition.complete(job, b'{"ok":true}', notice=b"tell"),
+    "again later": lambda job: transition.again(job, SPENT, LONG),
+    "again now": lambda job: transition.again(job, SPENT, 0),
+    "release": transition.release,
+    "bury": lambda job: transition.bury(job, SPENT, notice=b"tell"),
+    "cancelled": lambda job: transition.cancelled(job, SPENT),
+    "cancel": lambda job: transition.cancel(job.ref, job.policy.cancelled),
+    "redrive": lambda job: transition.redrive(job.ref, TERMINAL),
+    "redrive the dead": lambda job: transition.redrive(job.ref),
+    "promote": lambda job: transition.promote(job.ref),
+    "postpone": lambda job: transition.postpone(job.ref, LONG),
+    "postpone until": lambda job: transition.postpone(job.ref, run_at=4_102_444_800_000),
+    "reprioritise": lambda job: transition.reprioritise(job.ref, 7),
+    "hold": lambda job: transition.hold(job.ref),
+    "unblock": lambda job: transition.unblock(job.ref),
+    "remove": lambda job: transition.remove(job.ref),
+}
+
+
+class MoveCases:
+    """A1, A3, A7, A8 and A9 for every named transition."""
+
+    @pytest.mark.parametrize("start", STARTS)
+    @pytest.mark.parametrize("move", MOVES)
+    async def test_every_move_from_every_state(self, bench: Bench, start: str, move: str) -> None:
+        job = await bench.arrange(start, dedup=Dedup("key"), tags=("a",), headers={"k": "v"})
+        one = MOVES[move](job)
+        since = await bench.now()
+        (given,) = await bench.apply(one)
+        assert given == answer(job, one)
+        if moved(job, one, since) is None:
+            assert await bench.get(job) is None
+        else:
+            await bench.stored_as(job, lambda now: moved(job, one, now) or job, since)

@@ -1,0 +1,40 @@
+"""The suite: every case, in one class to inherit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from taskmux.capabilities import capabilities_of
+from taskmux.conformance.bench import Bench, Hooks
+from taskmux.conformance.cases.claim import ClaimCases
+from taskmux.conformance.cases.moves import MoveCases
+from taskmux.conformance.cases.push import PushCases
+from taskmux.driver import Driver
+
+__all__ = ["DriverSuite"]
+
+
+@pytest.mark.asyncio
+class DriverSuite(PushCases, ClaimCases, MoveCases, Hooks):
+    """Every contract of the driver interface as a test. Inherit it, say where the driver is."""
+
+    @pytest.fixture
+    def unopened_driver(self) -> Driver:
+        """Return an unopened driver on an empty store. Override me, as a fixture of any kind."""
+        raise NotImplementedError("Override the fixture `unopened_driver` in your test class.")
+
+    @pytest_asyncio.fixture
+    async def bench(
+        self, request: pytest.FixtureRequest, unopened_driver: Driver
+    ) -> AsyncIterator[Bench]:
+        """Open the driver, and check the invariants and close it when the test is over."""
+        capability: str | None = getattr(request.function, "capability", None)
+        suite = type(request.instance).__name__
+        request.node.user_properties.append(("taskmux", (suite, capability or "required")))
+        if capability is not None and capability not in capabilities_of(unopened_driver):
+            pytest.skip(f"{type(unopened_driver).__name__} has no capability {capability!r}")
+        async with Bench(unopened_driver, request.instance) as bench:
+            yield bench
