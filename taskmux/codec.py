@@ -22,7 +22,7 @@ from taskmux.errors import (
     PayloadTooLarge,
 )
 
-__all__ = ["Signature", "decode_value", "encode_mapping", "encode_value"]
+__all__ = ["Signature", "decode_value", "encode_mapping", "encode_value", "result_type"]
 
 
 def _enc_hook(value: Any) -> Any:
@@ -205,6 +205,14 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
             f"Task {name!r}: its annotations cannot be resolved: {error}. Import the names at run "
             f"time (not under TYPE_CHECKING) and at module level."
         ) from None
+
+
+def result_type(function: Callable[..., Any]) -> Any:
+    """Return the type that a function's result has, by its annotation; Any if it has none."""
+    try:
+        return _result_type(typing.get_type_hints(function, include_extras=True).get("return", Any))
+    except (NameError, TypeError, AttributeError):
+        return Any
 
 
 def _result_type(hint: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
-from taskmux.batch import Replies
+from taskmux.batch import Ops, Replies, resend
 from taskmux.driver import Driver
 from taskmux.errors import CorruptRecord
 from taskmux.job import JobRecord, Ref
@@ -21,6 +22,8 @@ class Connection:
         self.driver = driver
         self._pushes: Replies[NewJob, Pushed] = Replies(driver.push)
         self._actions: Replies[Transition, Applied] = Replies(driver.apply)
+        self._bulk = asyncio.Lock()
+        self._bulk_ops = Ops()
         self._reads: Replies[Ref, JobRecord | None] = Replies(self._get)
 
     async def open(self) -> None:
@@ -37,6 +40,12 @@ class Connection:
     async def push(self, new: NewJob) -> Pushed:
         """Create one job, together with others asked for meanwhile."""
         return await self._pushes.ask(new)
+
+    async def push_many(self, news: Sequence[NewJob]) -> Sequence[Pushed]:
+        """Create a batch of jobs in one operation."""
+        async with self._bulk:  # an origin has one operation in flight
+            op = self._bulk_ops.next()
+            return await resend(lambda: self.driver.push(op, news), tries=3)
 
     async def apply(self, one: Transition) -> Applied:
         """Apply one transition, together with others asked for meanwhile."""

@@ -339,8 +339,9 @@ class Driver(ABC):
     async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109
         """Sleep until work may be there in one of the queues, or `timeout` seconds.
 
-        W1 A push or a transition that makes a job waiting, from any process, ends the wait soon
-           (True). Spurious wake-ups are allowed.
+        W1 A push or a transition that makes a job waiting, or the first delayed job to be due,
+           from any process, ends the wait soon (True), and so does a change of settings.
+           Spurious wake-ups are allowed.
         W2 After `timeout` it returns False. It is a hint: correctness never depends on it.
         W3 A job that became waiting between the last claim of this instance and this call ends the
            wait at once.

@@ -52,7 +52,7 @@ def driver_for(url: str, manager: pluggy.PluginManager) -> Driver:
 
 
 def _missing(scheme: str, error: ModuleNotFoundError) -> MissingExtra:
-    base = scheme.split("+")[0]
+    base = scheme.split("+", maxsplit=1)[0]
     package = f'"taskmux[{_EXTRAS[base]}]"' if base in _EXTRAS else str(error.name)
     return MissingExtra(
         f"The driver for {scheme}:// needs the package {error.name!r}, which is not installed. "

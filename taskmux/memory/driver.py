@@ -104,8 +104,8 @@ class MemoryDriver(Driver):
         queue.jobs[job.id] = stored
         if job.state is State.WAITING:
             self.store.place(stored, Place.FRONT if job.lifo else Place.BACK)
-            self.store.wake()
         queue.enter(stored)
+        self._announce(queue, stored)
         return Pushed(PushStatus.CREATED, job.id)
 
     # -- claim --------------------------------------------------------------------------------
@@ -221,8 +221,14 @@ class MemoryDriver(Driver):
             fields["run_at"] = now + one.delay if one.run_at is None else one.run_at
         if target is State.WAITING and one.to is State.WAITING:
             self.store.place(stored, one.place)
-            self.store.wake()
         queue.write(stored, replace(job, state=target, **fields))
+        self._announce(queue, stored)
+
+    def _announce(self, queue: QueueStore, stored: Stored) -> None:
+        """Wake sleepers if this job may run now, or is the next one that becomes due."""
+        state = stored.job.state
+        if state is State.WAITING or (state is State.DELAYED and queue.first_delayed() is stored):
+            self.store.wake()
 
     # -- notes and leases -----------------------------------------------------------------------
 

@@ -1,0 +1,356 @@
+"""The app: tasks, the stores behind their queues, and the verbs users start from."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Self, TypeVar, Unpack
+
+from taskmux.blocking import BackgroundLoop
+from taskmux.codec import encode_mapping
+from taskmux.config import Limits, load_settings
+from taskmux.connection import Connection
+from taskmux.driver import Driver
+from taskmux.errors import DeclarationError, Moved
+from taskmux.handle import JobHandle
+from taskmux.instrument import Hooks
+from taskmux.job import Ref
+from taskmux.messages import Pushed, PushStatus
+from taskmux.options import JobOptions, parse_call, parse_options
+from taskmux.plugins import driver_for, plugin_manager
+from taskmux.queue import Queue
+from taskmux.task import Call, Registry, Task, TaskDecorator, decorator
+from taskmux.units import Duration, check_name, check_queue, milliseconds
+from taskmux.worker import Link, Worker, WorkerOptions
+
+__all__ = ["Taskmux"]
+
+R = TypeVar("R")
+
+Lifespan = Callable[["Taskmux"], AbstractAsyncContextManager[Any]]
+
+Where = tuple[int, asyncio.AbstractEventLoop]
+"""A process and an event loop: what one driver instance belongs to."""
+
+BATCH = 500
+
+
+class Taskmux:
+    """A task queue: tasks, and the stores that their jobs live in.
+
+    Stores are opened lazily at first use, once per event loop; `async with mux:` opens the
+    default one at once and closes all of this loop's at the end.
+
+    Args:
+        url: the default store; None takes `TASKMUX_URL`, a configuration file, or
+            `sqlite:///taskmux.db`.
+        routes: queue-name patterns (`"reports.*"`) and the URLs of the stores they live in; the
+            first that matches wins.
+        defaults: job options for all tasks that do not say otherwise.
+        lifespan: makes an async context manager around each worker; what it yields is
+            `ctx.state` in handlers.
+        limits: sizes refused before anything is sent.
+        plugins: objects or modules that implement hooks of `taskmux.hookspecs`.
+
+    Raises:
+        InvalidURL, UnknownScheme, MissingExtra: before any connection is made.
+        DeclarationError: a default option is wrong.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        routes: Mapping[str, str] | None = None,
+        defaults: JobOptions | None = None,
+        lifespan: Lifespan | None = None,
+        limits: Limits | None = None,
+        plugins: Sequence[object] = (),
+    ) -> None:
+        self._plugins = plugin_manager()
+        for plugin in plugins:
+            self._plugins.register(plugin)
+        self._url = load_settings().url if url is None else url
+        self._routes = dict(routes or {})
+        self._roots: dict[str, Driver] = {}
+        for one in (self._url, *self._routes.values()):
+            if one not in self._roots:
+                self._roots[one] = driver_for(one, self._plugins)
+        self._defaults = parse_options(defaults or {})
+        self._lifespan = lifespan
+        self._limits = limits or Limits()
+        self._registry = Registry()
+        self._hooks = Hooks(self._plugins)
+        self._open: dict[Where, dict[str, asyncio.Future[Connection]]] = {}
+        self._background = BackgroundLoop()
+
+    def __repr__(self) -> str:
+        return f"<Taskmux {self.url}>"
+
+    @property
+    def url(self) -> str:
+        """The default store's URL, credentials hidden."""
+        return self._roots[self._url].url
+
+    @property
+    def tasks(self) -> Registry:
+        """The registered tasks."""
+        return self._registry
+
+    @property
+    def payload_limit(self) -> int:
+        """The most bytes a payload may take."""
+        return self._limits.payload
+
+    # -- declaring ----------------------------------------------------------------------------
+
+    def task(self, *, name: str | None = None, **options: Unpack[JobOptions]) -> TaskDecorator:
+        """Register a function as a task: `@mux.task(queue="email", max_attempts=5)`.
+
+        Args:
+            name: the task's name in stored jobs; `module.function` by default. Workers find the
+                function by it, so keep it when the function moves.
+            options: see `JobOptions`; `id`, `run_at` and `dedup` belong to single calls.
+
+        Raises:
+            DeclarationError: the signature or an option cannot work, or the name is taken.
+            InvalidName: the queue's or task's name cannot be stored everywhere.
+        """
+        if callable(name):
+            raise DeclarationError("Write @mux.task() with parentheses: options go between them.")
+        if misplaced := sorted({"id", "run_at", "dedup"} & set(options)):
+            raise DeclarationError(
+                f"{misplaced[0]} belongs to a single call, not to a task: "
+                f"task.options({misplaced[0]}=...).enqueue(...)."
+            )
+        parsed = parse_options(options).over(self._defaults)
+
+        def register(function: Callable[..., Any]) -> Task[Any, Any, Any, Any]:
+            task_name = name or _default_name(function)
+            task: Task[Any, Any, Any, Any] = Task(
+                check_name(task_name, "task name"), function, parsed, self
+            )
+            self._registry.add(task)
+            return task
+
+        return decorator(register)
+
+    # -- producing ----------------------------------------------------------------------------
+
+    async def submit(self, call: Call[R]) -> JobHandle[R]:
+        """Store a call as a job; concurrent ones travel together.
+
+        Cancelling the await does not take the job back.
+
+        Raises:
+            Moved: the queue lives in another store now.
+            StoreError: the store refused or could not be reached.
+        """
+        connection = await self._connect(call.queue)
+        return self._handle(call, await connection.push(call.new_job()))
+
+    async def enqueue(
+        self, task: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[JobOptions]
+    ) -> JobHandle[Any]:
+        """Store a job by its task's name, which need not be registered here.
+
+        Args:
+            task: the name.
+            arguments: values by parameter name; checked by the worker that runs the job.
+            options: see `JobOptions`.
+
+        Raises:
+            InvalidName, DeclarationError, InvalidArguments, NotEncodable, PayloadTooLarge: before
+                anything is sent.
+            StoreError: the store refused or could not be reached.
+        """
+        check_name(task, "task name")
+        said = parse_call(options).over(self._defaults)
+        payload = encode_mapping(task, arguments or {}, self._limits.payload)
+        return await self.submit(Call(task, payload, said, said.policy()))
+
+    async def enqueue_many(self, calls: Sequence[Call[R]]) -> list[JobHandle[R]]:
+        """Store many calls, in order, a few hundred per round trip.
+
+        Not all-or-nothing: if the store fails in between, the first ones are stored.
+
+        Raises:
+            Moved: a queue lives in another store now.
+            StoreError: the store refused or could not be reached.
+        """
+        groups: dict[int, tuple[Connection, list[int]]] = {}
+        for place, call in enumerate(calls):
+            connection = await self._connect(call.queue)
+            groups.setdefault(id(connection), (connection, []))[1].append(place)
+        handles: dict[int, JobHandle[R]] = {}
+        for connection, places in groups.values():
+            for start in range(0, len(places), BATCH):
+                chunk = places[start : start + BATCH]
+                news = [calls[place].new_job() for place in chunk]
+                pushed = await connection.push_many(news)
+                for place, answer in zip(chunk, pushed, strict=True):
+                    handles[place] = self._handle(calls[place], answer)
+        return [handles[place] for place in range(len(calls))]
+
+    def _handle(self, call: Call[R], pushed: Pushed) -> JobHandle[R]:
+        if pushed.status is PushStatus.MOVED:
+            raise Moved(
+                f"Queue {call.queue!r} has moved to {pushed.id}. Point this app there: "
+                f"TASKMUX_URL or routes={{...}}."
+            )
+        ref = Ref(call.queue, pushed.id)
+        if self._hooks.enqueued is not None:
+            self._hooks.enqueued(ref, call.task, pushed.status)
+        return JobHandle(ref, self._connect, self, returns=call.returns, pushed=pushed.status)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def queue(self, name: str) -> Queue:
+        """Return a queue; nothing is asked yet.
+
+        Raises:
+            InvalidName: the name cannot be stored everywhere.
+        """
+        return Queue(name, self._connect, self)
+
+    def job(self, queue: str, job_id: str) -> JobHandle[Any]:
+        """Return a handle on a job; nothing is asked yet.
+
+        Raises:
+            InvalidName: the queue's name or the id cannot be stored anywhere.
+        """
+        ref = Ref(check_queue(queue), check_name(job_id, "job id"))
+        return JobHandle(ref, self._connect, self)
+
+    async def queues(self) -> list[str]:
+        """Return the names of all queues in this app's stores, sorted."""
+        names: set[str] = set()
+        for url in self._roots:
+            connection = await self._connection(url)
+            names.update(await connection.driver.queues())
+        return sorted(names)
+
+    # -- working ------------------------------------------------------------------------------
+
+    def worker(
+        self,
+        queues: Sequence[str] = ("default",),
+        *,
+        concurrency: int = 10,
+        lease: Duration = "30s",
+        drain: Duration = "25s",
+    ) -> Worker:
+        """Return a worker for these queues: `async with mux.worker(["email"]): ...`.
+
+        Args:
+            queues: in order of preference: a later one is served when the earlier are empty.
+            concurrency: how many handlers run at once.
+            lease: how long a job is kept for a worker that does not renew it.
+            drain: how long a stopping worker lets handlers finish before it gives jobs back.
+
+        Raises:
+            DeclarationError: a number or duration is out of range.
+            InvalidName: a queue's name cannot be stored everywhere.
+        """
+        options = WorkerOptions.checked(
+            [check_queue(name) for name in dict.fromkeys(queues)],
+            concurrency=concurrency,
+            lease_ms=milliseconds(lease, "lease"),
+            drain_ms=milliseconds(drain, "drain"),
+        )
+        by_url: defaultdict[str, list[str]] = defaultdict(list)
+        for name in options.queues:
+            by_url[self._url_of(name)].append(name)
+        links = [Link(self._roots[url].fork(), tuple(names)) for url, names in by_url.items()]
+        lifespan = self._lifespan
+        return Worker(
+            self._registry,
+            links,
+            options,
+            hooks=self._hooks,
+            limits=self._limits,
+            lifespan=None if lifespan is None else lambda: lifespan(self),
+        )
+
+    # -- connections --------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open the default store, so that a wrong URL shows at once."""
+        await self._connection(self._url)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close this event loop's stores."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Let what is under way finish, then close this event loop's stores."""
+        for opened in self._open.pop(_here(), {}).values():
+            try:
+                connection = await opened
+            except Exception:  # noqa: BLE001, S112 - it never opened; its caller was told
+                continue
+            await connection.close()
+
+    def run_blocking(self, make: Callable[[], Awaitable[R]]) -> R:
+        """Run a coroutine on the app's background loop and wait for it."""
+        return self._background.run(make)
+
+    def close_blocking(self) -> None:
+        """Close what the blocking verbs opened, and their thread."""
+        self._background.run(self.close)
+        self._background.stop()
+
+    def _url_of(self, queue: str) -> str:
+        for pattern, url in self._routes.items():
+            if fnmatch.fnmatchcase(queue, pattern):
+                return url
+        return self._url
+
+    async def _connect(self, queue: str) -> Connection:
+        return await self._connection(self._url_of(queue))
+
+    async def _connection(self, url: str) -> Connection:
+        """Return this loop's connection to a store; concurrent callers share one opening."""
+        here = _here()
+        if here not in self._open:
+            self._open = {key: value for key, value in self._open.items() if not _gone(key)}
+        mine = self._open.setdefault(here, {})
+        opened = mine.get(url)
+        if opened is None:
+            opened = mine[url] = asyncio.ensure_future(self._new_connection(url))
+        try:
+            return await asyncio.shield(opened)
+        except BaseException:
+            if opened.done() and (opened.cancelled() or opened.exception() is not None):
+                mine.pop(url, None)  # the next caller tries again
+            raise
+
+    async def _new_connection(self, url: str) -> Connection:
+        connection = Connection(self._roots[url].fork())
+        await connection.open()
+        return connection
+
+
+def _here() -> Where:
+    return os.getpid(), asyncio.get_running_loop()
+
+
+def _gone(where: Where) -> bool:
+    return where[0] != os.getpid() or where[1].is_closed()
+
+
+def _default_name(function: Callable[..., Any]) -> str:
+    module = function.__module__
+    if module == "__main__":  # the worker will import it under its real name
+        main = sys.modules["__main__"]
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        module = spec.name.removesuffix(".__main__") if spec else Path(file or "main").stem
+    name = f"{module}.{function.__qualname__}"
+    return name.replace("<locals>.", "").replace("<lambda>", "lambda")

@@ -1,0 +1,226 @@
+"""Options of jobs: what may be said, checked once and kept in working form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypedDict
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from taskmux.errors import DeclarationError
+from taskmux.job import Dedup, Keep, Policy
+from taskmux.retry import Backoff, BackoffFunction, BackoffLike, as_backoff
+from taskmux.units import (
+    Duration,
+    check_name,
+    check_queue,
+    instant_ms,
+    milliseconds,
+    priority_number,
+)
+
+__all__ = ["JobOptions", "Parsed", "Retention", "parse_call", "parse_options"]
+
+
+class Retention(TypedDict, total=False):
+    """How long finished jobs stay readable, per state; a duration, or `count` newest."""
+
+    completed: Duration
+    cancelled: Duration
+    dead: Duration
+    completed_count: int
+    dead_count: int
+
+
+class JobOptions(TypedDict, total=False):
+    """What a task, a call or the app may say about jobs. The call wins, then the task, the app.
+
+    `delay` and `run_at` exclude each other. `max_attempts` counts all tries. `backoff` is a policy,
+    a delay, a list of delays or a function of attempt and error. `timeout` is for one run.
+    `dedup` is a key that at most one unfinished job of the queue owns.
+    """
+
+    queue: str
+    id: str
+    delay: Duration
+    run_at: datetime
+    priority: int | str
+    lifo: bool
+    max_attempts: int
+    max_crashes: int
+    backoff: BackoffLike
+    timeout: Duration | None
+    keep_result: bool
+    retention: Retention
+    tags: Sequence[str]
+    headers: Mapping[str, str]
+    dedup: str
+
+
+class Parsed(msgspec.Struct, frozen=True):
+    """Options, checked and in working form. UNSET: not said."""
+
+    queue: str | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    delay: int | UnsetType = UNSET
+    run_at: int | UnsetType = UNSET
+    priority: int | UnsetType = UNSET
+    lifo: bool | UnsetType = UNSET
+    max_attempts: int | UnsetType = UNSET
+    max_crashes: int | UnsetType = UNSET
+    backoff: Backoff | BackoffFunction | UnsetType = UNSET
+    call_backoff: Backoff | UnsetType = UNSET
+    """A backoff that a call gives: stored with the job, unlike its task's."""
+    timeout: int | None | UnsetType = UNSET
+    keep_result: bool | UnsetType = UNSET
+    completed: Keep | UnsetType = UNSET
+    cancelled: Keep | UnsetType = UNSET
+    dead: Keep | UnsetType = UNSET
+    tags: tuple[str, ...] | UnsetType = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
+    dedup: Dedup | UnsetType = UNSET
+
+    def over(self, base: Parsed) -> Parsed:
+        """Return these options, with what they leave unsaid taken from `base`."""
+        said = {
+            name: value
+            for name, value in msgspec.structs.asdict(self).items()
+            if value is not UNSET
+        }
+        if "delay" in said or "run_at" in said:  # the later word on time replaces the earlier
+            base = replace(base, delay=UNSET, run_at=UNSET)
+        return replace(base, **said)
+
+    def policy(self) -> Policy:
+        """Return the part that is stored with each job."""
+        fields: dict[str, Any] = {
+            "max_attempts": self.max_attempts,
+            "max_crashes": self.max_crashes,
+            "timeout_ms": self.timeout,
+            "backoff": self.call_backoff,
+            "keep_result": self.keep_result,
+            "completed": self.completed,
+            "cancelled": self.cancelled,
+            "dead": self.dead,
+        }
+        return Policy(**{name: value for name, value in fields.items() if value is not UNSET})
+
+
+def parse_call(options: JobOptions) -> Parsed:
+    """Return a call's options: as `parse_options`, and its backoff is to be stored.
+
+    Raises:
+        DeclarationError: also for a backoff function, which cannot be stored.
+    """
+    parsed = parse_options(options)
+    if parsed.backoff is UNSET:
+        return parsed
+    if not isinstance(parsed.backoff, Backoff):
+        raise DeclarationError(
+            "A backoff function cannot be stored with a job. Declare it with the task "
+            "(@mux.task(backoff=...)), or give this call a policy such as Exponential('1s')."
+        )
+    return replace(parsed, call_backoff=parsed.backoff)
+
+
+def parse_options(options: JobOptions) -> Parsed:
+    """Return options checked and in working form.
+
+    Raises:
+        DeclarationError: a value is out of range, two exclude each other, or a name is unknown.
+        InvalidName: a queue, id, tag or key cannot be stored everywhere.
+    """
+    unknown = sorted(set(options) - set(_PARSERS))
+    if unknown:
+        raise DeclarationError(
+            f"There is no option {unknown[0]!r}. Options are {', '.join(sorted(_PARSERS))}."
+        )
+    if "delay" in options and "run_at" in options:
+        raise DeclarationError("delay and run_at exclude each other: give one of them.")
+    fields: dict[str, Any] = {}
+    for name, value in options.items():
+        fields.update(_PARSERS[name](value))
+    return Parsed(**fields)
+
+
+def _count(name: str, least: int) -> Callable[[Any], dict[str, Any]]:
+    def parse(value: Any) -> dict[str, Any]:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 10**6:
+            raise DeclarationError(f"{name} {value!r} is not a number from {least} to 1000000.")
+        return {name: value}
+
+    return parse
+
+
+def _flag(name: str) -> Callable[[Any], dict[str, Any]]:
+    def parse(value: Any) -> dict[str, Any]:
+        if not isinstance(value, bool):
+            raise DeclarationError(f"{name} {value!r} is neither True nor False.")
+        return {name: value}
+
+    return parse
+
+
+def _timeout(value: Any) -> dict[str, Any]:
+    timeout = None if value is None else milliseconds(value, "timeout")
+    if timeout == 0:
+        raise DeclarationError("timeout 0 would end every run at once. Use None for no timeout.")
+    return {"timeout": timeout}
+
+
+def _backoff(value: Any) -> dict[str, Any]:
+    return {"backoff": as_backoff(value)}
+
+
+def _retention(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not set(value) <= set(Retention.__annotations__):
+        raise DeclarationError(
+            f"retention {value!r} is not a mapping of {', '.join(Retention.__annotations__)}."
+        )
+    fields: dict[str, Any] = {}
+    for state in ("completed", "cancelled", "dead"):
+        keep: Keep = getattr(Policy(), state)
+        if state in value:
+            keep = Keep(milliseconds(value[state], f"retention of {state}"), keep.count)
+        if f"{state}_count" in value:
+            keep = Keep(keep.age_ms, _count(state, 0)(value[f"{state}_count"])[state])
+        fields[state] = keep
+    return fields
+
+
+def _tags(value: Any) -> dict[str, Any]:
+    if isinstance(value, str) or len(value) > 32:  # noqa: PLR2004 - tags are labels, not data
+        raise DeclarationError("tags takes a list of at most 32 short names.")
+    return {"tags": tuple(check_name(tag, "tag") for tag in value)}
+
+
+def _headers(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(part, str) for pair in value.items() for part in pair
+    ):
+        raise DeclarationError("headers takes a mapping from text to text.")
+    if sum(len(key) + len(text) for key, text in value.items()) > 8192:  # noqa: PLR2004
+        raise DeclarationError("headers take more than 8192 characters; send data as arguments.")
+    return {"headers": dict(value)}
+
+
+_PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "queue": lambda value: {"queue": check_queue(value)},
+    "id": lambda value: {"id": check_name(value, "job id")},
+    "delay": lambda value: {"delay": milliseconds(value, "delay")},
+    "run_at": lambda value: {"run_at": instant_ms(value)},
+    "priority": lambda value: {"priority": priority_number(value)},
+    "lifo": _flag("lifo"),
+    "max_attempts": _count("max_attempts", 1),
+    "max_crashes": _count("max_crashes", 0),
+    "backoff": _backoff,
+    "timeout": _timeout,
+    "keep_result": _flag("keep_result"),
+    "retention": _retention,
+    "tags": _tags,
+    "headers": _headers,
+    "dedup": lambda value: {"dedup": Dedup(check_name(value, "dedup key"))},
+}

@@ -1,0 +1,260 @@
+"""Tasks: registered handlers with their options, typed by four overloads of the decorator."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from msgspec import UNSET
+
+from taskmux.codec import Signature
+from taskmux.context import Context
+from taskmux.errors import DeclarationError
+from taskmux.handle import JobHandle, Portal
+from taskmux.job import JobRecord, Policy, State
+from taskmux.messages import NewJob
+from taskmux.options import JobOptions, Parsed, parse_call
+from taskmux.retry import DEFAULT_BACKOFF
+
+__all__ = [
+    "BlockingTask",
+    "Call",
+    "Producer",
+    "Registry",
+    "Task",
+    "TaskDecorator",
+    "decorator",
+    "new_id",
+]
+
+Args = ParamSpec("Args")
+Whole = ParamSpec("Whole")
+Out = TypeVar("Out")
+R = TypeVar("R")
+
+
+def new_id() -> str:
+    """Return a job id: its creation time, so that ids sort, and 64 random bits.
+
+    From the system's source of randomness, since forked processes share the state of any other.
+    """
+    return f"{time.time_ns() // 1_000_000:011x}{os.urandom(8).hex()}"
+
+
+class Call(Generic[R]):
+    """A task with bound arguments, checked and encoded, not enqueued yet."""
+
+    __slots__ = ("options", "payload", "policy", "returns", "task")
+
+    def __init__(
+        self, task: str, payload: bytes, options: Parsed, policy: Policy, returns: Any = Any
+    ) -> None:
+        self.task = task
+        self.payload = payload
+        self.options = options
+        self.policy = policy
+        self.returns = returns
+
+    @property
+    def queue(self) -> str:
+        """The queue that the job goes to."""
+        return "default" if self.options.queue is UNSET else self.options.queue
+
+    def new_job(self) -> NewJob:
+        """Return the job that this call becomes, with an id of its own unless one was given."""
+        said = self.options
+        delay = 0 if said.delay is UNSET else said.delay
+        run_at = None if said.run_at is UNSET else said.run_at
+        later = delay > 0 or run_at is not None
+        job = JobRecord(
+            queue=self.queue,
+            id=new_id() if said.id is UNSET else said.id,
+            task=self.task,
+            payload=self.payload,
+            policy=self.policy,
+            priority=100 if said.priority is UNSET else said.priority,
+            lifo=False if said.lifo is UNSET else said.lifo,
+            tags=() if said.tags is UNSET else said.tags,
+            headers={} if said.headers is UNSET else said.headers,
+            dedup=None if said.dedup is UNSET else said.dedup,
+            state=State.DELAYED if later else State.WAITING,
+            run_at=run_at,
+        )
+        return NewJob(job, delay)
+
+
+class Producer(Portal, Protocol):
+    """What a task needs of its app: somebody who stores calls."""
+
+    @property
+    def payload_limit(self) -> int:
+        """The most bytes a payload may take."""
+        ...
+
+    async def submit(self, call: Call[R]) -> JobHandle[R]:
+        """Store a call as a job."""
+        ...
+
+
+class Task(Generic[Whole, Args, Out, R]):
+    """A registered handler. Calling it runs the function itself, as in a unit test.
+
+    `Whole` and `Out` are the function's own parameters and return; `Args` leaves the context out,
+    and `R` is what a job's `result()` gives.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[Whole, Out],
+        options: Parsed,
+        producer: Producer,
+    ) -> None:
+        self.name = name
+        self.function = function
+        self.signature = Signature(function, name, Context)
+        self.is_async = inspect.iscoroutinefunction(function)
+        self._settle(options)
+        self._producer = producer
+        self.__doc__ = function.__doc__
+
+    def _settle(self, options: Parsed) -> None:
+        self._options = options
+        self._policy = options.policy()
+        self.backoff = DEFAULT_BACKOFF if options.backoff is UNSET else options.backoff
+
+    def __call__(self, *args: Whole.args, **kwargs: Whole.kwargs) -> Out:
+        """Run the function itself, here and now; nothing is enqueued."""
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    async def enqueue(self, *args: Args.args, **kwargs: Args.kwargs) -> JobHandle[R]:
+        """Store a job that will run this task with these arguments.
+
+        Raises:
+            InvalidArguments, NotEncodable, PayloadTooLarge: before anything is sent.
+            StoreError: the store refused or could not be reached.
+        """
+        return await self._producer.submit(self.bind(*args, **kwargs))
+
+    def bind(self, *args: Args.args, **kwargs: Args.kwargs) -> Call[R]:
+        """Return a call: arguments checked and encoded, nothing sent.
+
+        Raises:
+            InvalidArguments, NotEncodable, PayloadTooLarge: the arguments cannot travel.
+        """
+        payload = self.signature.encode(args, kwargs, self._producer.payload_limit)
+        return Call(self.name, payload, self._options, self._policy, self.signature.returns)
+
+    def options(self, **options: Unpack[JobOptions]) -> Task[Whole, Args, Out, R]:
+        """Return this task with other options for the calls made through it.
+
+        Raises:
+            DeclarationError, InvalidName: an option is wrong.
+        """
+        parsed = parse_call(options)
+        other: Task[Whole, Args, Out, R] = object.__new__(Task)
+        other.__dict__.update(self.__dict__)
+        other._settle(parsed.over(self._options))
+        return other
+
+    @property
+    def blocking(self) -> BlockingTask[Args, R]:
+        """The same for code without an event loop: Flask, Django, scripts."""
+        return BlockingTask(self, self._producer)
+
+
+class BlockingTask(Generic[Args, R]):
+    """A task's verbs for synchronous code."""
+
+    def __init__(self, task: Task[Any, Args, Any, R], producer: Producer) -> None:
+        self._task = task
+        self._producer = producer
+
+    def enqueue(self, *args: Args.args, **kwargs: Args.kwargs) -> JobHandle[R]:
+        """Store a job and wait until the store has it; see `Task.enqueue`."""
+        call = self._task.bind(*args, **kwargs)
+        return self._producer.run_blocking(lambda: self._producer.submit(call))
+
+
+class TaskDecorator(Protocol):
+    """What `@mux.task(...)` makes of a function.
+
+    The order of the overloads matters: the first that fits is taken, and a function with a
+    context fits those without one as well.
+    """
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context, Args], Awaitable[R]], /
+    ) -> Task[Concatenate[Context, Args], Args, Awaitable[R], R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Args, Awaitable[R]], /
+    ) -> Task[Args, Args, Awaitable[R], R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context, Args], R], /
+    ) -> Task[Concatenate[Context, Args], Args, R, R]: ...
+    @overload
+    def __call__(self, function: Callable[Args, R], /) -> Task[Args, Args, R, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        """Register the function as a task."""
+        ...
+
+
+AnyTask = Task[Any, Any, Any, Any]
+
+
+class Registry:
+    """The tasks of an app, by name."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, AnyTask] = {}
+
+    def add(self, task: AnyTask) -> None:
+        """Register a task.
+
+        Raises:
+            DeclarationError: another function has the name.
+        """
+        known = self._tasks.get(task.name)
+        if known is not None and known.function is not task.function:
+            raise DeclarationError(
+                f"Two functions are registered as task {task.name!r}: "
+                f"{_where(known.function)} and {_where(task.function)}. Give one another name: "
+                f"@mux.task(name=...)."
+            )
+        self._tasks[task.name] = task
+
+    def get(self, name: str) -> AnyTask | None:
+        """Return the task of that name, or None."""
+        return self._tasks.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all tasks, sorted."""
+        return tuple(sorted(self._tasks))
+
+
+def _where(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+
+
+def decorator(make: Callable[[Callable[..., Any]], AnyTask]) -> TaskDecorator:
+    """Return `make` under the decorator's type."""
+    return cast("TaskDecorator", make)

@@ -1,0 +1,6 @@
+"""The worker: fetch -> lane: load -> run -> decide -> settle, and the duties beside them."""
+
+from taskmux.worker.options import Link, WorkerOptions
+from taskmux.worker.supervisor import Worker
+
+__all__ = ["Link", "Worker", "WorkerOptions"]

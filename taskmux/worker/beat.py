@@ -1,0 +1,46 @@
+"""The heartbeat: tell the store that this worker lives; learn which jobs are to be cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from taskmux.capabilities import Presence
+from taskmux.messages import Beat, WorkerInfo
+from taskmux.worker.lanes import Lanes
+
+__all__ = ["Heart"]
+
+TTL_MS = 15_000
+
+
+class Heart:
+    """Beats for one store. Does nothing in a store without `Presence`: renewal sees flags too."""
+
+    def __init__(
+        self, driver: object, link: int, lanes: Lanes, info: WorkerInfo, turn: Callable[[], None]
+    ) -> None:
+        self._driver = driver
+        self._link = link
+        self._lanes = lanes
+        self._info = info
+        self._turn = turn
+
+    async def beat(self) -> None:
+        """Beat once and stop the handlers of jobs that are asked to cancel."""
+        self._turn()
+        if not isinstance(self._driver, Presence):
+            return
+        running = [held for held in self._lanes.running_jobs() if held.link == self._link]
+        info = replace(self._info, running=len(running))
+        reply = await self._driver.beat(Beat(info, [held.lease for held in running], TTL_MS))
+        asked = {(lease.ref, lease.fence) for lease in reply.cancel}
+        for held in running:
+            if (held.job.ref, held.job.fence) in asked:
+                held.interrupt("cancel")
+
+    async def last(self) -> None:
+        """Say good-bye."""
+        if isinstance(self._driver, Presence):
+            await self._driver.beat(Beat(self._info, (), TTL_MS, last=True))

@@ -1,0 +1,135 @@
+"""Fetching: claim as many jobs as the lanes want, and sleep when there are none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Coroutine
+from typing import Any
+
+from taskmux.batch import Ops
+from taskmux.driver import Driver
+from taskmux.errors import StoreError, StoreUnavailable
+from taskmux.messages import ClaimAsk, Claimed
+from taskmux.worker.lanes import Lanes, monotonic
+from taskmux.worker.options import WorkerOptions
+
+__all__ = ["Fetcher"]
+
+logger = logging.getLogger("taskmux.worker")
+
+MAX_CLAIM = 250
+LONGEST_PAUSE = 10.0
+
+
+class Fetcher:
+    """Fetches from one store for its queues, in their order of preference.
+
+    Args:
+        driver: the store, open.
+        queues: the queues that live in it.
+        link: the store's number in the worker.
+        lanes: where the jobs go.
+        options: the worker's settings.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        queues: tuple[str, ...],
+        link: int,
+        lanes: Lanes,
+        options: WorkerOptions,
+    ) -> None:
+        self._driver = driver
+        self._queues = queues
+        self._link = link
+        self._lanes = lanes
+        self._options = options
+        self._ops = {queue: Ops() for queue in queues}
+        self._sleep: asyncio.Task[bool] | None = None
+        self._failures = 0
+        self.polled_at = monotonic()
+
+    async def run(self) -> None:
+        """Fetch until the lanes are closed."""
+        while not self._lanes.closed:
+            if self._lanes.room <= 0:
+                self._lanes.want.clear()
+                await self._lanes.want.wait()
+                continue
+            try:
+                found, next_in = await self._round()
+                self._failures = 0
+            except StoreError as error:
+                await self._pause(error)
+                continue
+            if not found:
+                await self._wait(next_in)
+
+    def stop(self) -> None:
+        """End a sleep; a claim on the wire is let through, since its jobs would be stranded."""
+        if self._sleep is not None:
+            self._sleep.cancel()
+
+    async def _round(self) -> tuple[bool, int | None]:
+        """Claim from each queue while there is room; say if jobs came, or when more are due."""
+        found, soonest = False, None
+        for queue in self._queues:
+            room = self._lanes.room
+            if room <= 0:
+                return True, None
+            began = monotonic()
+            claimed = await self._claim(queue, room)
+            self.polled_at = monotonic()
+            self._lanes.add(claimed.jobs, self._link, began + self._options.lease_ms / 1000)
+            found = found or bool(claimed.jobs)
+            if claimed.next_in is not None and claimed.blocked_by is None:
+                soonest = claimed.next_in if soonest is None else min(soonest, claimed.next_in)
+        return found, soonest
+
+    async def _claim(self, queue: str, room: int) -> Claimed:
+        """Claim once; a claim whose reply was lost is sent again under its op, never anew."""
+        op = self._ops[queue].next()
+        ask = ClaimAsk(
+            queue,
+            self._options.name,
+            min(room, MAX_CLAIM),
+            self._options.lease_ms,
+            min(self._lanes.free, MAX_CLAIM),
+        )
+        while True:
+            try:
+                return await self._driver.claim(op, ask)
+            except StoreUnavailable as error:
+                if self._lanes.closed:
+                    raise
+                await self._pause(error)
+
+    async def _pause(self, error: StoreError) -> None:
+        self._failures += 1
+        pause = random.uniform(0, min(LONGEST_PAUSE, 0.1 * 2**self._failures))  # noqa: S311 - jitter
+        logger.warning("fetching failed, next try in %.1f s: %s", pause, error)
+        await self._asleep(asyncio.sleep(pause, result=False))
+
+    async def _wait(self, next_in: int | None) -> None:
+        longest = self._options.idle_ms / 1000
+        timeout = longest if next_in is None else min(longest, next_in / 1000)
+        try:
+            await self._asleep(self._driver.wait(self._queues, timeout))
+        except StoreError as error:
+            await self._pause(error)
+
+    async def _asleep(self, sleep: Coroutine[Any, Any, bool]) -> None:
+        if self._lanes.closed:
+            sleep.close()
+            return
+        self._sleep = asyncio.ensure_future(sleep)
+        try:
+            await asyncio.wait([self._sleep])
+            if not self._sleep.cancelled():
+                self._sleep.result()
+        finally:
+            self._sleep.cancel()
+            self._sleep = None

@@ -1,0 +1,70 @@
+"""Recovery: jobs whose lease lapsed are leased anew and decided about like any failure."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+
+from taskmux.batch import Ops, resend
+from taskmux.driver import Driver
+from taskmux.job import JobRecord
+from taskmux.lifecycle import Crashed, Run, decide
+from taskmux.messages import ApplyStatus, ReclaimAsk
+from taskmux.worker.options import WorkerOptions
+
+__all__ = ["Recoverer"]
+
+logger = logging.getLogger("taskmux.worker")
+
+BATCH = 100
+TRIES = 3
+
+
+class Recoverer:
+    """Sweeps one store's queues for lapsed leases. Any worker does; each job goes to one."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        queues: tuple[str, ...],
+        options: WorkerOptions,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._driver = driver
+        self._queues = queues
+        self._options = options
+        self._now_ms = now_ms
+        self._ops = {queue: Ops() for queue in queues}
+        self._settle_ops = Ops()
+        self._rng = random.Random()  # noqa: S311 - jitter
+
+    async def sweep(self) -> None:
+        """Recover everything that has lapsed by now, a bounded batch at a time."""
+        for queue in self._queues:
+            while len(await self._recover(queue)) == BATCH:
+                pass
+
+    async def _recover(self, queue: str) -> list[JobRecord]:
+        op = self._ops[queue].next()
+        ask = ReclaimAsk(queue, self._options.name, BATCH, self._options.lease_ms)
+        jobs = list(await resend(lambda: self._driver.reclaim(op, ask), TRIES))
+        if not jobs:
+            return jobs
+        now = self._now_ms()
+        outcomes = [
+            decide(job, Crashed(), Run(worker=job.worker or "unknown", finished_at=now), self._rng)
+            for job in jobs
+        ]
+        settle = self._settle_ops.next()
+        replies = await resend(lambda: self._driver.apply(settle, outcomes), TRIES)
+        for job, outcome, reply in zip(jobs, outcomes, replies, strict=True):
+            if reply.status is ApplyStatus.APPLIED:
+                logger.warning(
+                    "job %s: the lease of %s lapsed; it is %s now (%s)",
+                    job.ref,
+                    job.worker,
+                    reply.state,
+                    outcome.changes.reason or "given back",
+                )
+        return jobs

@@ -1,0 +1,120 @@
+"""Renewal: a thread of its own keeps the leases, so that a blocked event loop does not lose them.
+
+The thread has an event loop and a fork of each driver. It stops renewing when the worker's loop
+has not turned for `max_block_ms`: a handler that hangs for good must give its jobs up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from taskmux.driver import Driver
+from taskmux.errors import StoreError
+from taskmux.messages import LeaseStatus
+from taskmux.worker.lanes import Held, Lanes, monotonic
+from taskmux.worker.options import WorkerOptions
+
+__all__ = ["Renewer"]
+
+logger = logging.getLogger("taskmux.worker")
+
+MAX_EXTEND = 1000
+
+Notify = Callable[[Held, LeaseStatus], None]
+
+
+class Renewer:
+    """Renews the leases of everything the lanes hold.
+
+    Args:
+        drivers: the stores, by number; the thread uses forks of them.
+        lanes: what is held. Only read here; the thread takes snapshots.
+        options: the worker's settings.
+        notify: called in the worker's loop for leases that are lost or asked to cancel.
+    """
+
+    def __init__(
+        self, drivers: Sequence[Driver], lanes: Lanes, options: WorkerOptions, notify: Notify
+    ) -> None:
+        self._drivers = [driver.fork() for driver in drivers]
+        self._lanes = lanes
+        self._options = options
+        self._notify = notify
+        self._home = asyncio.get_running_loop()
+        self._turned = monotonic()
+        self._stop = threading.Event()
+        self._wake: Callable[[], None] = self._stop.set
+        self._thread = threading.Thread(target=self._main, name="taskmux-renew", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def turn(self) -> None:
+        """The worker's loop turns. Called by its heartbeat."""
+        self._turned = monotonic()
+
+    async def stop(self) -> None:
+        """Stop the thread and wait for it."""
+        self._stop.set()
+        self._wake()
+        await asyncio.to_thread(self._thread.join)
+
+    def _main(self) -> None:
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+        self._wake = lambda: _call_soon(loop, stopped.set)
+        try:
+            while not self._stop.is_set():
+                await self._renew()
+                try:
+                    await asyncio.wait_for(stopped.wait(), self._options.lease_ms / 4000)
+                except TimeoutError:
+                    continue
+        finally:
+            for driver in self._drivers:
+                await driver.close()
+
+    async def _renew(self) -> None:
+        now = monotonic()
+        if now - self._turned > self._options.max_block_ms / 1000:
+            logger.error(
+                "the event loop has been blocked for %.0f s: its leases are given up",
+                now - self._turned,
+            )
+            return
+        lease = self._options.lease_ms / 1000
+        due = [held for held in tuple(self._lanes.held.values()) if held.until - now < lease * 0.7]
+        for link, driver in enumerate(self._drivers):
+            mine = [held for held in due if held.link == link]
+            for start in range(0, len(mine), MAX_EXTEND):
+                await self._extend(driver, mine[start : start + MAX_EXTEND])
+
+    async def _extend(self, driver: Driver, batch: Sequence[Held]) -> None:
+        began = monotonic()
+        try:
+            await driver.open()
+            answers = await driver.extend([held.lease for held in batch], self._options.lease_ms)
+        except StoreError as error:
+            logger.warning("renewing %d leases failed, trying again: %s", len(batch), error)
+            return
+        except Exception:
+            logger.exception("renewing %d leases failed, trying again", len(batch))
+            return
+        for held, answer in zip(batch, answers, strict=True):
+            if answer.status is not LeaseStatus.LOST:
+                held.until = began + self._options.lease_ms / 1000
+            if answer.status is not LeaseStatus.HELD:
+                _call_soon(self._home, self._notify, held, answer.status)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object) -> None:
+    try:
+        loop.call_soon_threadsafe(call, *args)
+    except RuntimeError:  # that loop is closed; nobody is left to tell
+        return

@@ -1,0 +1,125 @@
+"""Settling: decided outcomes go to the store in batches, again and again until it answers.
+
+Leases of unsettled jobs stay renewed meanwhile, so a store that is away for a while loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from taskmux import transition
+from taskmux.batch import GroupCommit
+from taskmux.driver import Driver
+from taskmux.messages import Applied, ApplyStatus, Op
+from taskmux.transition import Transition
+from taskmux.worker.lanes import Held
+
+__all__ = ["Settler"]
+
+logger = logging.getLogger("taskmux.worker")
+
+Stored = Callable[[Held, Transition, Applied], None]
+
+
+class Entry:
+    """One transition on its way; `reply` is set for those that somebody awaits."""
+
+    __slots__ = ("held", "reply", "what")
+
+    def __init__(
+        self, held: Held, what: Transition, reply: asyncio.Future[bool] | None = None
+    ) -> None:
+        self.held = held
+        self.what = what
+        self.reply = reply
+
+
+class Settler:
+    """Applies outcomes of one store's jobs.
+
+    Args:
+        driver: the store, open.
+        stored: called for each outcome that the store answered.
+    """
+
+    def __init__(self, driver: Driver, stored: Stored) -> None:
+        self._driver = driver
+        self._stored = stored
+        self._group: GroupCommit[Entry, Applied] = GroupCommit(
+            self._send, self._deliver, tries=None
+        )
+        self._batch: tuple[Op, list[Entry]] | None = None
+
+    def __len__(self) -> int:
+        """Return how many transitions the store has not answered yet."""
+        return len(self._group)
+
+    def settle(self, held: Held, outcome: Transition) -> None:
+        """Store an outcome with the next batch."""
+        held.outcome = outcome
+        self._group.put(Entry(held, outcome))
+
+    def mark_started(self, held: Held) -> None:
+        """Say with the next batch that a prefetched job runs now, unless it is done by then."""
+        held.started = True
+        self._group.put(Entry(held, transition.start(held.job)))
+
+    async def confirm_started(self, held: Held) -> bool:
+        """Say so and wait for the answer: False if the lease is lost.
+
+        A job that was delivered before may be a poison message; the mark must be stored before
+        its handler can bring the process down, or the crash would never be counted.
+        """
+        held.started = True
+        reply: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._group.put(Entry(held, transition.start(held.job), reply))
+        return await reply
+
+    async def flush(self, timeout: float) -> bool:  # noqa: ASYNC109 - what is left is reported
+        """Wait until everything is stored; False if `timeout` seconds were not enough."""
+        try:
+            await asyncio.wait_for(self._group.flush(), timeout)
+        except TimeoutError:
+            await self._group.abandon()
+            return False
+        return True
+
+    async def _send(self, op: Op, entries: Sequence[Entry]) -> Sequence[Applied]:
+        if self._batch is None or self._batch[0] != op:  # a repeat must be the same batch
+            self._batch = op, [entry for entry in entries if not _needless(entry)]
+        batch = self._batch[1]
+        if len(batch) == len(entries):
+            return await self._driver.apply(op, [entry.what for entry in batch])
+        replies = iter(await self._driver.apply(op, [entry.what for entry in batch]))
+        sent = set(map(id, batch))
+        skipped = Applied(ApplyStatus.APPLIED)
+        return [next(replies) if id(entry) in sent else skipped for entry in entries]
+
+    def _deliver(self, entry: Entry, reply: Applied | BaseException) -> None:
+        lost = not isinstance(reply, Applied) or reply.status in _REFUSED
+        if entry.reply is not None and not entry.reply.done():
+            entry.reply.set_result(not lost)
+        if entry.what is not entry.held.outcome:
+            return
+        if isinstance(reply, BaseException):
+            logger.error(
+                "job %s: its outcome could not be stored and its lease will lapse: %r",
+                entry.held.job.ref,
+                reply,
+            )
+            reply = Applied(ApplyStatus.STALE)
+        self._stored(entry.held, entry.what, reply)
+
+
+_REFUSED = frozenset({ApplyStatus.STALE, ApplyStatus.GONE})
+
+
+def _needless(entry: Entry) -> bool:
+    """Say whether a start mark has been overtaken by its job's outcome, which is on its way."""
+    return (
+        entry.reply is None
+        and entry.held.outcome is not None
+        and entry.what is not entry.held.outcome
+    )

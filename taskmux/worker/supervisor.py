@@ -1,0 +1,295 @@
+"""The worker: starts the duties, and stops them in an order that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any, Self
+
+from taskmux import transition
+from taskmux.batch import Replies
+from taskmux.config import Limits
+from taskmux.driver import Driver
+from taskmux.errors import ConfigError, StoreError
+from taskmux.instrument import Hooks
+from taskmux.messages import Applied, ApplyStatus, LeaseStatus, Note, Op, WorkerInfo
+from taskmux.task import Registry
+from taskmux.transition import Transition
+from taskmux.worker.beat import Heart
+from taskmux.worker.duties import repeat
+from taskmux.worker.execute import Equipment, Runner
+from taskmux.worker.fetch import Fetcher
+from taskmux.worker.lanes import Held, Lanes, monotonic
+from taskmux.worker.options import Link, WorkerOptions
+from taskmux.worker.prune import Pruner
+from taskmux.worker.recover import Recoverer
+from taskmux.worker.renew import Renewer
+from taskmux.worker.settle import Settler
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger("taskmux.worker")
+
+BEAT_EVERY = 1.0
+PRUNE_EVERY = 60.0
+GRACE = 5.0
+"""Seconds that cancelled handlers and the last writes get after the drain deadline."""
+
+MakeLifespan = Callable[[], AbstractAsyncContextManager[Any]]
+
+
+class Worker:
+    """Runs handlers for some queues: `async with worker: ...`, or `await worker.run()`.
+
+    Made by `Taskmux.worker`. It can be started once.
+
+    Args:
+        registry: the tasks it knows.
+        links: the stores it serves, each with its queues; the worker owns these drivers.
+        options: how it works.
+        hooks: observers.
+        limits: sizes of what handlers may store.
+        lifespan: makes a context manager around the whole work; what it yields is `ctx.state`.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        links: Sequence[Link],
+        options: WorkerOptions,
+        *,
+        hooks: Hooks,
+        limits: Limits,
+        lifespan: MakeLifespan | None = None,
+    ) -> None:
+        self._registry = registry
+        self._links = links
+        self.options = options
+        self._hooks = hooks
+        self._limits = limits
+        self._lifespan = lifespan
+        self._lanes = Lanes(options.concurrency, options.prefetch)
+        self._resources = AsyncExitStack()
+        self._duties: list[asyncio.Task[None]] = []
+        self._fetching: list[asyncio.Task[None]] = []
+        self._runners: list[asyncio.Task[None]] = []
+        self._fetchers: list[Fetcher] = []
+        self._settlers: list[Settler] = []
+        self._hearts: list[Heart] = []
+        self._stopping: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self._begun = False
+        self.stopped = asyncio.Event()
+
+    @property
+    def name(self) -> str:
+        """The worker's id: host, process and a random part."""
+        return self.options.name
+
+    @property
+    def running(self) -> int:
+        """How many handlers run now."""
+        return self._lanes.running
+
+    # -- starting -----------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open the stores and begin to work.
+
+        Raises:
+            ConfigError: it was started before.
+            StoreError: a store cannot be reached or does not fit.
+        """
+        if self._begun:
+            raise ConfigError("A worker can be started once. Ask mux.worker(...) for another.")
+        self._begun = True
+        try:
+            await self._start()
+        except BaseException:
+            await self._resources.aclose()
+            raise
+        if self._hooks.worker_started is not None:
+            self._hooks.worker_started(self.name, self.options.queues)
+        return self
+
+    async def _start(self) -> None:
+        enter = self._resources
+        drivers = [link.driver for link in self._links]
+        for driver in drivers:
+            enter.push_async_callback(driver.close)
+            await driver.open()
+        state = None
+        if self._lifespan is not None:
+            state = await enter.enter_async_context(self._lifespan())
+        threads = ThreadPoolExecutor(self.options.concurrency, "taskmux-handler")
+        enter.callback(threads.shutdown, wait=False, cancel_futures=True)
+        self._settlers = [Settler(driver, self._stored) for driver in drivers]
+        equipment = Equipment(
+            registry=self._registry,
+            hooks=self._hooks,
+            limits=self._limits,
+            worker=self.name,
+            threads=threads,
+            settlers=self._settlers,
+            notes=[_notes(driver) for driver in drivers],
+            now_ms=_now_ms,
+            state=state,
+        )
+        renewer = Renewer(drivers, self._lanes, self.options, self._lease_news)
+        renewer.start()
+        enter.push_async_callback(renewer.stop)
+        self._start_duties(Runner(self._lanes, equipment), renewer)
+
+    def _start_duties(self, runner: Runner, renewer: Renewer) -> None:
+        spawn = asyncio.get_running_loop().create_task
+        self._runners = [spawn(runner.lane()) for _ in range(self.options.concurrency)]
+        sweep_every = min(max(self.options.lease_ms / 2000, 0.1), 5.0)
+        for number, (driver, queues) in enumerate((one.driver, one.queues) for one in self._links):
+            fetcher = Fetcher(driver, queues, number, self._lanes, self.options)
+            recoverer = Recoverer(driver, queues, self.options, _now_ms)
+            heart = Heart(driver, number, self._lanes, self._info(queues), renewer.turn)
+            pruner = Pruner(driver, queues)
+            self._fetchers.append(fetcher)
+            self._hearts.append(heart)
+            self._fetching.append(spawn(fetcher.run()))
+            self._duties += [
+                spawn(repeat("recovery", recoverer.sweep, sweep_every)),
+                spawn(repeat("the heartbeat", heart.beat, BEAT_EVERY)),
+                spawn(repeat("pruning", pruner.sweep, PRUNE_EVERY)),
+            ]
+
+    def _info(self, queues: tuple[str, ...]) -> WorkerInfo:
+        return WorkerInfo(
+            id=self.name,
+            host=platform.node()[:255] or "unknown",
+            pid=os.getpid(),
+            queues=queues,
+            tasks=self._registry.names(),
+            concurrency=self.options.concurrency,
+            started_at=_now_ms(),
+        )
+
+    # -- what comes back ----------------------------------------------------------------------
+
+    def _stored(self, held: Held, what: Transition, applied: Applied) -> None:
+        self._lanes.forget(held)
+        if applied.status in (ApplyStatus.STALE, ApplyStatus.GONE):
+            logger.warning(
+                "job %s: this run's outcome was refused, its lease had lapsed (fence %d)",
+                held.job.ref,
+                held.job.fence,
+            )
+            self._lost(held)
+        elif self._hooks.settled is not None:
+            self._hooks.settled(held.job, what, max(0.0, held.ended - held.began))
+
+    def _lease_news(self, held: Held, status: LeaseStatus) -> None:
+        if held.outcome is not None:  # on its way to the store, whose answer decides
+            return
+        if status is LeaseStatus.CANCEL:
+            held.interrupt("cancel")
+        elif held.lane is not None:
+            logger.warning("job %s: its lease is lost; its handler is stopped", held.job.ref)
+            held.interrupt("lost")
+            self._lost(held)
+
+    def _lost(self, held: Held) -> None:
+        if self._hooks.lease_lost is not None:
+            self._hooks.lease_lost(held.job, self.name)
+
+    # -- stopping -----------------------------------------------------------------------------
+
+    async def __aexit__(self, *_: object) -> None:
+        """Drain and stop."""
+        await self.stop()
+
+    async def run(self) -> None:
+        """Work until `stop` or `abort` is called from elsewhere, such as a signal handler."""
+        async with self:
+            await self.stopped.wait()
+
+    async def stop(self) -> None:
+        """Drain: fetch no more, give unstarted jobs back, let handlers finish until the deadline.
+
+        What still runs then is cancelled and released; nothing of this spends an attempt.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+        await asyncio.shield(self._stopping)
+
+    def abort(self) -> None:
+        """End the drain now: running handlers are cancelled and their jobs released."""
+        self._hurry.set()
+
+    async def _stop(self) -> None:
+        try:
+            await self._drain()
+        finally:
+            await _end([*self._duties, *self._fetching, *self._runners])
+            await self._resources.aclose()
+            if self._hooks.worker_stopped is not None:
+                self._hooks.worker_stopped(self.name)
+            self.stopped.set()
+
+    async def _drain(self) -> None:
+        for held in self._lanes.drain():
+            self._give_back(held)
+        for fetcher in self._fetchers:
+            fetcher.stop()
+        await self._until_idle(self.options.drain_ms / 1000)
+        for held in self._lanes.running_jobs():
+            held.interrupt("drain")
+        # A claim on the wire is let through: its jobs would be stranded otherwise.
+        _, late = await asyncio.wait([*self._runners, *self._fetching], timeout=GRACE)
+        if late:
+            logger.error("handlers ignore their cancellation, or the store does not answer")
+        for held in list(self._lanes.held.values()):
+            if held.outcome is None and held.lane is None:
+                self._give_back(held)
+        await self._flush()
+
+    def _give_back(self, held: Held) -> None:
+        self._settlers[held.link].settle(held, transition.release(held.job))
+
+    async def _until_idle(self, limit: float) -> None:
+        """Wait until no handler runs, the drain deadline passes, or somebody is in a hurry."""
+        idle = asyncio.ensure_future(self._lanes.idle())
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait([idle, hurry], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        await _end([idle, hurry])
+
+    async def _flush(self) -> None:
+        deadline = monotonic() + GRACE
+        for settler in self._settlers:
+            if not await settler.flush(max(0.1, deadline - monotonic())):
+                logger.error("some outcomes could not be stored; their leases will lapse")
+        for heart in self._hearts:
+            try:
+                await asyncio.wait_for(heart.last(), 1)
+            except (StoreError, TimeoutError) as error:
+                logger.warning("the last heartbeat failed: %s", error)
+
+
+async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancel tasks and let them go; one that ignores it is left behind after a second."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=1)
+
+
+def _notes(driver: Driver) -> Replies[Note, Applied]:
+    async def send(_op: Op, notes: Sequence[Note]) -> Sequence[Applied]:
+        return await driver.annotate(notes)
+
+    return Replies(send)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
