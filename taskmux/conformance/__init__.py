@@ -27,23 +27,55 @@ What may be overridden beside it, as methods of the class (see `Hooks`):
 - `damage(driver, ref)`: make a stored record unreadable.
 - `clock_error_ms`: for a store whose clock is estimated.
 
-A case is named for its contract, as in `test_a1_a_stale_fence_is_refused`. After each test, counts
-must agree with records, and only active jobs may hold a lease. A capability that the driver lacks
-is skipped, by name. `pytest_plugins = ["taskmux.conformance.plugin"]` in the topmost conftest
-prints how many cases each suite passed.
+A case is named for its contract, as in `test_a1_a_zombie_is_refused`. After each test, counts must
+agree with records, and only active jobs may hold a lease. A capability that the driver lacks is
+skipped, by name. `pytest_plugins = ["taskmux.conformance.plugin"]` in the topmost conftest prints
+how many cases each suite passed. `FaultyDriver` wraps any driver to lose replies, refuse or delay.
 
 Needs `pip install "taskmux[conformance]"`.
 """
 
+from pathlib import Path
+
 import pytest
 
+# Cases explain their failures with pytest's own introspection of `assert`.
 pytest.register_assert_rewrite(
     "taskmux.conformance.bench",
-    "taskmux.conformance.cases",
-    "taskmux.conformance.suite",
+    *(
+        f"taskmux.conformance.cases.{path.stem}"
+        for path in Path(__file__).parent.glob("cases/*.py")
+    ),
 )
 
-from taskmux.conformance.bench import Bench, Hooks  # noqa: E402 - after the rewrite is registered
+from taskmux.conformance.bench import Bench, Hooks, needs  # noqa: E402 - after the registration
+from taskmux.conformance.faults import (  # noqa: E402 - as above
+    Fault,
+    FaultyDriver,
+    Plan,
+    chance,
+    held,
+    lost,
+    refused,
+    resend,
+    script,
+    slow,
+)
 from taskmux.conformance.suite import DriverSuite  # noqa: E402 - as above
 
-__all__ = ["Bench", "DriverSuite", "Hooks"]
+__all__ = [
+    "Bench",
+    "DriverSuite",
+    "Fault",
+    "FaultyDriver",
+    "Hooks",
+    "Plan",
+    "chance",
+    "held",
+    "lost",
+    "needs",
+    "refused",
+    "resend",
+    "script",
+    "slow",
+]

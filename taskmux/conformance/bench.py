@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 from uuid import uuid4
 
 from taskmux.conformance.model import differences
@@ -24,6 +24,7 @@ from taskmux.driver import (
     JobRecord,
     NewJob,
     Op,
+    PruneAsk,
     Pushed,
     PushStatus,
     ReclaimAsk,
@@ -34,12 +35,24 @@ from taskmux.driver import (
     transition,
 )
 
-__all__ = ["LONG", "Bench", "Hooks"]
+__all__ = ["LONG", "Bench", "Hooks", "needs"]
 
 LONG = 60_000
 """A lease or delay, in milliseconds, that does not end within a test."""
 
 STATES = tuple(State)
+
+Case = TypeVar("Case", bound=Callable[..., object])
+
+
+def needs(capability: str) -> Callable[[Case], Case]:
+    """Mark a case as one of a capability: drivers that lack it skip the case."""
+
+    def mark(case: Case) -> Case:
+        vars(case)["capability"] = capability
+        return case
+
+    return mark
 
 
 class Hooks:
@@ -173,6 +186,12 @@ class Bench:
         """Claim, and return the ids in order."""
         return [job.id for job in (await self.claim(limit)).jobs]
 
+    async def finish(self, *jobs: JobRecord) -> None:
+        """Complete running jobs, each in a batch and a millisecond of its own."""
+        for job in jobs:
+            await self.reach(await self.now() + 1)
+            await self.applied(transition.complete(job, None))
+
     async def running(self, id: str = "job", **fields: Any) -> JobRecord:  # noqa: A002
         """Push one job and claim it."""
         await self.created(self.job(id, **fields))
@@ -186,6 +205,10 @@ class Bench:
         """Reclaim under a fresh op."""
         ask = ReclaimAsk(self.queue, worker, limit, lease)
         return await self.driver.reclaim(op or self.op(worker), ask)
+
+    async def prune(self, limit: int = 1000, *, memory: int = 0, spare: int = 0) -> int:
+        """Prune once; nothing is remembered or spared unless told so."""
+        return await self.driver.prune(PruneAsk(self.queue, limit, memory, spare))
 
     async def apply(
         self, *transitions: Transition, op: Op | None = None, by: Driver | None = None

@@ -9,16 +9,47 @@ import pytest_asyncio
 
 from taskmux.capabilities import capabilities_of
 from taskmux.conformance.bench import Bench, Hooks
+from taskmux.conformance.cases.apply import ApplyCases
 from taskmux.conformance.cases.claim import ClaimCases
+from taskmux.conformance.cases.faulty import FaultyCases
+from taskmux.conformance.cases.leases import LeaseCases
+from taskmux.conformance.cases.life import LifeCases
 from taskmux.conformance.cases.moves import MoveCases
+from taskmux.conformance.cases.notes import NoteCases
+from taskmux.conformance.cases.order import OrderCases
+from taskmux.conformance.cases.payloads import PayloadCases
+from taskmux.conformance.cases.presence import PresenceCases
+from taskmux.conformance.cases.prune import PruneCases
 from taskmux.conformance.cases.push import PushCases
+from taskmux.conformance.cases.races import RaceCases
+from taskmux.conformance.cases.reading import ReadingCases
+from taskmux.conformance.cases.settings import SettingsCases
+from taskmux.conformance.cases.waiting import WaitCases
 from taskmux.driver import Driver
 
 __all__ = ["DriverSuite"]
 
 
 @pytest.mark.asyncio
-class DriverSuite(PushCases, ClaimCases, MoveCases, Hooks):
+class DriverSuite(
+    LifeCases,
+    PushCases,
+    ClaimCases,
+    OrderCases,
+    ApplyCases,
+    MoveCases,
+    NoteCases,
+    LeaseCases,
+    ReadingCases,
+    PayloadCases,
+    PruneCases,
+    SettingsCases,
+    WaitCases,
+    RaceCases,
+    FaultyCases,
+    PresenceCases,
+    Hooks,
+):
     """Every contract of the driver interface as a test. Inherit it, say where the driver is."""
 
     @pytest.fixture
@@ -26,15 +57,19 @@ class DriverSuite(PushCases, ClaimCases, MoveCases, Hooks):
         """Return an unopened driver on an empty store. Override me, as a fixture of any kind."""
         raise NotImplementedError("Override the fixture `unopened_driver` in your test class.")
 
+    @pytest.fixture(autouse=True)
+    def _case(self, request: pytest.FixtureRequest, unopened_driver: Driver) -> None:
+        """Label the case for the report, and skip it if the driver lacks its capability."""
+        capability: str | None = getattr(request.function, "capability", None)
+        suite = type(request.instance).__name__
+        request.node.user_properties.append(("taskmux", f"{suite}: {capability or 'required'}"))
+        if capability is not None and capability not in capabilities_of(unopened_driver):
+            pytest.skip(f"{type(unopened_driver).__name__} has no capability {capability!r}")
+
     @pytest_asyncio.fixture
     async def bench(
         self, request: pytest.FixtureRequest, unopened_driver: Driver
     ) -> AsyncIterator[Bench]:
         """Open the driver, and check the invariants and close it when the test is over."""
-        capability: str | None = getattr(request.function, "capability", None)
-        suite = type(request.instance).__name__
-        request.node.user_properties.append(("taskmux", (suite, capability or "required")))
-        if capability is not None and capability not in capabilities_of(unopened_driver):
-            pytest.skip(f"{type(unopened_driver).__name__} has no capability {capability!r}")
         async with Bench(unopened_driver, request.instance) as bench:
             yield bench

@@ -1,0 +1,231 @@
+"""Apply: guards, repeats, deduplication keys, cancel requests and batches."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from taskmux.conformance.bench import LONG, Bench
+from taskmux.conformance.cases.moves import FENCED, LEGAL, MOVES, SPENT
+from taskmux.driver import (
+    Applied,
+    ApplyStatus,
+    Dedup,
+    Keep,
+    Policy,
+    PushStatus,
+    State,
+    transition,
+)
+
+KEY = Dedup("key")
+
+LEAVES = ("again later", "again now", "release")
+
+
+class ApplyCases:
+    """A1 to A10. `MoveCases` has every transition from every state."""
+
+    @pytest.mark.parametrize("move", FENCED)
+    async def test_a1_a_zombie_is_refused(self, bench: Bench, move: str) -> None:
+        zombie = await bench.running()
+        await bench.applied(transition.release(zombie))
+        (holder,) = (await bench.claim(worker="another")).jobs
+        (answer,) = await bench.apply(MOVES[move](zombie))
+        assert answer == Applied(ApplyStatus.STALE, State.ACTIVE)
+        assert await bench.record(holder) == holder
+
+    async def test_a1_a_zombie_of_a_removed_job_is_refused(self, bench: Bench) -> None:
+        zombie = await bench.running()
+        await bench.applied(transition.cancelled(zombie, SPENT), transition.remove(zombie.ref))
+        await bench.reach(await bench.now() + 5)
+        holder = await bench.running()
+        (answer,) = await bench.apply(transition.complete(zombie, None))
+        assert answer.status is ApplyStatus.STALE
+        assert await bench.record(holder) == holder
+
+    async def test_a1_a_guard_is_checked_before_anything_is_written(self, bench: Bench) -> None:
+        job = await bench.running()
+        stale = replace(transition.bury(job, SPENT, notice=b"n"), guard=transition.Guard(fence=1))
+        (answer,) = await bench.apply(stale)
+        assert answer == Applied(ApplyStatus.STALE, State.ACTIVE)
+        assert await bench.record(job) == job
+
+    @pytest.mark.parametrize("move", MOVES)
+    async def test_a2_no_record_is_gone(self, bench: Bench, move: str) -> None:
+        (answer,) = await bench.apply(MOVES[move](bench.job(fence=1)))
+        assert answer == Applied(ApplyStatus.GONE, None)
+        assert await bench.get(bench.job()) is None
+
+    @pytest.mark.parametrize(("move", "start"), LEGAL.items())
+    async def test_a4_a_repeat_changes_nothing(self, bench: Bench, move: str, start: str) -> None:
+        one = MOVES[move](await bench.arrange(start))
+        op = bench.op()
+        (first,) = await bench.apply(one, op=op)
+        assert first.status is ApplyStatus.APPLIED
+        before = await bench.snapshot()
+        await bench.reach(await bench.now() + 2)
+        assert list(await bench.apply(one, op=op)) == [Applied(ApplyStatus.REPEATED, first.state)]
+        assert await bench.snapshot() == before
+
+    async def test_a4_a_repeat_is_known_after_the_job_moved_on(self, bench: Bench) -> None:
+        job = await bench.running()
+        op = bench.op()
+        await bench.apply(transition.release(job), op=op)
+        (holder,) = (await bench.claim(worker="another")).jobs
+        (answer,) = await bench.apply(transition.release(job), op=op)
+        assert answer.status is ApplyStatus.REPEATED
+        assert await bench.record(holder) == holder
+
+    async def test_a4_a_repeated_redrive_revives_nothing(self, bench: Bench) -> None:
+        job = await bench.arrange("dead")
+        op = bench.op()
+        await bench.apply(transition.redrive(job.ref), op=op)
+        (held,) = (await bench.claim()).jobs
+        await bench.driver.apply(bench.op("worker"), [transition.bury(held, SPENT)])
+        dead = await bench.record(job)
+        (answer,) = await bench.apply(transition.redrive(job.ref), op=op)
+        assert answer.status is ApplyStatus.REPEATED
+        assert await bench.record(job) == dead
+
+    async def test_a4_each_item_of_a_repeated_batch_answers_for_itself(self, bench: Bench) -> None:
+        job = await bench.running()
+        batch = (
+            transition.complete(job, b"1"),
+            transition.complete(job, b"2"),
+            transition.promote(bench.job("nobody").ref),
+        )
+        op = bench.op()
+        statuses = [answer.status for answer in await bench.apply(*batch, op=op)]
+        assert statuses == [ApplyStatus.APPLIED, ApplyStatus.STALE, ApplyStatus.GONE]
+        before = await bench.snapshot()
+        statuses = [answer.status for answer in await bench.apply(*batch, op=op)]
+        assert statuses == [ApplyStatus.REPEATED, ApplyStatus.STALE, ApplyStatus.GONE]
+        assert await bench.snapshot() == before
+
+    @pytest.mark.parametrize("state", ["completed", "dead", "cancelled"])
+    async def test_a6_a_terminal_job_frees_its_key(self, bench: Bench, state: str) -> None:
+        await bench.arrange(state, dedup=KEY)
+        await bench.created(bench.job("next", dedup=KEY))
+
+    @pytest.mark.parametrize("state", ["waiting", "delayed", "blocked"])
+    async def test_a6_a_removal_frees_the_key(self, bench: Bench, state: str) -> None:
+        job = await bench.arrange(state, dedup=KEY)
+        await bench.applied(transition.remove(job.ref))
+        await bench.created(bench.job("next", dedup=KEY))
+
+    async def test_a6_only_the_own_key_is_freed(self, bench: Bench) -> None:
+        old = await bench.arrange("dead", dedup=KEY)
+        await bench.created(bench.job("owner", dedup=KEY))
+        await bench.applied(transition.remove(old.ref))
+        (answer,) = await bench.push(bench.job("late", dedup=KEY))
+        assert (answer.status, answer.id) == (PushStatus.DEDUPLICATED, "owner")
+
+    async def test_a6_a_redriven_job_takes_its_key_again(self, bench: Bench) -> None:
+        old = await bench.arrange("dead", dedup=KEY)
+        await bench.applied(transition.redrive(old.ref))
+        (answer,) = await bench.push(bench.job("late", dedup=KEY))
+        assert (answer.status, answer.id) == (PushStatus.DEDUPLICATED, "job")
+
+    async def test_a6_a_key_owned_by_another_is_a_conflict(self, bench: Bench) -> None:
+        old = await bench.arrange("dead", dedup=KEY)
+        (owner,) = await bench.created(bench.job("owner", dedup=KEY))
+        (answer,) = await bench.apply(transition.redrive(old.ref))
+        assert answer == Applied(ApplyStatus.CONFLICT, State.DEAD)
+        assert await bench.record(old) == old
+        assert await bench.record(owner) == owner
+
+    @pytest.mark.parametrize("move", LEAVES)
+    async def test_a7_a_job_asked_to_cancel_goes_nowhere_else(
+        self, bench: Bench, move: str
+    ) -> None:
+        job = await bench.arrange("asked to cancel", dedup=KEY)
+        (answer,) = await bench.apply(MOVES[move](job))
+        assert answer == Applied(ApplyStatus.APPLIED, State.CANCELLED)
+        assert (await bench.record(job)).state is State.CANCELLED
+        await bench.created(bench.job("next", dedup=KEY))
+
+    @pytest.mark.parametrize("move", LEAVES)
+    async def test_a7_retention_counts_from_the_cancellation(self, bench: Bench, move: str) -> None:
+        job = await bench.arrange("asked to cancel", policy=Policy(cancelled=Keep(age_ms=0)))
+        await bench.applied(MOVES[move](job))
+        assert await bench.prune() == 1
+        assert await bench.get(job) is None
+
+    async def test_a7_completion_wins_over_a_cancel_request(self, bench: Bench) -> None:
+        job = await bench.arrange("asked to cancel")
+        (answer,) = await bench.apply(transition.complete(job, b"1"))
+        assert answer == Applied(ApplyStatus.APPLIED, State.COMPLETED)
+
+    async def test_a7_a_reclaimed_job_is_still_asked_to_cancel(self, bench: Bench) -> None:
+        await bench.created(bench.job())
+        (job,) = (await bench.claim(lease=20)).jobs
+        await bench.apply(transition.cancel(job.ref, Keep()))
+        assert job.lease_until is not None
+        await bench.reach(job.lease_until)
+        (rescued,) = await bench.reclaim()
+        assert rescued.cancel_requested
+        (answer,) = await bench.apply(transition.again(rescued, SPENT, LONG))
+        assert answer == Applied(ApplyStatus.APPLIED, State.CANCELLED)
+
+    async def test_a8_an_active_job_is_asked_to_cancel(self, bench: Bench) -> None:
+        job = await bench.running()
+        cancel = transition.cancel(job.ref, Keep())
+        for _ in range(2):
+            (answer,) = await bench.apply(cancel)
+            assert answer == Applied(ApplyStatus.REQUESTED, State.ACTIVE)
+            assert await bench.record(job) == replace(job, cancel_requested=True)
+
+    async def test_a8_the_flag_goes_with_a_redrive(self, bench: Bench) -> None:
+        job = await bench.arrange("asked to cancel")
+        await bench.applied(transition.release(job))
+        await bench.applied(transition.redrive(job.ref, {State.CANCELLED}))
+        (again,) = (await bench.claim()).jobs
+        assert not again.cancel_requested
+        (answer,) = await bench.apply(transition.release(again))
+        assert answer == Applied(ApplyStatus.APPLIED, State.WAITING)
+
+    async def test_a9_a_removed_job_leaves_nothing(self, bench: Bench) -> None:
+        job = await bench.arrange("completed", dedup=KEY, tags=("t",))
+        (answer,) = await bench.apply(transition.remove(job.ref))
+        assert answer == Applied(ApplyStatus.APPLIED, None)
+        assert await bench.get(job) is None
+        assert await bench.snapshot() == (dict.fromkeys(State, 0), [])
+        fresh = await bench.running()
+        assert (fresh.result, fresh.tags, fresh.attempts) == (None, (), 0)
+
+    async def test_a10_each_transition_sees_the_one_before(self, bench: Bench) -> None:
+        await bench.created(bench.job("a"), bench.job("b"))
+        job = (await bench.claim()).jobs[0]
+        other = bench.job("b").ref
+        answers = await bench.apply(
+            transition.start(job),
+            transition.hold(other),
+            transition.complete(job, b"1"),
+            transition.complete(job, b"2"),
+            transition.unblock(other),
+            transition.reprioritise(other, 3),
+            transition.remove(job.ref),
+            transition.remove(job.ref),
+        )
+        assert [(answer.status, answer.state) for answer in answers] == [
+            (ApplyStatus.APPLIED, State.ACTIVE),
+            (ApplyStatus.APPLIED, State.BLOCKED),
+            (ApplyStatus.APPLIED, State.COMPLETED),
+            (ApplyStatus.STALE, State.COMPLETED),
+            (ApplyStatus.APPLIED, State.WAITING),
+            (ApplyStatus.APPLIED, State.WAITING),
+            (ApplyStatus.APPLIED, None),
+            (ApplyStatus.GONE, None),
+        ]
+
+    async def test_a10_a_batch_may_span_queues(self, bench: Bench) -> None:
+        there = bench.job(queue=bench.another_queue())
+        await bench.created(bench.job(), there)
+        here = (await bench.claim()).jobs[0]
+        await bench.applied(transition.hold(there.ref), transition.complete(here, b"1"))
+        assert (await bench.record(there)).state is State.BLOCKED
+        assert (await bench.record(here)).state is State.COMPLETED
+
+    async def test_apply_of_nothing_answers_nothing(self, bench: Bench) -> None:
+        assert list(await bench.apply()) == []

@@ -1,0 +1,135 @@
+"""Payloads: whatever goes in comes back equal, byte for byte."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskmux.conformance.bench import Bench
+from taskmux.driver import Changes, Dedup, JobRecord, Keep, Note, Policy, Ref, State, transition
+from taskmux.job import Attempt, ErrorInfo, Parent
+from taskmux.retry import Backoff, Exponential, Fixed, Linear, Steps
+
+BYTES = {
+    "nul": b'{"a":"\x00","b":"\\u0000"}\x00',
+    "dollar and dot keys": b'{"$set":{"a.b":1},".":"$","":null}',
+    "unicode": '{"name":"Zoë 東京 🚀 \u2028"}'.encode(),
+    "not text": bytes(range(256)),
+    "256 KiB": b'"' + b"0123456789abcdef" * 16_384 + b'"',
+    "big integers": b'{"n":123456789012345678901234567890,"m":9223372036854775808,"f":1e400}',
+    "empty list": b'{"list":[],"object":{},"spaced":  1 }',
+}
+
+TEXTS = ("Zoë 東京 🚀", "$set", "a.b", "{curly}:colon", 'quo"te', "new\nline", "%s ?", "1", " ")
+
+BACKOFFS: dict[str, Backoff] = {
+    "fixed": Fixed("5s"),
+    "linear": Linear("2s", cap="1m", jitter=0),
+    "exponential": Exponential("1s", factor=1.5, cap="10m", jitter=0.25),
+    "steps": Steps("1s", "1m", "1h"),
+}
+
+
+class PayloadCases:
+    """G1."""
+
+    @pytest.mark.parametrize("kind", BYTES)
+    async def test_g1_bytes_come_back_equal(self, bench: Bench, kind: str) -> None:
+        data = BYTES[kind]
+        (job,) = await bench.created(bench.job(payload=data))
+        assert job.payload == data
+        (held,) = (await bench.claim()).jobs
+        assert held.payload == data
+        note = Note(ref=held.ref, fence=held.fence, progress=data, steps={"step": data})
+        await bench.driver.annotate([note])
+        await bench.applied(transition.complete(held, data, notice=data))
+        done = await bench.record(job)
+        assert (done.payload, done.result, done.notice) == (data, data, data)
+        assert (done.progress, done.steps) == (data, {"step": data})
+        assert await bench.walk(State.COMPLETED) == [done]
+
+    @pytest.mark.parametrize("text", TEXTS)
+    async def test_g1_text_comes_back_equal(self, bench: Bench, text: str) -> None:
+        await bench.created(
+            bench.job(
+                f"id {text}",
+                headers={text: text},
+                tags=(text, "tag"),
+                dedup=Dedup(text),
+                group=text,
+            )
+        )
+        (job,) = (await bench.claim()).jobs
+        assert (job.id, job.headers, job.tags) == (f"id {text}", {text: text}, (text, "tag"))
+        assert (job.dedup, job.group) == (Dedup(text), text)
+        await bench.driver.annotate(
+            [Note(ref=job.ref, fence=job.fence, steps={text: b"1"}, log=text)]
+        )
+        error = ErrorInfo(type="KeyError", message=text, traceback=text)
+        history = (Attempt(1, job.fence, text, "failed", 1, 2, error),)
+        await bench.applied(
+            transition.bury(job, Changes(reason=text, error=error, history=history))
+        )
+        dead = await bench.record(Ref(bench.queue, f"id {text}"))
+        assert (dead.reason, dead.error, dead.history) == (text, error, history)
+        assert (dead.steps, dead.logs) == ({text: b"1"}, (text,))
+        assert [one.id for one in await bench.walk(State.DEAD, tag=text)] == [dead.id]
+
+    @pytest.mark.parametrize("kind", BACKOFFS)
+    async def test_g1_a_policy_comes_back_equal(self, bench: Bench, kind: str) -> None:
+        policy = Policy(
+            max_attempts=2**31,
+            max_crashes=0,
+            timeout_ms=86_400_000,
+            backoff=BACKOFFS[kind],
+            keep_result=False,
+            completed=Keep(0, 0),
+            cancelled=Keep(2**52),
+            dead=Keep(1, 1_000),
+        )
+        (job,) = await bench.created(bench.job(policy=policy))
+        assert job.policy == policy
+        assert (await bench.claim()).jobs[0].policy == policy
+
+    async def test_g1_every_field_comes_back_equal(self, bench: Bench) -> None:
+        given = JobRecord(
+            queue=bench.queue,
+            id="full",
+            task="reports.weekly",
+            payload=b'{"n":1}',
+            headers={"traceparent": "00-1-2-01", "$k.": ""},
+            policy=Policy(max_attempts=7, backoff=Fixed("5s")),
+            priority=0,
+            lifo=True,
+            group="tenant-7",
+            tags=("b", "a", "b"),
+            dedup=Dedup("key"),
+            parent=Parent(Ref("parents", "p"), "redis://elsewhere", "ignore"),
+            children=3,
+            schedule="weekly",
+            slot=1_700_000_000_123,
+            attempts=2,
+            crashes=1,
+            reason="it broke",
+            error=ErrorInfo("ValueError", "bad"),
+            history=(Attempt(1, 5, "w", "failed"), Attempt(2, 6, "w", "crashed", 1, 2)),
+            progress=b"1",
+            logs=("one", "two"),
+            steps={"a": b"1"},
+        )
+        (stored,) = await bench.created(given)
+        times = {"created_at": stored.created_at, "fence": stored.fence}
+        for name in JobRecord.__struct_fields__:
+            expected = times.get(name, getattr(given, name))
+            assert getattr(stored, name) == expected, f"{name} changed"
+
+    async def test_g1_fields_are_cleared_as_they_are_set(self, bench: Bench) -> None:
+        job = await bench.running()
+        error = ErrorInfo("ValueError", "bad")
+        spent = Changes(attempts=1, reason="why", error=error, history=(Attempt(1, 1, "w", "x"),))
+        await bench.applied(transition.again(job, spent, 0))
+        (job,) = (await bench.claim()).jobs
+        assert (job.attempts, job.reason, job.error) == (1, "why", error)
+        await bench.applied(transition.complete(job, b"1"))
+        done = await bench.record(job)
+        assert (done.attempts, done.reason, done.error, done.result) == (2, None, None, b"1")
+        assert len(done.history) == 1

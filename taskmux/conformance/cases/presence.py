@@ -1,0 +1,93 @@
+"""The capability `presence`: the registry of live workers."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from taskmux.conformance.bench import LONG, Bench, needs
+from taskmux.driver import Beat, HeldLease, Keep, Presence, WorkerInfo, transition
+
+WORKER = WorkerInfo(
+    id="worker-1",
+    host="host",
+    pid=4321,
+    queues=("a", "b"),
+    tasks=("mail.send", "$weird.name"),
+    concurrency=20,
+    running=3,
+    started_at=1_700_000_000_000,
+)
+
+
+def _registry(bench: Bench) -> Presence:
+    assert isinstance(bench.driver, Presence)
+    return bench.driver
+
+
+async def _listed(bench: Bench) -> list[str]:
+    return [worker.id for worker in await _registry(bench).workers()]
+
+
+class PresenceCases:
+    """B1 and B2."""
+
+    @needs("presence")
+    async def test_b1_a_worker_is_listed_as_it_told(self, bench: Bench) -> None:
+        assert await _listed(bench) == []
+        since = await bench.now()
+        reply = await _registry(bench).beat(Beat(WORKER, (), LONG))
+        assert (list(reply.cancel), list(reply.commands)) == ([], [])
+        (found,) = await _registry(bench).workers()
+        error = bench.hooks.clock_error_ms
+        assert since - error <= found.seen_at <= await bench.now() + error
+        assert replace(found, seen_at=0) == WORKER
+
+    @needs("presence")
+    async def test_b1_a_later_beat_replaces_an_earlier(self, bench: Bench) -> None:
+        registry = _registry(bench)
+        await registry.beat(Beat(WORKER, (), LONG))
+        (first,) = await registry.workers()
+        await bench.reach(first.seen_at + 2)
+        await registry.beat(Beat(replace(WORKER, running=7), (), LONG))
+        (second,) = await registry.workers()
+        assert second.running == 7
+        assert second.seen_at > first.seen_at
+
+    @needs("presence")
+    async def test_b1_workers_are_listed_by_id(self, bench: Bench) -> None:
+        for name in ("c", "a", "b"):
+            await _registry(bench).beat(Beat(replace(WORKER, id=name), (), LONG))
+        assert await _listed(bench) == ["a", "b", "c"]
+
+    @needs("presence")
+    async def test_b1_a_silent_worker_is_forgotten(self, bench: Bench) -> None:
+        await _registry(bench).beat(Beat(replace(WORKER, id="silent"), (), 40))
+        await _registry(bench).beat(Beat(replace(WORKER, id="alive"), (), LONG))
+        while await _listed(bench) != ["alive"]:
+            await bench.hooks.advance(10)
+        assert await _listed(bench) == ["alive"]
+
+    @needs("presence")
+    async def test_b1_the_last_beat_takes_the_worker_off(self, bench: Bench) -> None:
+        for last in (False, True, True):
+            await _registry(bench).beat(Beat(WORKER, (), LONG, last=last))
+        assert await _listed(bench) == []
+
+    @needs("presence")
+    async def test_b2_jobs_asked_to_cancel_come_back(self, bench: Bench) -> None:
+        await bench.created(*map(bench.job, "abc"))
+        a, b, c = (await bench.claim(3)).jobs
+        held = [HeldLease(job.ref, job.fence) for job in (a, b, c)]
+        assert list((await _registry(bench).beat(Beat(WORKER, held, LONG))).cancel) == []
+        await bench.apply(*(transition.cancel(job.ref, Keep()) for job in (a, c)))
+        reply = await _registry(bench).beat(Beat(WORKER, held, LONG))
+        assert list(reply.cancel) == [held[0], held[2]]
+
+    @needs("presence")
+    async def test_b2_a_lost_lease_is_not_asked(self, bench: Bench) -> None:
+        zombie = await bench.running()
+        await bench.applied(transition.release(zombie))
+        (holder,) = (await bench.claim()).jobs
+        await bench.apply(transition.cancel(holder.ref, Keep()))
+        held = [HeldLease(zombie.ref, zombie.fence), HeldLease(bench.job("gone").ref, 1)]
+        assert list((await _registry(bench).beat(Beat(WORKER, held, LONG))).cancel) == []

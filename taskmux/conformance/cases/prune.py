@@ -1,0 +1,94 @@
+"""Prune: which finished records go, and when."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskmux.conformance.bench import Bench
+from taskmux.driver import Keep, Policy, State, transition
+
+SOON = 40
+"""A retention, in milliseconds, that passes within a test."""
+
+
+def _keep(age_ms: int, count: int | None = None) -> Policy:
+    keep = Keep(age_ms, count)
+    return Policy(completed=keep, cancelled=keep, dead=keep)
+
+
+async def _finished(bench: Bench, count: int, policy: Policy) -> list[str]:
+    """Complete jobs one after the other; return their ids in that order."""
+    names = [f"job-{n:02}" for n in range(count)]
+    await bench.created(*(bench.job(name, policy=policy) for name in names))
+    await bench.finish(*(await bench.claim(count)).jobs)
+    return names
+
+
+async def _kept(bench: Bench) -> list[str]:
+    return [job.id for job in await bench.walk(State.COMPLETED)]
+
+
+class PruneCases:
+    """T1 to T3."""
+
+    @pytest.mark.parametrize("state", ["completed", "dead", "cancelled"])
+    async def test_t1_a_record_goes_when_its_age_has_passed(self, bench: Bench, state: str) -> None:
+        job = await bench.arrange(state, policy=_keep(SOON))
+        assert job.finished_at is not None
+        while not await bench.prune():
+            assert await bench.get(job) == job
+            await bench.hooks.advance(5)
+        gone = await bench.now()
+        assert await bench.get(job) is None
+        assert gone >= job.finished_at + SOON, "pruned too early"
+
+    @pytest.mark.parametrize("state", ["completed", "dead", "cancelled"])
+    async def test_t1_a_record_stays_until_then(self, bench: Bench, state: str) -> None:
+        job = await bench.arrange(state)
+        assert await bench.prune() == 0
+        assert await bench.record(job) == job
+
+    @pytest.mark.parametrize("state", ["waiting", "delayed", "blocked", "active"])
+    async def test_t1_an_unfinished_record_stays(self, bench: Bench, state: str) -> None:
+        job = await bench.arrange(state, policy=_keep(0))
+        assert await bench.prune() == 0
+        assert await bench.record(job) == job
+
+    async def test_t1_pruning_keeps_to_its_queue(self, bench: Bench) -> None:
+        job = await bench.arrange("completed", policy=_keep(0))
+        here, bench.queue = bench.queue, bench.another_queue()
+        assert await bench.prune() == 0
+        bench.queue = here
+        assert await bench.record(job) == job
+
+    async def test_t2_a_count_keeps_the_newest(self, bench: Bench) -> None:
+        names = await _finished(bench, 5, _keep(86_400_000, count=2))
+        assert await bench.prune() == 3
+        assert await _kept(bench) == names[3:]
+
+    async def test_t2_a_count_is_of_one_state(self, bench: Bench) -> None:
+        dead = await bench.arrange("dead", policy=_keep(86_400_000, count=1))
+        names = await _finished(bench, 2, _keep(86_400_000, count=1))
+        assert await bench.prune() == 1
+        assert await _kept(bench) == names[1:]
+        assert await bench.record(dead) == dead
+
+    async def test_t2_a_count_spares_what_is_fresh(self, bench: Bench) -> None:
+        names = await _finished(bench, 3, _keep(86_400_000, count=0))
+        assert await bench.prune(spare=60_000) == 0
+        assert await _kept(bench) == names
+
+    async def test_t2_age_goes_before_count(self, bench: Bench) -> None:
+        await _finished(bench, 2, _keep(0, count=10))
+        assert await bench.prune() == 2
+
+    async def test_t3_a_call_removes_a_bounded_number(self, bench: Bench) -> None:
+        await bench.created(*(bench.job(f"job-{n}", policy=_keep(0)) for n in range(60)))
+        jobs = (await bench.claim(60)).jobs
+        await bench.applied(*(transition.complete(job, None) for job in jobs))
+        left = 60
+        while left:
+            went = await bench.prune(limit=10)
+            assert 0 < went <= 20, "a call removes about `limit` records"
+            left -= went
+            assert (await bench.driver.counts(bench.queue))[State.COMPLETED] == left

@@ -1,0 +1,206 @@
+"""Get, find, counts and queues."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from taskmux.conformance.bench import LONG, Bench
+from taskmux.driver import (
+    CorruptRecord,
+    FindAsk,
+    JobRecord,
+    NewJob,
+    QueueSettings,
+    Ref,
+    State,
+    transition,
+)
+
+
+async def _five(bench: Bench, state: State) -> list[str]:
+    """Bring five jobs into a state; return their ids in the order that `find` promises."""
+    names = [f"job-{n}" for n in range(5)]
+    jobs = [bench.job(name, tags=("even",) if n % 2 == 0 else ()) for n, name in enumerate(names)]
+    match state:
+        case State.WAITING:
+            order = (2, 0, 4, 1, 3)
+            jobs = [replace(jobs[n], priority=place) for place, n in enumerate(order)]
+            names = [names[n] for n in order]
+        case State.DELAYED:
+            order = (1, 4, 2, 0, 3)
+            jobs = [replace(jobs[n], state=state, run_at=10**13 + i) for i, n in enumerate(order)]
+            names = [names[n] for n in order]
+            jobs.sort(key=lambda job: job.id)
+        case State.BLOCKED:
+            jobs = [replace(job, state=state) for job in jobs]
+    for job in jobs:
+        await bench.created(job)
+        await bench.reach(await bench.now() + 1)
+    await _finish(bench, state, await _claimed(bench, state))
+    return names
+
+
+async def _claimed(bench: Bench, state: State) -> list[JobRecord]:
+    if state in {State.WAITING, State.DELAYED, State.BLOCKED, State.CANCELLED}:
+        return []
+    jobs: list[JobRecord] = []
+    for _ in range(5):
+        jobs += (await bench.claim()).jobs
+        await bench.reach(await bench.now() + 1)
+    return jobs
+
+
+async def _finish(bench: Bench, state: State, jobs: list[JobRecord]) -> None:
+    waiting = await bench.walk(State.WAITING) if state is State.CANCELLED else []
+    for job in jobs or waiting:
+        match state:
+            case State.COMPLETED:
+                await bench.applied(transition.complete(job, None))
+            case State.DEAD:
+                await bench.applied(transition.bury(job, transition.Changes(attempts=1)))
+            case State.CANCELLED:
+                await bench.applied(transition.cancel(job.ref, job.policy.cancelled))
+        await bench.reach(await bench.now() + 1)
+
+
+LISTED = [state for state in State if state is not State.MOVED]
+HISTORIC = [state for state in LISTED if state not in {State.WAITING, State.DELAYED}]
+
+
+class ReadingCases:
+    """G1 to G3, F1 to F3."""
+
+    async def test_g1_get_answers_in_the_order_asked(self, bench: Bench) -> None:
+        other = bench.another_queue()
+        await bench.created(bench.job("a"), bench.job("b"), bench.job("a", queue=other))
+        refs = [
+            Ref(bench.queue, "b"),
+            Ref(bench.queue, "none"),
+            Ref(other, "a"),
+            Ref(bench.queue, "a"),
+            Ref("kit-never", "a"),
+            Ref(bench.queue, "b"),
+        ]
+        found = await bench.driver.get(refs)
+        assert [job and job.ref for job in found] == [
+            None if ref.id == "none" or ref.queue == "kit-never" else ref for ref in refs
+        ]
+
+    async def test_g1_get_of_nothing_answers_nothing(self, bench: Bench) -> None:
+        assert list(await bench.driver.get([])) == []
+
+    async def test_g2_counts_are_exact_after_every_operation(self, bench: Bench) -> None:
+        counted = dict.fromkeys(State, 0)
+        assert await bench.driver.counts(bench.queue) == counted
+
+        async def now_in(**states: int) -> None:
+            expected = counted | {State(name): number for name, number in states.items()}
+            assert await bench.driver.counts(bench.queue) == expected
+
+        await bench.created(*map(bench.job, "abcd"))
+        await now_in(waiting=4)
+        a, b, c = (await bench.claim(3)).jobs
+        await now_in(waiting=1, active=3)
+        await bench.applied(transition.complete(a, None), transition.release(c))
+        await now_in(waiting=2, active=1, completed=1)
+        await bench.applied(transition.again(b, transition.Changes(attempts=1), LONG))
+        await now_in(waiting=2, delayed=1, completed=1)
+        await bench.applied(transition.hold(c.ref), transition.remove(Ref(bench.queue, "d")))
+        await now_in(blocked=1, delayed=1, completed=1)
+        await bench.applied(transition.cancel(b.ref, b.policy.cancelled))
+        await now_in(blocked=1, cancelled=1, completed=1)
+        await bench.applied(transition.remove(a.ref))
+        await now_in(blocked=1, cancelled=1)
+
+    async def test_g2_counts_are_of_one_queue(self, bench: Bench) -> None:
+        await bench.created(bench.job("a"), bench.job("b", queue=bench.another_queue()))
+        assert sum((await bench.driver.counts(bench.queue)).values()) == 1
+
+    async def test_g3_a_queue_appears_with_its_first_job(self, bench: Bench) -> None:
+        assert bench.queue not in await bench.driver.queues()
+        other = bench.another_queue()
+        await bench.created(bench.job(), bench.job("delayed", queue=other, state=State.DELAYED))
+        names = list(await bench.driver.queues())
+        assert names == sorted(names)
+        assert {bench.queue, other} <= set(names)
+
+    async def test_g3_a_queue_appears_with_its_first_setting(self, bench: Bench) -> None:
+        assert await bench.driver.put_settings(bench.queue, QueueSettings(paused=True))
+        assert bench.queue in await bench.driver.queues()
+
+    async def test_g3_a_queue_without_jobs_or_settings_is_none(self, bench: Bench) -> None:
+        await bench.claim()
+        job = await bench.arrange("completed")
+        assert bench.queue in await bench.driver.queues()
+        await bench.applied(transition.remove(job.ref))
+        assert bench.queue not in await bench.driver.queues()
+
+    @pytest.mark.parametrize("state", LISTED)
+    async def test_f1_pages_are_in_order_and_complete(self, bench: Bench, state: State) -> None:
+        expected = await _five(bench, state)
+        for limit in (2, 5, 100):
+            found = await bench.walk(state, limit=limit)
+            assert [job.id for job in found] == expected
+            assert found == [await bench.record(job) for job in found], "find: not as stored"
+
+    @pytest.mark.parametrize("state", HISTORIC)
+    async def test_f1_newest_first_is_the_reverse(self, bench: Bench, state: State) -> None:
+        expected = (await _five(bench, state))[::-1]
+        assert [job.id for job in await bench.walk(state, limit=2, newest=True)] == expected
+
+    async def test_f1_jobs_that_stay_put_appear_once(self, bench: Bench) -> None:
+        await bench.created(*(bench.job(f"job-{n}") for n in range(9)))
+        ask = FindAsk(queue=bench.queue, state=State.WAITING, limit=3)
+        page = await bench.driver.find(ask)
+        found = [job.id for job in page.jobs]
+        await bench.claim(4)
+        await bench.created(bench.job("urgent", priority=0), bench.job("late"))
+        while page.cursor is not None:
+            page = await bench.driver.find(
+                FindAsk(queue=bench.queue, state=State.WAITING, limit=3, cursor=page.cursor)
+            )
+            found += [job.id for job in page.jobs]
+        assert len(found) == len(set(found)), "a job appeared twice"
+        assert {f"job-{n}" for n in range(4, 9)} <= set(found)
+
+    async def test_f1_jobs_of_one_instant_are_all_there(self, bench: Bench) -> None:
+        names = {f"job-{n:02}" for n in range(30)}
+        await bench.created(*map(bench.job, names))
+        jobs = (await bench.claim(30)).jobs
+        await bench.applied(*(transition.complete(job, None) for job in jobs))
+        for newest in (False, True):
+            found = [job.id for job in await bench.walk(State.COMPLETED, limit=7, newest=newest)]
+            assert len(found) == len(names)
+            assert set(found) == names
+
+    @pytest.mark.parametrize("state", LISTED)
+    async def test_f2_a_tag_filters(self, bench: Bench, state: State) -> None:
+        expected = [name for name in await _five(bench, state) if int(name[-1]) % 2 == 0]
+        for limit in (1, 2, 100):
+            found = await bench.walk(state, limit=limit, tag="even")
+            assert [job.id for job in found] == expected
+        assert await bench.walk(state, tag="eve") == []
+
+    async def test_f3_a_page_is_never_longer_than_asked(self, bench: Bench) -> None:
+        await bench.created(*(NewJob(bench.job(f"job-{n}")) for n in range(7)))
+        page = await bench.driver.find(FindAsk(queue=bench.queue, state=State.WAITING, limit=3))
+        assert len(page.jobs) == 3
+        assert page.cursor is not None
+        assert await bench.walk(State.WAITING, limit=1) == await bench.walk(State.WAITING)
+
+    async def test_f3_an_empty_state_is_one_empty_page(self, bench: Bench) -> None:
+        for state in State:
+            page = await bench.driver.find(FindAsk(queue=bench.queue, state=state))
+            assert (list(page.jobs), page.cursor) == ([], None)
+
+    async def test_a_corrupt_record_is_set_aside(self, bench: Bench) -> None:
+        await bench.created(bench.job("bad"), bench.job("good"))
+        bad = Ref(bench.queue, "bad")
+        if not await bench.hooks.damage(bench.driver, bad):
+            pytest.skip("no way to damage a record: `damage` is not overridden")
+        assert await bench.claimed_ids(10) == ["good"]
+        assert (await bench.driver.counts(bench.queue))[State.WAITING] == 0
+        assert await bench.walk(State.WAITING) == []
+        with pytest.raises(CorruptRecord):
+            await bench.driver.get([bad])
