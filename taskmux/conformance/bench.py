@@ -182,9 +182,17 @@ class Bench:
         ask = ClaimAsk(queue or self.queue, worker, limit, lease, start=limit)
         return await (by or self.driver).claim(op or self.op(worker), ask)
 
+    async def claim_one(self, **ask: Any) -> JobRecord:
+        """Claim the one job that must be there."""
+        return _only((await self.claim(**ask)).jobs)
+
     async def claimed_ids(self, limit: int = 1) -> list[str]:
         """Claim, and return the ids in order."""
         return [job.id for job in (await self.claim(limit)).jobs]
+
+    async def reclaim_one(self, **ask: Any) -> JobRecord:
+        """Reclaim the one job whose lease must have lapsed, and no other."""
+        return _only(await self.reclaim(**ask))
 
     async def finish(self, *jobs: JobRecord) -> None:
         """Complete running jobs, each in a batch and a millisecond of its own."""
@@ -195,7 +203,7 @@ class Bench:
     async def running(self, id: str = "job", **fields: Any) -> JobRecord:  # noqa: A002
         """Push one job and claim it."""
         await self.created(self.job(id, **fields))
-        (job,) = (await self.claim()).jobs
+        job = await self.claim_one()
         assert job.id == id
         return job
 
@@ -312,6 +320,11 @@ class Bench:
             for job in jobs:
                 wrong = _broken(job, state)
                 assert not wrong, f"{job.ref}: {wrong}: {job}"
+
+
+def _only(jobs: Sequence[JobRecord]) -> JobRecord:
+    assert len(jobs) == 1, f"expected one job, not {[job.id for job in jobs]}"
+    return jobs[0]
 
 
 def _broken(job: JobRecord, state: State) -> str | None:

@@ -30,7 +30,7 @@ class ApplyCases:
     async def test_a1_a_zombie_is_refused(self, bench: Bench, move: str) -> None:
         zombie = await bench.running()
         await bench.applied(transition.release(zombie))
-        (holder,) = (await bench.claim(worker="another")).jobs
+        holder = await bench.claim_one(worker="another")
         (answer,) = await bench.apply(MOVES[move](zombie))
         assert answer == Applied(ApplyStatus.STALE, State.ACTIVE)
         assert await bench.record(holder) == holder
@@ -72,7 +72,7 @@ class ApplyCases:
         job = await bench.running()
         op = bench.op()
         await bench.apply(transition.release(job), op=op)
-        (holder,) = (await bench.claim(worker="another")).jobs
+        holder = await bench.claim_one(worker="another")
         (answer,) = await bench.apply(transition.release(job), op=op)
         assert answer.status is ApplyStatus.REPEATED
         assert await bench.record(holder) == holder
@@ -81,7 +81,7 @@ class ApplyCases:
         job = await bench.arrange("dead")
         op = bench.op()
         await bench.apply(transition.redrive(job.ref), op=op)
-        (held,) = (await bench.claim()).jobs
+        held = await bench.claim_one()
         await bench.driver.apply(bench.op("worker"), [transition.bury(held, SPENT)])
         dead = await bench.record(job)
         (answer,) = await bench.apply(transition.redrive(job.ref), op=op)
@@ -159,11 +159,11 @@ class ApplyCases:
 
     async def test_a7_a_reclaimed_job_is_still_asked_to_cancel(self, bench: Bench) -> None:
         await bench.created(bench.job())
-        (job,) = (await bench.claim(lease=20)).jobs
+        job = await bench.claim_one(lease=20)
         await bench.apply(transition.cancel(job.ref, Keep()))
         assert job.lease_until is not None
         await bench.reach(job.lease_until)
-        (rescued,) = await bench.reclaim()
+        rescued = await bench.reclaim_one()
         assert rescued.cancel_requested
         (answer,) = await bench.apply(transition.again(rescued, SPENT, LONG))
         assert answer == Applied(ApplyStatus.APPLIED, State.CANCELLED)
@@ -180,7 +180,7 @@ class ApplyCases:
         job = await bench.arrange("asked to cancel")
         await bench.applied(transition.release(job))
         await bench.applied(transition.redrive(job.ref, {State.CANCELLED}))
-        (again,) = (await bench.claim()).jobs
+        again = await bench.claim_one()
         assert not again.cancel_requested
         (answer,) = await bench.apply(transition.release(again))
         assert answer == Applied(ApplyStatus.APPLIED, State.WAITING)
@@ -196,7 +196,7 @@ class ApplyCases:
 
     async def test_a10_each_transition_sees_the_one_before(self, bench: Bench) -> None:
         await bench.created(bench.job("a"), bench.job("b"))
-        job = (await bench.claim()).jobs[0]
+        job = await bench.claim_one()
         other = bench.job("b").ref
         answers = await bench.apply(
             transition.start(job),
@@ -222,7 +222,7 @@ class ApplyCases:
     async def test_a10_a_batch_may_span_queues(self, bench: Bench) -> None:
         there = bench.job(queue=bench.another_queue())
         await bench.created(bench.job(), there)
-        here = (await bench.claim()).jobs[0]
+        here = await bench.claim_one()
         await bench.applied(transition.hold(there.ref), transition.complete(here, b"1"))
         assert (await bench.record(there)).state is State.BLOCKED
         assert (await bench.record(here)).state is State.COMPLETED

@@ -127,7 +127,7 @@ class FaultyCases:
         driver = FaultyDriver(bench.driver, script({"apply": [held(gate)]}))
         late = asyncio.create_task(bench.apply(transition.complete(zombie, b"late"), by=driver))
         await bench.applied(transition.release(zombie))
-        (holder,) = (await bench.claim(worker="another")).jobs
+        holder = await bench.claim_one(worker="another")
         gate.set()
         assert [answer.status for answer in await late] == [ApplyStatus.STALE]
         assert await bench.record(holder) == holder

@@ -53,7 +53,7 @@ class LeaseCases:
     async def test_l1_a_lease_is_lost_with_its_fence(self, bench: Bench) -> None:
         zombie = await bench.running()
         await bench.applied(transition.release(zombie))
-        (holder,) = (await bench.claim()).jobs
+        holder = await bench.claim_one()
         lost = [_held(zombie), HeldLease(zombie.ref, holder.fence + 1)]
         answers = await bench.driver.extend(lost, 2 * LONG)
         assert list(answers) == [Extended(LeaseStatus.LOST)] * 2
@@ -71,7 +71,7 @@ class LeaseCases:
 
     async def test_l1_a_reclaimed_lease_is_lost(self, bench: Bench) -> None:
         (zombie,) = await _lapsed(bench, SHORT)
-        (rescued,) = await bench.reclaim()
+        rescued = await bench.reclaim_one()
         answers = await bench.driver.extend([_held(zombie), _held(rescued)], LONG)
         assert [answer.status for answer in answers] == [LeaseStatus.LOST, LeaseStatus.HELD]
 
@@ -84,7 +84,7 @@ class LeaseCases:
 
     async def test_l2_an_extended_lease_outlives_its_first_deadline(self, bench: Bench) -> None:
         await bench.created(bench.job())
-        (job,) = (await bench.claim(lease=LONG)).jobs
+        job = await bench.claim_one(lease=LONG)
         await bench.driver.extend([_held(job)], 2 * LONG)
         await bench.driver.extend([_held(job)], SHORT)
         assert job.lease_until is not None
@@ -109,12 +109,12 @@ class LeaseCases:
 
     async def test_r1_only_lapsed_leases_are_reclaimed(self, bench: Bench) -> None:
         await bench.created(*map(bench.job, "abc"))
-        (a,) = (await bench.claim(lease=SHORT)).jobs
+        a = await bench.claim_one(lease=SHORT)
         await bench.claim(lease=LONG)
         assert a.lease_until is not None
         await bench.reach(a.lease_until)
         since = await bench.now()
-        (rescued,) = await bench.reclaim(lease=LONG)
+        rescued = await bench.reclaim_one(lease=LONG)
         assert rescued.id == "a"
         assert rescued.fence > a.fence
         leased = replace(a, worker="rescuer", fence=rescued.fence)
@@ -128,7 +128,7 @@ class LeaseCases:
 
     async def test_r1_the_former_holder_is_refused(self, bench: Bench) -> None:
         (zombie,) = await _lapsed(bench, SHORT)
-        (rescued,) = await bench.reclaim()
+        rescued = await bench.reclaim_one()
         stale = Applied(ApplyStatus.STALE, State.ACTIVE)
         note = Note(ref=zombie.ref, fence=zombie.fence, progress=b"99")
         assert list(await bench.apply(transition.complete(zombie, b"1"))) == [stale]
@@ -142,10 +142,10 @@ class LeaseCases:
 
     async def test_r1_a_rescuers_lease_lapses_too(self, bench: Bench) -> None:
         await _lapsed(bench, SHORT)
-        (first,) = await bench.reclaim(worker="first", lease=SHORT)
+        first = await bench.reclaim_one(worker="first", lease=SHORT)
         assert first.lease_until is not None
         await bench.reach(first.lease_until)
-        (second,) = await bench.reclaim(worker="second")
+        second = await bench.reclaim_one(worker="second")
         assert second.worker == "first"
         assert second.fence > first.fence
 
@@ -158,7 +158,7 @@ class LeaseCases:
         (job,) = (await bench.driver.claim(bench.op(), ask)).jobs
         assert job.lease_until is not None
         await bench.reach(job.lease_until)
-        (rescued,) = await bench.reclaim()
+        rescued = await bench.reclaim_one()
         assert rescued.worker == "lapsed"
         assert rescued.started == bool(start)
         assert (rescued.attempts, rescued.crashes) == (job.attempts, job.crashes)

@@ -76,7 +76,7 @@ class LifeCases:
         other = await bench.fork()
         assert type(other) is type(bench.driver)
         await bench.push(bench.job(), by=other)
-        (job,) = (await bench.claim()).jobs
+        job = await bench.claim_one()
         assert list(await other.get([job.ref])) == [job]
         await bench.apply(transition.complete(job, b"1"), by=other)
         assert (await bench.record(job)).state is State.COMPLETED

@@ -29,7 +29,7 @@ class NoteCases:
     async def test_n1_a_zombies_note_is_refused(self, bench: Bench) -> None:
         zombie = await bench.running()
         await bench.applied(transition.release(zombie))
-        (holder,) = (await bench.claim()).jobs
+        holder = await bench.claim_one()
         (answer,) = await bench.driver.annotate([_full(zombie)])
         assert answer == Applied(ApplyStatus.STALE, State.ACTIVE)
         assert await bench.record(holder) == holder
@@ -87,5 +87,5 @@ class NoteCases:
         job = await bench.running()
         await bench.driver.annotate([_full(job)])
         await bench.applied(transition.release(job))
-        (again,) = (await bench.claim()).jobs
+        again = await bench.claim_one()
         assert (again.progress, again.steps, again.logs) == (b"50", {"a": b"1"}, ("line",))

@@ -75,13 +75,13 @@ class OrderCases:
 
     async def test_a5_back_is_behind_all_others(self, bench: Bench) -> None:
         await bench.created(*map(bench.job, "abc"))
-        (first,) = (await bench.claim()).jobs
+        first = await bench.claim_one()
         await bench.applied(transition.again(first, COSTS, 0))
         assert await bench.claimed_ids(10) == ["b", "c", "a"]
 
     async def test_a5_back_is_meant_even_for_lifo_jobs(self, bench: Bench) -> None:
         await bench.created(bench.job("b"), bench.job("a", lifo=True))
-        (first,) = (await bench.claim()).jobs
+        first = await bench.claim_one()
         assert first.id == "a"
         await bench.applied(transition.again(first, COSTS, 0))
         assert await bench.claimed_ids(10) == ["b", "a"]
@@ -94,7 +94,7 @@ class OrderCases:
 
     async def test_a5_keep_is_the_last_place_it_had(self, bench: Bench) -> None:
         await bench.created(*map(bench.job, "abc"))
-        (first,) = (await bench.claim()).jobs
+        first = await bench.claim_one()
         await bench.applied(transition.again(first, COSTS, 0))
         held = (await bench.claim(3)).jobs
         await bench.applied(*map(transition.release, held))

@@ -37,7 +37,7 @@ class PayloadCases:
         data = BYTES[kind]
         (job,) = await bench.created(bench.job(payload=data))
         assert job.payload == data
-        (held,) = (await bench.claim()).jobs
+        held = await bench.claim_one()
         assert held.payload == data
         note = Note(ref=held.ref, fence=held.fence, progress=data, steps={"step": data})
         await bench.driver.annotate([note])
@@ -58,7 +58,7 @@ class PayloadCases:
                 group=text,
             )
         )
-        (job,) = (await bench.claim()).jobs
+        job = await bench.claim_one()
         assert (job.id, job.headers, job.tags) == (f"id {text}", {text: text}, (text, "tag"))
         assert (job.dedup, job.group) == (Dedup(text), text)
         await bench.driver.annotate(
@@ -88,7 +88,7 @@ class PayloadCases:
         )
         (job,) = await bench.created(bench.job(policy=policy))
         assert job.policy == policy
-        assert (await bench.claim()).jobs[0].policy == policy
+        assert (await bench.claim_one()).policy == policy
 
     async def test_g1_every_field_comes_back_equal(self, bench: Bench) -> None:
         given = JobRecord(
@@ -127,7 +127,7 @@ class PayloadCases:
         error = ErrorInfo("ValueError", "bad")
         spent = Changes(attempts=1, reason="why", error=error, history=(Attempt(1, 1, "w", "x"),))
         await bench.applied(transition.again(job, spent, 0))
-        (job,) = (await bench.claim()).jobs
+        job = await bench.claim_one()
         assert (job.attempts, job.reason, job.error) == (1, "why", error)
         await bench.applied(transition.complete(job, b"1"))
         done = await bench.record(job)

@@ -90,7 +90,7 @@ class PushCases:
     async def test_p4_a_repeat_is_known_after_the_job_ran(self, bench: Bench) -> None:
         op = bench.op()
         first = await bench.push(bench.job(), op=op)
-        (job,) = (await bench.claim()).jobs
+        job = await bench.claim_one()
         await bench.driver.apply(bench.op("worker"), [transition.complete(job, None)])
         done = await bench.record(job)
         assert list(await bench.push(bench.job(), op=op)) == list(first)
@@ -100,7 +100,7 @@ class PushCases:
         new = bench.job(policy=Policy(completed=Keep(age_ms=0)))
         op = bench.op()
         first = await bench.push(new, op=op)
-        (job,) = (await bench.claim()).jobs
+        job = await bench.claim_one()
         await bench.driver.apply(bench.op("worker"), [transition.complete(job, None)])
         await bench.driver.prune(PruneAsk(bench.queue))
         assert list(await bench.push(new, op=op)) == list(first)

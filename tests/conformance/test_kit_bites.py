@@ -1,0 +1,310 @@
+"""The kit can fail: each broken driver fails the case named for what it breaks."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import taskmux.capabilities
+import taskmux.driver
+from msgspec.structs import replace
+from taskmux.conformance import Bench, DriverSuite
+from taskmux.driver import Guard, Place, State
+from taskmux.memory import MemoryDriver, MemoryStore
+
+
+class Suite(DriverSuite):
+    """What `TestMemory` is, without being collected."""
+
+    def __init__(self) -> None:
+        self.clock = 1_700_000_000_000
+
+    async def advance(self, ms: float) -> None:
+        self.clock += max(1, round(ms))
+
+
+async def run(broken: type[MemoryDriver], case: str, **params: Any) -> None:
+    suite = Suite()
+    driver = broken(store=MemoryStore(clock=lambda: suite.clock))
+    async with Bench(driver, suite) as bench:
+        await getattr(suite, case)(bench, **params)
+
+
+# -- what can be broken ---------------------------------------------------------------------------
+
+
+class NoFenceCheck(MemoryDriver):
+    def _holds(self, guard, job):
+        return super()._holds(guard if guard.states else Guard(states={State.ACTIVE}), job)
+
+
+class ForgetsPush(MemoryDriver):
+    def _once(self, verb, op, do):
+        return do() if verb == "push" else super()._once(verb, op, do)
+
+
+class ForgetsClaim(MemoryDriver):
+    def _once(self, verb, op, do):
+        return do() if verb.startswith("claim") else super()._once(verb, op, do)
+
+
+class ForgetsReclaim(MemoryDriver):
+    def _once(self, verb, op, do):
+        return do() if verb.startswith("reclaim") else super()._once(verb, op, do)
+
+
+class ForgetsApply(MemoryDriver):
+    async def apply(self, op, transitions):
+        return [self._apply(one) for one in transitions]
+
+
+class RemembersOneClaimInAll(MemoryDriver):
+    def _once(self, verb, op, do):
+        return super()._once(verb.partition(" ")[0], op, do)
+
+
+class RepeatsWithLostLeases(MemoryDriver):
+    def _still(self, job):
+        return True
+
+
+class WritesBeforeChecking(MemoryDriver):
+    def _apply(self, one):
+        stored = self._stored(one.ref)
+        if stored is not None and not self._holds(one.guard, stored.job):
+            stored.job = replace(stored.job, notice=one.notice)
+        return super()._apply(one)
+
+
+class PromotesEarly(MemoryDriver):
+    def _promote(self, queue, now):
+        super()._promote(queue, now + 86_400_000)
+
+
+class PromotesWithoutBound(MemoryDriver):
+    def _promote(self, queue, now):
+        for _ in range(10):
+            super()._promote(queue, now)
+
+
+class IgnoresPause(MemoryDriver):
+    def _claim(self, ask):
+        queue = self.store.queue(ask.queue)
+        queue.settings = replace(queue.settings, paused=False)
+        return super()._claim(ask)
+
+
+class KeepsFenceAtClaim(MemoryDriver):
+    def _claim(self, ask):
+        claimed = super()._claim(ask)
+        jobs = [replace(job, fence=job.fence - 1) for job in claimed.jobs]
+        for job in jobs:
+            self._stored(job.ref).job = job
+        return replace(claimed, jobs=jobs)
+
+
+class KeepsFenceAtReclaim(MemoryDriver):
+    def _reclaim(self, ask):
+        claimed = super()._reclaim(ask)
+        jobs = [replace(job, fence=job.fence - 1) for job in claimed.jobs]
+        for job in jobs:
+            self._stored(job.ref).job = replace(job, worker=ask.worker)
+        return replace(claimed, jobs=jobs)
+
+
+class ReclaimsEverything(MemoryDriver):
+    def _reclaim(self, ask):
+        clock, self.store.clock = self.store.clock, lambda: 10**14
+        try:
+            return super()._reclaim(ask)
+        finally:
+            self.store.clock = clock
+
+
+class KeepsKeyWhenFinished(MemoryDriver):
+    def _move(self, queue, stored, one, target):
+        super()._move(queue, stored, one, target)
+        if stored.job.dedup is not None:
+            queue.dedup[stored.job.dedup.key] = stored.job.id
+
+
+class TakesKeyOfAnother(MemoryDriver):
+    def _key_taken(self, queue, job, target):
+        return False
+
+
+class IgnoresCancelRequest(MemoryDriver):
+    def _target(self, one, job):
+        return one.to or job.state
+
+
+class LosesLease(MemoryDriver):
+    async def claim(self, op, ask):
+        claimed = await super().claim(op, ask)
+        for job in claimed.jobs:
+            self._stored(job.ref).job = replace(job, lease_until=None)
+        return claimed
+
+
+class KeepsWorkerAfterRun(MemoryDriver):
+    def _move(self, queue, stored, one, target):
+        worker = stored.job.worker
+        super()._move(queue, stored, one, target)
+        stored.job = replace(stored.job, worker=worker)
+
+
+class CountsDrift(MemoryDriver):
+    def _move(self, queue, stored, one, target):
+        super()._move(queue, stored, one, target)
+        queue.counts[State.COMPLETED] += 1
+
+
+class LosesPlace(MemoryDriver):
+    def _move(self, queue, stored, one, target):
+        super()._move(queue, stored, replace(one, place=Place.BACK), target)
+
+
+class StackNotQueue(MemoryDriver):
+    def _push(self, new):
+        return super()._push(replace(new, job=replace(new.job, lifo=True)))
+
+
+class ForgetsPolicy(MemoryDriver):
+    def _push(self, new):
+        return super()._push(replace(new, job=replace(new.job, policy=taskmux.driver.Policy())))
+
+
+class RepeatsLogLines(MemoryDriver):
+    def _annotate(self, note):
+        return super()._annotate(replace(note, log_index=10**6))
+
+
+class RevivesLease(MemoryDriver):
+    def _extend(self, held, lease):
+        stored = self._stored(held.ref)
+        return super()._extend(replace(held, fence=stored.job.fence) if stored else held, lease)
+
+
+class PrunesEarly(MemoryDriver):
+    async def prune(self, ask):
+        clock, self.store.clock = self.store.clock, lambda: 10**16
+        try:
+            return await super().prune(ask)
+        finally:
+            self.store.clock = clock
+
+
+class SetsBlindly(MemoryDriver):
+    async def put_settings(self, queue, settings):
+        stored = await self.settings(queue)
+        return await super().put_settings(queue, replace(settings, rev=stored.rev))
+
+
+class NeverRests(MemoryDriver):
+    async def wait(self, queues, timeout):
+        return True
+
+
+class RemembersTheDead(MemoryDriver):
+    async def workers(self):
+        return [worker for _, worker in self.store.workers.values()]
+
+
+@dataclass(frozen=True)
+class Bite:
+    """A broken driver, and the case that must notice."""
+
+    kind: type[MemoryDriver]
+    case: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.kind.__name__
+
+
+BITES: Sequence[Bite] = (
+    Bite(NoFenceCheck, "test_a1_a_zombie_is_refused", {"move": "complete"}),
+    Bite(NoFenceCheck, "test_n1_a_zombies_note_is_refused"),
+    Bite(ForgetsPush, "test_p4_a_repeat_creates_nothing"),
+    Bite(ForgetsPush, "test_p4_a_repeat_is_known_after_prune"),
+    Bite(ForgetsClaim, "test_c5_a_repeat_returns_the_same_jobs"),
+    Bite(RemembersOneClaimInAll, "test_c5_a_repeat_is_known_in_each_queue"),
+    Bite(RepeatsWithLostLeases, "test_c5_a_repeat_returns_only_what_is_still_held"),
+    Bite(ForgetsApply, "test_a4_a_repeat_changes_nothing", {"move": "complete", "start": "active"}),
+    Bite(ForgetsApply, "test_a4_a_repeated_redrive_revives_nothing"),
+    Bite(ForgetsApply, "test_a4_lost_replies_change_no_count"),
+    Bite(ForgetsReclaim, "test_r3_a_repeat_returns_the_same_jobs"),
+    Bite(WritesBeforeChecking, "test_a1_a_guard_is_checked_before_anything_is_written"),
+    Bite(PromotesEarly, "test_c2_a_delayed_job_waits_for_its_time"),
+    Bite(PromotesEarly, "test_c2_no_job_is_claimed_before_its_time"),
+    Bite(PromotesWithoutBound, "test_c2_a_claim_promotes_a_bounded_number"),
+    Bite(IgnoresPause, "test_c6_a_paused_queue_gives_nothing"),
+    Bite(KeepsFenceAtClaim, "test_c3_the_fence_rises_at_every_claim"),
+    Bite(KeepsFenceAtReclaim, "test_r1_the_former_holder_is_refused"),
+    Bite(ReclaimsEverything, "test_r1_only_lapsed_leases_are_reclaimed"),
+    Bite(KeepsKeyWhenFinished, "test_a6_a_terminal_job_frees_its_key", {"state": "completed"}),
+    Bite(TakesKeyOfAnother, "test_a6_a_key_owned_by_another_is_a_conflict"),
+    Bite(
+        IgnoresCancelRequest,
+        "test_a7_a_job_asked_to_cancel_goes_nowhere_else",
+        {"move": "again later"},
+    ),
+    Bite(LosesLease, "test_c3_a_claimed_job_is_leased"),
+    Bite(LosesLease, "test_c3_no_more_than_asked"),
+    Bite(
+        KeepsWorkerAfterRun,
+        "test_a3_every_move_from_every_state",
+        {"move": "complete", "start": "active"},
+    ),
+    Bite(KeepsWorkerAfterRun, "test_p4_a_repeat_is_known_after_the_job_ran"),
+    Bite(CountsDrift, "test_g2_counts_are_exact_after_every_operation"),
+    Bite(CountsDrift, "test_o1_opening_an_open_driver_changes_nothing"),
+    Bite(LosesPlace, "test_a5_keep_is_the_own_place"),
+    Bite(StackNotQueue, "test_c1_first_in_first_out_within_a_priority"),
+    Bite(ForgetsPolicy, "test_g1_a_policy_comes_back_equal", {"kind": "steps"}),
+    Bite(RepeatsLogLines, "test_n2_a_repeat_changes_nothing"),
+    Bite(RevivesLease, "test_l1_a_lease_is_lost_with_its_fence"),
+    Bite(PrunesEarly, "test_t1_a_record_stays_until_then", {"state": "completed"}),
+    Bite(SetsBlindly, "test_s3_another_rev_changes_nothing", {"rev": 1}),
+    Bite(SetsBlindly, "test_s3_one_of_many_changes_the_settings"),
+    Bite(NeverRests, "test_w2_it_ends_by_itself"),
+    Bite(RemembersTheDead, "test_b1_a_silent_worker_is_forgotten"),
+)
+
+
+@pytest.mark.parametrize("bite", BITES, ids=str)
+async def test_a_broken_driver_fails_the_case_named_for_it(bite: Bite) -> None:
+    await run(MemoryDriver, bite.case, **bite.params)
+    with pytest.raises(AssertionError):
+        await run(bite.kind, bite.case, **bite.params)
+
+
+# -- every contract has a case --------------------------------------------------------------------
+
+CONTRACTS = sorted(
+    number
+    for module in (taskmux.driver, taskmux.capabilities)
+    for number in re.findall(r"^ +([A-Z]\d+) \S", inspect.getsource(module), re.MULTILINE)
+)
+
+CASES = [name for name in dir(DriverSuite) if name.startswith("test_")]
+
+
+def test_contract_numbers_are_found_and_unique() -> None:
+    assert {"O1", "P7", "A10", "W3", "B2"} <= set(CONTRACTS)
+    assert len(CONTRACTS) == len(set(CONTRACTS))
+
+
+@pytest.mark.parametrize("number", CONTRACTS)
+def test_every_contract_has_a_case(number: str) -> None:
+    assert any(name.startswith(f"test_{number.lower()}_") for name in CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_case_names_a_contract_that_there_is(case: str) -> None:
+    named = re.match(r"test_([a-z]\d+)_", case)
+    assert named is None or named[1].upper() in CONTRACTS
