@@ -17,7 +17,7 @@ from taskmux.codec import encode_mapping
 from taskmux.config import Limits, load_settings
 from taskmux.connection import Connection
 from taskmux.driver import Driver
-from taskmux.errors import DeclarationError, Moved
+from taskmux.errors import ConfigError, DeclarationError, Moved
 from taskmux.handle import JobHandle
 from taskmux.instrument import Hooks
 from taskmux.job import Ref
@@ -107,6 +107,20 @@ class Taskmux:
     def payload_limit(self) -> int:
         """The most bytes a payload may take."""
         return self._limits.payload
+
+    def use(self, url: str) -> None:
+        """Take another default store, before anything was opened: for commands and tests.
+
+        Raises:
+            InvalidURL, UnknownScheme, MissingExtra: the URL cannot be served.
+            ConfigError: a store is open already.
+        """
+        if self._open:
+            raise ConfigError("This app has open stores; choose another URL before first use.")
+        self._roots[url] = driver_for(url, self._plugins)
+        if self._url != url and self._url not in self._routes.values():
+            del self._roots[self._url]
+        self._url = url
 
     # -- declaring ----------------------------------------------------------------------------
 

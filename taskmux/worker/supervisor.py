@@ -45,7 +45,7 @@ MakeLifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class Worker:
-    """Runs handlers for some queues: `async with worker: ...`, or `await worker.run()`.
+    """Runs handlers for some queues, inside `async with worker: ...`.
 
     Made by `Taskmux.worker`. It can be started once.
 
@@ -84,8 +84,8 @@ class Worker:
         self._hearts: list[Heart] = []
         self._stopping: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        self._told = asyncio.Event()
         self._begun = False
-        self.stopped = asyncio.Event()
 
     @property
     def name(self) -> str:
@@ -209,16 +209,25 @@ class Worker:
         """Drain and stop."""
         await self.stop()
 
-    async def run(self) -> None:
-        """Work until `stop` or `abort` is called from elsewhere, such as a signal handler."""
-        async with self:
-            await self.stopped.wait()
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._told.is_set()
+
+    async def stopping_began(self) -> None:
+        """Wait until it is told to stop: the body of `async with worker` in a worker process."""
+        await self._told.wait()
+
+    def stop_soon(self) -> None:
+        """Begin to drain, without waiting: for signal handlers."""
+        self._told.set()
 
     async def stop(self) -> None:
         """Drain: fetch no more, give unstarted jobs back, let handlers finish until the deadline.
 
         What still runs then is cancelled and released; nothing of this spends an attempt.
         """
+        self._told.set()
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
         await asyncio.shield(self._stopping)
@@ -235,7 +244,6 @@ class Worker:
             await self._resources.aclose()
             if self._hooks.worker_stopped is not None:
                 self._hooks.worker_stopped(self.name)
-            self.stopped.set()
 
     async def _drain(self) -> None:
         for held in self._lanes.drain():

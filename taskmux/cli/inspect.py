@@ -1,0 +1,198 @@
+"""`taskmux drivers`, `queue ls`, `job show`, `dead ls`: looking, never changing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import entry_points
+
+import click
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from taskmux.app import Taskmux
+from taskmux.capabilities import capabilities_of
+from taskmux.cli.common import (
+    app_option,
+    console,
+    errors_to_exit_codes,
+    json_option,
+    print_json,
+    run_on_app,
+    url_option,
+)
+from taskmux.errors import TaskmuxError
+from taskmux.job import JobRecord, State
+from taskmux.messages import Page
+from taskmux.plugins import DRIVERS, driver_for, plugin_manager
+from taskmux.queue import Counts
+
+__all__ = ["dead", "drivers", "job", "queue"]
+
+SAMPLES = {"sqlite": "sqlite:///taskmux.db"}
+
+
+@click.command()
+@json_option
+@errors_to_exit_codes
+def drivers(*, as_json: bool) -> None:
+    """List the installed drivers, and what each can do."""
+    rows = [_driver_row(entry.name, entry.value) for entry in entry_points(group=DRIVERS)]
+    rows.sort(key=lambda row: row["scheme"])
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("URL", "Module", "Capabilities", "Ready")
+    for row in rows:
+        ready = "[green]yes[/]" if row["ready"] else Text(row["problem"])
+        table.add_row(f"{row['scheme']}://", row["module"], row["capabilities"] or "-", ready)
+    console.print(table)
+
+
+def _driver_row(scheme: str, module: str) -> dict[str, str]:
+    row = {"scheme": scheme, "module": module, "capabilities": "", "ready": "yes", "problem": ""}
+    try:
+        driver = driver_for(SAMPLES.get(scheme, f"{scheme}://localhost"), plugin_manager())
+    except TaskmuxError as error:
+        return row | {"ready": "", "problem": str(error)}
+    return row | {"capabilities": ", ".join(capabilities_of(driver))}
+
+
+@click.group()
+def queue() -> None:
+    """Queues."""
+
+
+@queue.command("ls")
+@url_option
+@app_option
+@json_option
+@errors_to_exit_codes
+def queue_ls(url: str | None, app: str | None, *, as_json: bool) -> None:
+    """List the queues with the number of jobs in each state."""
+
+    async def read(mux: Taskmux) -> list[tuple[str, Counts, bool]]:
+        return [
+            (name, await mux.queue(name).counts(), (await mux.queue(name).settings()).paused)
+            for name in await mux.queues()
+        ]
+
+    rows = run_on_app(url, app, read)
+    if as_json:
+        print_json([{"queue": name, "paused": held, "counts": all_} for name, all_, held in rows])
+        return
+    if not rows:
+        console.print("No queues yet: nothing was enqueued in this store.")
+        return
+    states = [state.value for state in State if state is not State.MOVED]
+    table = Table("Queue", *(state.title() for state in states))
+    for name, counts, paused in rows:
+        numbers = (_number(getattr(counts, state), state) for state in states)
+        table.add_row(f"{name} [yellow](paused)[/]" if paused else name, *numbers)
+    console.print(table)
+
+
+def _number(count: int, state: str) -> str:
+    if not count:
+        return "[dim]0[/]"
+    return f"[red]{count:,}[/]" if state == State.DEAD else f"{count:,}"
+
+
+@click.group()
+def job() -> None:
+    """Jobs."""
+
+
+@job.command("show")
+@click.argument("queue")
+@click.argument("job_id", metavar="ID")
+@url_option
+@app_option
+@json_option
+@errors_to_exit_codes
+def job_show(queue: str, job_id: str, url: str | None, app: str | None, *, as_json: bool) -> None:
+    """Show one job of QUEUE: its state and why, its arguments, its past attempts."""
+    record = run_on_app(url, app, lambda mux: mux.queue(queue).get(job_id))
+    if as_json:
+        print_json(record)
+        return
+    console.print(_facts(record))
+    for attempt in record.history:
+        trace = Text(attempt.error.traceback or attempt.error.message) if attempt.error else Text()
+        title = f"attempt {attempt.number}: {attempt.outcome}, {_when(attempt.finished_at)}"
+        console.print(Panel(trace, title=title, title_align="left"))
+
+
+def _facts(record: JobRecord) -> Group:
+    policy = record.policy
+    rows = {
+        "Job": f"{record.queue}/{record.id}",
+        "Task": record.task,
+        "State": record.state.value + (f": {record.reason}" if record.reason else ""),
+        "Arguments": record.payload.decode("utf-8", "replace"),
+        "Priority": str(record.priority),
+        "Attempts": f"{record.attempts} of {policy.max_attempts}",
+        "Crashes": f"{record.crashes} of {policy.max_crashes}",
+        "Created": _when(record.created_at),
+        "Due": _when(record.run_at),
+        "Worker": record.worker,
+        "Finished": _when(record.finished_at),
+        "Result": _text(record.result),
+        "Error": f"{record.error.type}: {record.error.message}" if record.error else None,
+        "Progress": _text(record.progress),
+        "Steps done": ", ".join(record.steps),
+        "Tags": ", ".join(record.tags),
+        "Log": "\n".join(record.logs),
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        if value:
+            table.add_row(Text(name, style="bold"), Text(value))
+    return Group(table)
+
+
+@click.group()
+def dead() -> None:
+    """Dead letters: jobs that failed for good."""
+
+
+@dead.command("ls")
+@click.argument("queue")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, help="At most so many.")
+@click.option("--cursor", help="Go on where the page before ended.")
+@url_option
+@app_option
+@json_option
+@errors_to_exit_codes
+def dead_ls(
+    queue: str, limit: int, cursor: str | None, url: str | None, app: str | None, *, as_json: bool
+) -> None:
+    """List the dead jobs of QUEUE, newest first, with the reason of each."""
+
+    async def read(mux: Taskmux) -> Page:
+        return await mux.queue(queue).page(State.DEAD, newest=True, cursor=cursor, limit=limit)
+
+    page = run_on_app(url, app, read)
+    if as_json:
+        print_json(page)
+        return
+    if not page.jobs:
+        console.print(f"No dead jobs in queue {queue}.")
+        return
+    table = Table("Id", "Task", "Died", "Reason", "Last error")
+    for one in page.jobs:
+        error = f"{one.error.type}: {one.error.message}" if one.error else "-"
+        cells = (one.id, one.task, _when(one.finished_at) or "", one.reason or "", error)
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+    if page.cursor is not None:
+        console.print(f"More: taskmux dead ls {queue} --cursor {page.cursor}")
+
+
+def _when(ms: int | None) -> str | None:
+    return None if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode("utf-8", "replace")

@@ -1,0 +1,114 @@
+"""`taskmux worker`: run an app's handlers until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import click
+
+from taskmux.app import Taskmux
+from taskmux.cli.common import complaints, errors_to_exit_codes, load_app, settings_from
+from taskmux.cli.processes import supervise
+from taskmux.config import Settings
+from taskmux.errors import ConfigError
+from taskmux.units import milliseconds, show_ms
+from taskmux.worker import Worker
+
+__all__ = ["worker"]
+
+
+@click.command()
+@click.argument("app", required=False)
+@click.option("--queues", help="Queues, by preference, comma-separated [TASKMUX_QUEUES].")
+@click.option("--concurrency", type=int, help="Handlers at once [TASKMUX_CONCURRENCY].")
+@click.option("--lease", help="How long a silent worker keeps a job: 30s [TASKMUX_LEASE].")
+@click.option("--drain", help="How long stopping waits for handlers: 25s [TASKMUX_DRAIN].")
+@click.option("--processes", type=int, help="Worker processes, restarted [TASKMUX_PROCESSES].")
+@click.option("--url", help="The default store, whatever the app says [TASKMUX_URL].")
+@click.option("--log-level", help="debug, info, warning or error [TASKMUX_LOG_LEVEL].")
+@errors_to_exit_codes
+def worker(app: str | None, queues: str | None, url: str | None, **flags: Any) -> None:
+    """Run the tasks of APP (module:variable, such as app:mux).
+
+    The first Ctrl-C or SIGTERM drains: running handlers finish, the rest goes back to the queue.
+    The second ends the wait.
+    """
+    names = None if queues is None else [name.strip() for name in queues.split(",")]
+    settings = settings_from(app=app, queues=names, url=url, **flags)
+    if settings.app is None:
+        raise ConfigError("Name the app: taskmux worker app:mux (or set TASKMUX_APP).")
+    _log(settings.log_level)
+    mux = load_app(settings.app)
+    if url is not None:
+        mux.use(url)
+    one = mux.worker(
+        settings.queues,
+        concurrency=settings.concurrency,
+        lease=settings.lease,
+        drain=settings.drain,
+    )
+    if settings.processes > 1:
+        sys.exit(supervise(settings.processes, _again(settings, url)))
+    asyncio.run(_serve(mux, one, settings))
+    _leave_threads_behind()
+
+
+async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if one.stopping:
+            complaints.print("Stopping now; what runs is given back.")
+            one.abort()
+            return
+        drain = show_ms(milliseconds(settings.drain))
+        complaints.print(
+            f"Draining: {one.running} running, at most {drain}. Once more to stop now."
+        )
+        one.stop_soon()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        async with one:
+            complaints.print(
+                f"Worker {one.name} serves {', '.join(one.options.queues)} on {mux.url} "
+                f"({one.options.concurrency} at once, lease {show_ms(one.options.lease_ms)}, "
+                f"{len(mux.tasks.names())} tasks). Ctrl-C drains."
+            )
+            await one.stopping_began()
+    finally:
+        await mux.close()
+    complaints.print("Stopped.")
+
+
+def _leave_threads_behind() -> None:
+    """A sync handler that outlived the drain would keep the process; its lease lapses instead."""
+    if any(thread.name.startswith("taskmux-handler") for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _log(level: str) -> None:
+    if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ConfigError(f"log level {level!r} is none of debug, info, warning, error.")
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+
+
+def _again(settings: Settings, url: str | None) -> list[str]:
+    command = [sys.executable, "-m", "taskmux", "worker", str(settings.app), "--processes", "1"]
+    command += ["--queues", ",".join(settings.queues)]
+    command += ["--concurrency", str(settings.concurrency)]
+    command += ["--lease", settings.lease, "--drain", settings.drain]
+    command += ["--log-level", settings.log_level]
+    return command if url is None else [*command, "--url", url]
