@@ -1,0 +1,216 @@
+"""The SQLite driver: every verb is one transaction on the session's thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, Self, TypeVar
+
+from msgspec.structs import replace
+from taskmux.driver import (
+    Applied,
+    Beat,
+    BeatReply,
+    ClaimAsk,
+    Claimed,
+    CorruptRecord,
+    Driver,
+    Extended,
+    FindAsk,
+    HeldLease,
+    JobRecord,
+    NewJob,
+    Note,
+    Op,
+    Page,
+    PruneAsk,
+    Pushed,
+    QueueSettings,
+    ReclaimAsk,
+    Ref,
+    State,
+    StoreUnavailable,
+    Transition,
+    WorkerInfo,
+    hookimpl,
+)
+
+from taskmux_sqlite import leasing, moving, pushing, reading, upkeep
+from taskmux_sqlite.location import parse
+from taskmux_sqlite.session import Session
+from taskmux_sqlite.transaction import Transaction
+
+__all__ = ["SQLiteDriver", "taskmux_driver"]
+
+Reply = TypeVar("Reply")
+
+
+def epoch_ms() -> int:
+    """Return the machine's clock in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class SQLiteDriver(Driver):
+    """Jobs in one SQLite file, for any number of processes on one machine.
+
+    Args:
+        url: `sqlite:///relative.db` or `sqlite:////absolute.db`, with the options
+            `busy_timeout` (milliseconds) and `synchronous` (`full` or `normal`).
+        clock: the store's clock, in epoch milliseconds.
+
+    Raises:
+        InvalidURL: the URL names no file, or an option is wrong.
+    """
+
+    def __init__(
+        self, url: str = "sqlite:///taskmux.db", *, clock: Callable[[], int] = epoch_ms
+    ) -> None:
+        self._given: Final = url
+        self._location = parse(url)
+        self._clock: Final = clock
+        self._session: Session | None = None
+        self._nothing: Final[dict[tuple[str, str, str], int]] = {}
+
+    @property
+    def url(self) -> str:
+        """The store's URL."""
+        return self._location.url
+
+    async def open(self) -> None:
+        """See `Driver.open`."""
+        if self._session is None:
+            session = self._session = Session(self._location, self._clock)
+            try:
+                await session.open()
+            except BaseException:
+                self._session = None
+                raise
+
+    async def close(self) -> None:
+        """See `Driver.close`."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def fork(self) -> Self:
+        """Return another unopened instance on the same file."""
+        fork = type(self)(self._given, clock=self._clock)
+        fork._location = self._location  # noqa: SLF001 - a relative path stays what it was
+        return fork
+
+    # -- the hot path ---------------------------------------------------------------------------
+
+    async def push(self, op: Op, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
+        """See `Driver.push`."""
+        return await self._write(partial(pushing.push, op=op, jobs=jobs))
+
+    async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
+        """See `Driver.claim`."""
+        if self._gave_nothing(op, "claim", ask.queue):
+            ask = replace(ask, limit=0)
+        claimed = await self._write(partial(leasing.claim, op=op, ask=ask))
+        if not claimed.jobs:
+            self._nothing[op.origin, "claim", ask.queue] = op.number
+        return claimed
+
+    async def apply(self, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
+        """See `Driver.apply`."""
+        return await self._write(partial(moving.apply, op=op, transitions=transitions))
+
+    async def annotate(self, notes: Sequence[Note]) -> Sequence[Applied]:
+        """See `Driver.annotate`."""
+        return await self._write(partial(moving.annotate, notes=notes))
+
+    # -- leases ---------------------------------------------------------------------------------
+
+    async def extend(self, leases: Sequence[HeldLease], lease: int) -> Sequence[Extended]:
+        """See `Driver.extend`."""
+        return await self._write(partial(leasing.extend, leases=leases, lease=lease))
+
+    async def reclaim(self, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
+        """See `Driver.reclaim`."""
+        if self._gave_nothing(op, "reclaim", ask.queue):
+            return []
+        jobs = await self._write(partial(leasing.reclaim, op=op, ask=ask))
+        if not jobs:
+            self._nothing[op.origin, "reclaim", ask.queue] = op.number
+        return jobs
+
+    # -- reading --------------------------------------------------------------------------------
+
+    async def get(self, refs: Sequence[Ref]) -> Sequence[JobRecord | None]:
+        """See `Driver.get`."""
+        try:
+            return await self._read(partial(reading.get, refs=refs))
+        except CorruptRecord:
+            await self._write(partial(reading.set_aside, refs=refs))
+            raise
+
+    async def find(self, ask: FindAsk) -> Page:
+        """See `Driver.find`."""
+        while True:
+            try:
+                return await self._read(partial(reading.find, ask=ask))
+            except CorruptRecord:
+                await self._write(partial(reading.set_aside_page, ask=ask))
+
+    async def counts(self, queue: str) -> dict[State, int]:
+        """See `Driver.counts`."""
+        return await self._read(partial(reading.counts, queue=queue))
+
+    async def queues(self) -> Sequence[str]:
+        """See `Driver.queues`."""
+        return await self._read(reading.queues)
+
+    async def prune(self, ask: PruneAsk) -> int:
+        """See `Driver.prune`."""
+        return await self._write(partial(upkeep.prune, ask=ask))
+
+    # -- settings, wake-ups, presence -----------------------------------------------------------
+
+    async def settings(self, queue: str) -> QueueSettings:
+        """See `Driver.settings`."""
+        return await self._read(partial(upkeep.settings, queue=queue))
+
+    async def put_settings(self, queue: str, settings: QueueSettings) -> bool:
+        """See `Driver.put_settings`."""
+        return await self._write(partial(upkeep.put_settings, queue=queue, new=settings))
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109 - the interface's
+        """See `Driver.wait`."""
+        return await self._opened().wait(queues, timeout)
+
+    async def beat(self, beat: Beat) -> BeatReply:
+        """See `Presence.beat`."""
+        return await self._write(partial(upkeep.beat, beat=beat))
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        """See `Presence.workers`."""
+        return await self._read(upkeep.workers)
+
+    # -- helpers --------------------------------------------------------------------------------
+
+    async def _read(self, do: Callable[[Transaction], Reply]) -> Reply:
+        return await self._opened().ask(lambda store: store.read(do))
+
+    async def _write(self, do: Callable[[Transaction], Reply]) -> Reply:
+        return await self._opened().ask(lambda store: store.write(do))
+
+    def _opened(self) -> Session:
+        if self._session is None:
+            raise StoreUnavailable(f"The driver of {self.url} is not open. Await its open() first.")
+        return self._session
+
+    def _gave_nothing(self, op: Op, verb: str, queue: str) -> bool:
+        """Return whether this op found nothing before, so that its repeat finds nothing either.
+
+        Remembered here and not in the file, so that an idle worker's claims write nothing.
+        """
+        return self._nothing.get((op.origin, verb, queue)) == op.number
+
+
+@hookimpl
+def taskmux_driver(url: str) -> Driver | None:
+    """Serve `sqlite://` URLs."""
+    return SQLiteDriver(url) if url.lower().startswith("sqlite:") else None

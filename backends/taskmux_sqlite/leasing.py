@@ -1,0 +1,167 @@
+"""Leases: claiming, renewing and reclaiming."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+from taskmux.driver import (
+    PROMOTE_LIMIT,
+    ClaimAsk,
+    Claimed,
+    Extended,
+    HeldLease,
+    JobRecord,
+    LeaseStatus,
+    Op,
+    Place,
+    ReclaimAsk,
+    State,
+)
+
+from taskmux_sqlite.rows import Row, encode, readable
+from taskmux_sqlite.transaction import Transaction
+
+__all__ = ["claim", "extend", "reclaim"]
+
+DUE: Final = """
+SELECT number, lifo FROM jobs
+WHERE queue = ? AND state = 'delayed' AND run_at <= ? ORDER BY run_at, number LIMIT ?
+"""
+
+NEXT_DUE: Final = "SELECT min(run_at) FROM jobs WHERE queue = ? AND state = 'delayed'"
+
+WAITING: Final = """
+SELECT * FROM records
+WHERE queue = ? AND state = 'waiting' ORDER BY priority, sequence LIMIT ?
+"""
+
+LAPSED: Final = """
+SELECT * FROM records
+WHERE queue = ? AND state = 'active' AND lease_until <= ? ORDER BY lease_until, number LIMIT ?
+"""
+
+_Lease = tuple[int, int, str | None]
+"""A job's number, its fence, and who held it before, as an operation's reply remembers it."""
+
+_leases: Final = msgspec.msgpack.Decoder(list[_Lease]).decode
+
+
+def claim(transaction: Transaction, op: Op, ask: ClaimAsk) -> Claimed:
+    """See `Driver.claim`."""
+    now = transaction.now
+    blocked_by = None
+    known = transaction.recall(op, "claim", ask.queue)
+    if known is not None:
+        jobs = [job for job, _ in _still_held(transaction, known)]
+    elif transaction.line(ask.queue).settings.paused:
+        jobs, blocked_by = [], "paused"
+    else:
+        _promote(transaction, ask.queue)
+        jobs = _lease(transaction, op, ask)
+    (due,) = transaction.execute(NEXT_DUE, (ask.queue,)).fetchone()
+    transaction.watch.claimed(ask.queue, due)
+    return Claimed(jobs, now, None if due is None else max(0, due - now), blocked_by)
+
+
+def _promote(transaction: Transaction, queue: str) -> None:
+    due = transaction.execute(DUE, (queue, transaction.now, PROMOTE_LIMIT)).fetchall()
+    line = transaction.line(queue)
+    transaction.executemany(
+        "UPDATE jobs SET state = 'waiting', sequence = ? WHERE number = ?",
+        [(line.place(Place.FRONT if lifo else Place.BACK), number) for number, lifo in due],
+    )
+    transaction.brought |= bool(due)
+
+
+def _lease(transaction: Transaction, op: Op, ask: ClaimAsk) -> list[JobRecord]:
+    leased: list[tuple[int, JobRecord]] = []
+    lease_until = transaction.now + ask.lease
+    for number, job in _readable(transaction, WAITING, (ask.queue, ask.limit)):
+        lease = replace(
+            job,
+            state=State.ACTIVE,
+            fence=job.fence + 1,
+            worker=ask.worker,
+            lease_until=lease_until,
+            started=len(leased) < ask.start,
+        )
+        leased.append((number, lease))
+    if leased:
+        transaction.executemany(
+            "UPDATE jobs SET state = 'active', fence = ?, worker = ?, lease_until = ?, started = ?"
+            " WHERE number = ?",
+            [(job.fence, ask.worker, lease_until, job.started, number) for number, job in leased],
+        )
+        reply = [(number, job.fence, None) for number, job in leased]
+        transaction.remember(op, "claim", encode(reply), ask.queue)
+    return [job for _, job in leased]
+
+
+def reclaim(transaction: Transaction, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
+    """See `Driver.reclaim`."""
+    known = transaction.recall(op, "reclaim", ask.queue)
+    if known is not None:
+        return [replace(job, worker=lapsed) for job, lapsed in _still_held(transaction, known)]
+    lease_until = transaction.now + ask.lease
+    leased = [
+        (number, replace(job, fence=job.fence + 1, lease_until=lease_until))
+        for number, job in _readable(transaction, LAPSED, (ask.queue, transaction.now, ask.limit))
+    ]
+    if leased:
+        transaction.executemany(
+            "UPDATE jobs SET fence = ?, worker = ?, lease_until = ? WHERE number = ?",
+            [(job.fence, ask.worker, lease_until, number) for number, job in leased],
+        )
+        reply = [(number, job.fence, job.worker) for number, job in leased]
+        transaction.remember(op, "reclaim", encode(reply), ask.queue)
+    return [job for _, job in leased]
+
+
+def extend(transaction: Transaction, leases: Sequence[HeldLease], lease: int) -> Sequence[Extended]:
+    """See `Driver.extend`."""
+    return [_extend(transaction, held, transaction.now + lease) for held in leases]
+
+
+def _extend(transaction: Transaction, held: HeldLease, lease_until: int) -> Extended:
+    rows = transaction.execute(
+        "UPDATE jobs SET lease_until = ?"
+        " WHERE queue = ? AND id = ? AND state = 'active' AND fence = ?"
+        " RETURNING cancel_requested",
+        (lease_until, held.ref.queue, held.ref.id, held.fence),
+    ).fetchall()
+    if not rows:
+        return Extended(LeaseStatus.LOST)
+    return Extended(LeaseStatus.CANCEL if rows[0][0] else LeaseStatus.HELD)
+
+
+def _readable(
+    transaction: Transaction, query: str, arguments: tuple[object, ...]
+) -> list[tuple[int, JobRecord]]:
+    """Return jobs with their numbers. Those that cannot be read are set aside, and more are read.
+
+    The queue must not stop because everything at its head is unreadable.
+    """
+    while True:
+        rows = transaction.execute(query, arguments).fetchall()
+        jobs, corrupt = readable(rows)
+        transaction.set_aside(corrupt)
+        if jobs or not corrupt:
+            return jobs
+
+
+def _still_held(transaction: Transaction, known: bytes) -> list[tuple[JobRecord, str | None]]:
+    """Return the jobs of a former reply that are active under the fence that it gave."""
+    rows: list[Row] = []
+    before: dict[int, str | None] = {}
+    for number, fence, lapsed in _leases(known):
+        before[number] = lapsed
+        rows += transaction.execute(
+            "SELECT * FROM records WHERE number = ? AND state = 'active' AND fence = ?",
+            (number, fence),
+        )
+    jobs, corrupt = readable(rows)
+    transaction.set_aside(corrupt)
+    return [(job, before[number]) for number, job in jobs]

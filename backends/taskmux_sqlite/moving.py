@@ -1,0 +1,207 @@
+"""Transitions and notes: guarded changes of stored jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+from taskmux.driver import (
+    TERMINAL,
+    Applied,
+    ApplyStatus,
+    Changes,
+    Guard,
+    Note,
+    Op,
+    Ref,
+    State,
+    Transition,
+)
+
+from taskmux_sqlite.rows import decode_logs, decode_steps, encode, encoded
+from taskmux_sqlite.schema import CORRUPT
+from taskmux_sqlite.transaction import Transaction
+
+__all__ = ["annotate", "apply"]
+
+_BY_FENCE: Final = "queue = ? AND id = ? AND state = 'active' AND fence = ?"
+_BY_NUMBER: Final = "number = ?"
+
+_CHANGES: Final = Changes.__struct_fields__
+_NOT_LEASED: Final[dict[str, Any]] = {"worker": None, "lease_until": None, "started": 0}
+_NOT_ENDED: Final[dict[str, Any]] = {"finished_at": None, "expires_at": None, "keep_count": None}
+
+_replies: Final = msgspec.msgpack.Decoder(dict[int, Applied]).decode
+
+
+class _Job(msgspec.Struct, gc=False):
+    """What a transition has to know of a stored job."""
+
+    number: int
+    state: State
+    fence: int
+    cancel_requested: int
+    sequence: int
+
+
+def apply(transaction: Transaction, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
+    """See `Driver.apply`.
+
+    Remembered are only the answers that do not follow from the transitions: a repeat brings these
+    along.
+    """
+    known = transaction.recall(op, "apply")
+    if known is not None:
+        others = _replies(known)
+        replies = [others.get(index) or _plain(one) for index, one in enumerate(transitions)]
+        return [_repeated(reply) for reply in replies]
+    replies = [_apply(transaction, one) for one in transitions]
+    pairs = zip(transitions, replies, strict=True)
+    others = {index: reply for index, (one, reply) in enumerate(pairs) if reply != _plain(one)}
+    transaction.remember(op, "apply", encode(others))
+    return replies
+
+
+def _plain(one: Transition) -> Applied:
+    """Return the usual answer: applied, and in the state asked for."""
+    return Applied(ApplyStatus.APPLIED, one.to)
+
+
+def _repeated(reply: Applied) -> Applied:
+    changed = reply.status is ApplyStatus.APPLIED
+    return Applied(ApplyStatus.REPEATED, reply.state) if changed else reply
+
+
+def _apply(transaction: Transaction, one: Transition) -> Applied:
+    ends = one.to in TERMINAL and one.guard.fence is not None and not (one.flag or one.remove)
+    if ends and _finish(transaction, one):
+        return _plain(one)
+    job = _find(transaction, one.ref)
+    if job is None:
+        return Applied(ApplyStatus.GONE)
+    if one.flag and job.state is State.ACTIVE:
+        transaction.execute("UPDATE jobs SET cancel_requested = 1 WHERE number = ?", (job.number,))
+        return Applied(ApplyStatus.REQUESTED, State.ACTIVE)
+    if not _holds(one.guard, job):
+        return Applied(ApplyStatus.STALE, job.state)
+    if one.remove:
+        transaction.execute("DELETE FROM jobs WHERE number = ?", (job.number,))
+        return Applied(ApplyStatus.APPLIED)
+    return _move(transaction, job, one)
+
+
+def _finish(transaction: Transaction, one: Transition) -> bool:
+    """End a running job in one statement that is its own guard; False: look more closely."""
+    columns = _given(one) | _NOT_LEASED | _ended(one, transaction.now)
+    columns["state"] = str(one.to)
+    key = (one.ref.queue, one.ref.id, one.guard.fence)
+    update = _update(tuple(columns), _BY_FENCE)
+    return transaction.execute(update, (*columns.values(), *key)).rowcount == 1
+
+
+def _find(transaction: Transaction, ref: Ref) -> _Job | None:
+    row = transaction.execute(
+        "SELECT number, state, fence, cancel_requested, sequence FROM jobs"
+        " WHERE queue = ? AND id = ?",
+        (ref.queue, ref.id),
+    ).fetchone()
+    if row is None or row[1] == CORRUPT:
+        return None
+    number, state, fence, cancel_requested, sequence = row
+    return _Job(number, State(state), fence, cancel_requested, sequence)
+
+
+def _holds(guard: Guard, job: _Job) -> bool:
+    if guard.fence is not None:
+        return job.state is State.ACTIVE and job.fence == guard.fence
+    return guard.states is not None and job.state in guard.states
+
+
+def _move(transaction: Transaction, job: _Job, one: Transition) -> Applied:
+    target = _target(one, job)
+    columns = _given(one) | {"state": target.value}
+    if job.state is State.ACTIVE and target is not State.ACTIVE:
+        columns |= _NOT_LEASED
+    if job.state is State.BLOCKED and target is not State.BLOCKED:
+        columns["cause"] = None
+    if target in TERMINAL and target is not job.state:
+        columns |= _ended(one, transaction.now)
+    if target not in TERMINAL and job.state in TERMINAL:
+        columns |= _NOT_ENDED
+    if target is State.DELAYED and one.to is State.DELAYED:
+        columns["run_at"] = transaction.now + one.delay if one.run_at is None else one.run_at
+    if target is State.WAITING and one.to is State.WAITING:
+        line = transaction.line(one.ref.queue)
+        columns["sequence"] = line.place(one.place, job.sequence)
+        transaction.brought = True
+    update = _update(tuple(columns), _BY_NUMBER)
+    if transaction.execute(update, (*columns.values(), job.number)).rowcount == 0:
+        return Applied(ApplyStatus.CONFLICT, job.state)  # its key has another owner now
+    return Applied(ApplyStatus.APPLIED, target)
+
+
+def _target(one: Transition, job: _Job) -> State:
+    target = one.to or job.state
+    leaves = job.state is State.ACTIVE and target is not State.ACTIVE
+    if leaves and target not in TERMINAL and job.cancel_requested:
+        return State.CANCELLED
+    return target
+
+
+def _given(one: Transition) -> dict[str, Any]:
+    """Return the columns that a transition's own changes write."""
+    changes = one.changes
+    columns = {name: value for name in _CHANGES if (value := getattr(changes, name)) is not UNSET}
+    for name in ("error", "history"):
+        if name in columns:
+            columns[name] = encoded(columns[name])
+    if columns.get("cause") is not None:
+        columns["cause"] = columns["cause"].value
+    if one.notice is not None:
+        columns["notice"] = one.notice
+    return columns
+
+
+def _ended(one: Transition, now: int) -> dict[str, Any]:
+    keep = one.retention
+    return {"finished_at": now, "expires_at": now + keep.age_ms, "keep_count": keep.count}
+
+
+@cache
+def _update(columns: tuple[str, ...], where: str) -> str:
+    """Return the statement that sets these columns, unless a unique key forbids it."""
+    assignments = ", ".join(f"{column} = ?" for column in columns)
+    return f"UPDATE OR IGNORE jobs SET {assignments} WHERE {where}"  # noqa: S608 - no user's text
+
+
+# -- notes ------------------------------------------------------------------------------------
+
+
+def annotate(transaction: Transaction, notes: Sequence[Note]) -> Sequence[Applied]:
+    """See `Driver.annotate`."""
+    return [_annotate(transaction, note) for note in notes]
+
+
+def _annotate(transaction: Transaction, note: Note) -> Applied:
+    job = _find(transaction, note.ref)
+    if job is None:
+        return Applied(ApplyStatus.GONE)
+    if not _holds(Guard(fence=note.fence), job):
+        return Applied(ApplyStatus.STALE, job.state)
+    query = "SELECT progress, steps, logs FROM notes WHERE number = ?"
+    row = transaction.execute(query, (job.number,)).fetchone()
+    progress, steps, logs = row or (None, None, None)
+    if note.progress is not None:
+        progress = note.progress
+    if note.steps:
+        steps = encode(decode_steps(steps) | note.steps)
+    if note.log is not None and note.log_index >= len(lines := decode_logs(logs)):
+        logs = encode((*lines, note.log))
+    transaction.execute(
+        "INSERT OR REPLACE INTO notes (number, progress, steps, logs) VALUES (?, ?, ?, ?)",
+        (job.number, progress, steps, logs),
+    )
+    return Applied(ApplyStatus.APPLIED, job.state)

@@ -1,0 +1,90 @@
+"""Push: creating jobs, and saying who is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+from taskmux.driver import JobRecord, NewJob, Op, Place, Pushed, PushStatus, State
+
+from taskmux_sqlite.rows import new_body, new_notes, new_row
+from taskmux_sqlite.transaction import Transaction
+
+__all__ = ["push"]
+
+_INSERT: Final = """
+INSERT INTO jobs (
+    queue, id, state, priority, sequence, lifo, dedup, created_at, run_at, finished_at, attempts,
+    crashes, children, fence, worker, lease_until, started, cancel_requested, cause, reason,
+    result, error, history, notice
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+"""
+
+_reply = msgspec.msgpack.Decoder(dict[int, Pushed])
+
+
+def push(transaction: Transaction, op: Op, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
+    """See `Driver.push`.
+
+    Remembered are only the answers that are not CREATED: the others follow from the jobs, which a
+    repeat brings along.
+    """
+    known = transaction.recall(op, "push")
+    if known is not None:
+        others = _reply.decode(known)
+        return [others.get(index) or _created(new.job) for index, new in enumerate(jobs)]
+    replies = [_push(transaction, new) for new in jobs]
+    others = {
+        index: reply
+        for index, reply in enumerate(replies)
+        if reply.status is not PushStatus.CREATED
+    }
+    transaction.remember(op, "push", msgspec.msgpack.encode(others))
+    return replies
+
+
+def _push(transaction: Transaction, new: NewJob) -> Pushed:
+    line = transaction.line(new.job.queue)
+    if line.settings.moved_to is not None:
+        return Pushed(PushStatus.MOVED, line.settings.moved_to)
+    job, sequence = _stored(new, transaction.now), 0
+    if job.state is State.WAITING:
+        sequence = line.place(Place.FRONT if job.lifo else Place.BACK)
+        transaction.brought = True
+    cursor = transaction.execute(_INSERT, new_row(job, sequence))
+    if cursor.rowcount == 0:
+        return _in_place_of(transaction, job)
+    line.changed = True  # a queue is known from its first job on, even if that is not waiting
+    number = cursor.lastrowid
+    transaction.execute("INSERT INTO bodies VALUES (?, ?)", (number, new_body(job)))
+    notes = new_notes(job)
+    if notes is not None:
+        transaction.execute("INSERT INTO notes VALUES (?, ?, ?, ?)", (number, *notes))
+    return _created(job)
+
+
+def _stored(new: NewJob, now: int) -> JobRecord:
+    run_at = new.job.run_at
+    if new.job.state is State.DELAYED and run_at is None:
+        run_at = now + new.delay
+    return replace(new.job, created_at=now, fence=now, run_at=run_at)
+
+
+def _created(job: JobRecord) -> Pushed:
+    return Pushed(PushStatus.CREATED, job.id)
+
+
+def _in_place_of(transaction: Transaction, job: JobRecord) -> Pushed:
+    """Say who has the id, or else the deduplication key."""
+    query = "SELECT 1 FROM jobs WHERE queue = ? AND id = ?"
+    if transaction.execute(query, (job.queue, job.id)).fetchone() is not None:
+        return Pushed(PushStatus.DUPLICATE, job.id)
+    assert job.dedup is not None  # the only other unique index
+    (owner,) = transaction.execute(
+        "SELECT id FROM jobs WHERE queue = ? AND dedup = ? AND expires_at IS NULL",
+        (job.queue, job.dedup.key),
+    ).fetchone()
+    return Pushed(PushStatus.DEDUPLICATED, owner)

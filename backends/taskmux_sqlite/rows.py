@@ -1,0 +1,204 @@
+"""Records and rows: what of a job goes to which column, and back.
+
+The columns are the fields that change; everything else is in the body, one encoded record with
+the changing fields left out, so a field that the interface adds later is stored without ado.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+from taskmux.driver import BlockedCause, CorruptRecord, JobRecord, QueueSettings, Ref, State
+
+__all__ = [
+    "Row",
+    "decode_logs",
+    "decode_settings",
+    "decode_steps",
+    "encode",
+    "encoded",
+    "new_body",
+    "new_notes",
+    "new_row",
+    "readable",
+    "record",
+]
+
+Row = tuple[Any, ...]
+
+_FIELDS: Final = {field.name: field for field in msgspec.structs.fields(JobRecord)}
+
+_CHANGING: Final = (
+    "state",
+    "priority",
+    "created_at",
+    "run_at",
+    "finished_at",
+    "attempts",
+    "crashes",
+    "children",
+    "fence",
+    "worker",
+    "lease_until",
+    "started",
+    "cancel_requested",
+    "cause",
+    "reason",
+    "result",
+    "error",
+    "history",
+    "notice",
+    "progress",
+    "steps",
+    "logs",
+)
+
+_BLANK: Final[dict[str, Any]] = {
+    name: _FIELDS[name].default_factory()
+    if _FIELDS[name].default is msgspec.NODEFAULT
+    else _FIELDS[name].default
+    for name in _CHANGING
+}
+
+encode: Final = msgspec.msgpack.Encoder().encode
+_body: Final = msgspec.msgpack.Decoder(JobRecord).decode
+_error: Final = msgspec.msgpack.Decoder(_FIELDS["error"].type).decode
+_history: Final = msgspec.msgpack.Decoder(_FIELDS["history"].type).decode
+_steps: Final = msgspec.msgpack.Decoder(dict[str, bytes]).decode
+_settings: Final = msgspec.msgpack.Decoder(QueueSettings).decode
+_logs: Final = msgspec.msgpack.Decoder(tuple[str, ...]).decode
+
+
+def encoded(value: object) -> bytes | None:
+    """Return a structured field as its column holds it: nothing for nothing."""
+    return encode(value) if value else None
+
+
+def decode_settings(column: bytes | None) -> QueueSettings:
+    """Return the settings of a row of `queues`.
+
+    Raises:
+        CorruptRecord: they cannot be decoded.
+    """
+    try:
+        return QueueSettings() if column is None else _settings(column)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise CorruptRecord(
+            f"A queue's settings cannot be read: {error}. Delete its row from the table 'queues' "
+            f"while no worker runs; its jobs stay."
+        ) from error
+
+
+def decode_steps(column: bytes | None) -> dict[str, bytes]:
+    """Return the steps of a row of `notes`."""
+    return {} if column is None else _steps(column)
+
+
+def decode_logs(column: bytes | None) -> tuple[str, ...]:
+    """Return the log lines of a row of `notes`."""
+    return () if column is None else _logs(column)
+
+
+def new_row(job: JobRecord, sequence: int) -> Row:
+    """Return the row of `jobs` for a new job, without its number."""
+    return (
+        job.queue,
+        job.id,
+        job.state.value,
+        job.priority,
+        sequence,
+        job.lifo,
+        None if job.dedup is None else job.dedup.key,
+        job.created_at,
+        job.run_at,
+        job.finished_at,
+        job.attempts,
+        job.crashes,
+        job.children,
+        job.fence,
+        job.worker,
+        job.lease_until,
+        job.started,
+        job.cancel_requested,
+        None if job.cause is None else job.cause.value,
+        job.reason,
+        job.result,
+        encoded(job.error),
+        encoded(job.history),
+        job.notice,
+    )
+
+
+def new_body(job: JobRecord) -> bytes:
+    """Return what never changes of a job."""
+    return encode(replace(job, **_BLANK))
+
+
+def new_notes(job: JobRecord) -> Row | None:
+    """Return the row of `notes` for a new job, without its number; None if it has none."""
+    if job.progress is None and not job.steps and not job.logs:
+        return None
+    return job.progress, encoded(job.steps), encoded(job.logs)
+
+
+def record(row: Row) -> JobRecord:
+    """Return the record of a row of the view `records`.
+
+    Raises:
+        CorruptRecord: a part is missing or cannot be decoded.
+    """
+    try:
+        return _record(row)
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise CorruptRecord(
+            f"Job {Ref(row[1], row[2])} cannot be read: {error}. It is set aside, and the queue "
+            f"goes on without it."
+        ) from error
+
+
+def readable(rows: Iterable[Row]) -> tuple[list[tuple[int, JobRecord]], list[int]]:
+    """Return the records of rows of `records` with their numbers, and the numbers of the rest."""
+    jobs: list[tuple[int, JobRecord]] = []
+    corrupt: list[int] = []
+    for row in rows:
+        try:
+            jobs.append((row[0], record(row)))
+        except CorruptRecord:
+            corrupt.append(row[0])
+    return jobs, corrupt
+
+
+def _record(row: Row) -> JobRecord:
+    (
+        _, _, _, state, priority, _, _, _, created_at, run_at, finished_at, _, _,
+        attempts, crashes, children, fence, worker, lease_until, started, cancel_requested,
+        cause, reason, result, error, history, notice, body, progress, steps, logs,
+    ) = row  # fmt: skip
+    return replace(
+        _body(body),
+        state=State(state),
+        priority=priority,
+        created_at=created_at,
+        run_at=run_at,
+        finished_at=finished_at,
+        attempts=attempts,
+        crashes=crashes,
+        children=children,
+        fence=fence,
+        worker=worker,
+        lease_until=lease_until,
+        started=started == 1,
+        cancel_requested=cancel_requested == 1,
+        cause=None if cause is None else BlockedCause(cause),
+        reason=reason,
+        result=result,
+        error=None if error is None else _error(error),
+        history=() if history is None else _history(history),
+        notice=notice,
+        progress=progress,
+        steps=decode_steps(steps),
+        logs=decode_logs(logs),
+    )

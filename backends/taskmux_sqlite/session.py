@@ -1,0 +1,204 @@
+"""An open database as an event loop sees it: a thread that owns the connection, and a way to ask.
+
+SQLite's calls block, and its connections may neither change threads nor be carried into a forked
+process. So one thread opens, uses and closes the connection, and a forked process is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+from taskmux.driver import StoreUnavailable
+
+from taskmux_sqlite.failures import store_error
+from taskmux_sqlite.location import Location
+from taskmux_sqlite.store import Store
+from taskmux_sqlite.watch import Waiter
+
+__all__ = ["Session"]
+
+Reply = TypeVar("Reply")
+
+
+class Session:
+    """One thread and its connection, used from one event loop."""
+
+    def __init__(self, location: Location, clock: Callable[[], int]) -> None:
+        self._location: Final = location
+        self._clock: Final = clock
+        self._calls: Final[queue.SimpleQueue[Callable[[Store], None] | None]] = queue.SimpleQueue()
+        self._pid: Final = os.getpid()
+        self._waiting = 0
+        self._thread: threading.Thread | None = None
+        self._closed: asyncio.Future[None] | None = None
+
+    async def open(self) -> None:
+        """Start the thread and open the connection.
+
+        Raises:
+            StoreError: the file cannot be used, and why.
+        """
+        if any(one.uses(self._location) for one in _INHERITED):
+            raise self._forked()
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._thread = threading.Thread(
+            target=self._serve, args=(opened,), name=f"taskmux-{self._location.file.name}"
+        )
+        self._thread.daemon = True  # a driver that nobody closed must not keep the process alive
+        _LIVE.add(self)
+        self._thread.start()
+        try:
+            await opened
+        except BaseException:
+            self._calls.put(None)
+            raise
+
+    async def close(self) -> None:
+        """Finish what was asked for, close the connection and end the thread."""
+        if self._thread is None or self._pid != os.getpid():
+            return  # a forked process must not touch its parent's connection, not even to close it
+        self._closed = asyncio.get_running_loop().create_future()
+        self._calls.put(None)
+        await self._closed
+        self._thread.join()
+
+    async def ask(self, do: Callable[[Store], Reply]) -> Reply:
+        """Return what `do` returns, run on the thread.
+
+        If the caller is cancelled meanwhile, `do` may have been run or not; later replies are not
+        affected.
+
+        Raises:
+            StoreError: SQLite's error, translated.
+        """
+        if self._pid != os.getpid():
+            raise self._forked()
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._calls.put(partial(self._answer, reply, do))
+        return await reply
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109 - the interface's
+        """Return True as soon as work may be there, False after `timeout` seconds."""
+        woken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(
+            queues,
+            waits=lambda: not woken.done(),
+            wake=lambda: _settle(woken, lambda: woken.set_result(True)),
+        )
+        self._waiting += 1
+        try:
+            if await self.ask(lambda store: store.watch.add(waiter)):
+                return True
+            async with asyncio.timeout(timeout):
+                return await woken
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting -= 1
+            woken.cancel()
+
+    def uses(self, location: Location) -> bool:
+        """Return whether this session is on the location's file."""
+        return self._location.file == location.file
+
+    def _forked(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"This process was forked from one that had {self._location.file} open, and SQLite "
+            f"cannot be carried over a fork. Close the driver before the fork, or start the "
+            f"process anew (multiprocessing's 'spawn' or 'forkserver')."
+        )
+
+    # -- on the thread --------------------------------------------------------------------------
+
+    def _serve(self, opened: asyncio.Future[None]) -> None:
+        try:
+            store = Store(self._location, self._clock, self._nudge_others)
+        except Exception as error:  # noqa: BLE001 - raised where it is awaited
+            _LIVE.discard(self)
+            self._fail(opened, error)
+            return
+        _settle(opened, partial(opened.set_result, None))
+        while (call := self._next(store)) is not None:
+            call(store)
+            store.watch.check()
+        store.close()
+        _LIVE.discard(self)
+        if self._closed is not None:
+            _settle(self._closed, partial(self._closed.set_result, None))
+
+    def _next(self, store: Store) -> Callable[[Store], None] | None:
+        """Return the next call, polling for other processes' commits while somebody waits."""
+        while True:
+            try:
+                return self._calls.get(timeout=store.watch.pause())
+            except queue.Empty:
+                store.watch.poll()
+
+    def _answer(
+        self, reply: asyncio.Future[Reply], do: Callable[[Store], Reply], store: Store
+    ) -> None:
+        if reply.cancelled():  # nobody waits for it any more, and it has not begun
+            return
+        try:
+            result = do(store)
+        except Exception as error:  # noqa: BLE001 - raised where it is awaited
+            self._fail(reply, error)
+        else:
+            _settle(reply, partial(reply.set_result, result))
+
+    def _fail(self, reply: asyncio.Future[Reply], error: Exception) -> None:
+        if isinstance(error, sqlite3.Error):
+            failure = store_error(error, self._location.file)
+            failure.__cause__ = error
+            error = failure
+        _settle(reply, partial(reply.set_exception, error))
+
+    def _nudge_others(self) -> None:
+        """Make sessions of this process that wait on this file look at once, not at a poll."""
+        for one in tuple(_LIVE):
+            if one is not self and one._waiting and one.uses(self._location):  # noqa: SLF001 - of this class
+                one._calls.put(_look)  # noqa: SLF001 - of this class
+
+
+def _look(store: Store) -> None:
+    """Do nothing: the thread looks for changes after every call."""
+
+
+def _settle(reply: asyncio.Future[Reply], how: Callable[[], None]) -> None:
+    """Settle a future of another thread's loop, unless its owner has given up."""
+
+    def settle() -> None:
+        if not reply.done():
+            how()
+
+    with contextlib.suppress(RuntimeError):  # that loop is closed: nobody waits there
+        reply.get_loop().call_soon_threadsafe(settle)
+
+
+_LIVE: Final[set[Session]] = set()
+"""This process's open sessions."""
+
+_INHERITED: Final[list[Session]] = []
+"""Sessions that were open in the parent when this process was forked from it.
+
+SQLite's locks belong to a process. A copy of a connection makes its library believe that this
+process holds locks that it does not, so the files of these sessions cannot be used here. They are
+kept, because closing them could remove a log that the parent still writes.
+"""
+
+
+def _after_fork() -> None:
+    _INHERITED.extend(_LIVE)
+    _LIVE.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,124 @@
+"""Upkeep: retention, a queue's settings, and the registry of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+from taskmux.driver import (
+    Beat,
+    BeatReply,
+    HeldLease,
+    PruneAsk,
+    QueueSettings,
+    WorkerInfo,
+)
+
+from taskmux_sqlite.rows import encode
+from taskmux_sqlite.transaction import Transaction
+
+__all__ = ["beat", "prune", "put_settings", "settings", "workers"]
+
+MEMORY_MS: Final = 600_000
+"""How long an operation's answer is remembered at least."""
+
+EXPIRED: Final = """
+DELETE FROM jobs WHERE number IN (
+    SELECT number FROM jobs WHERE queue = ? AND expires_at <= ? ORDER BY expires_at LIMIT ?
+)
+"""
+
+COUNTED: Final = """
+SELECT DISTINCT state, keep_count FROM jobs WHERE queue = ? AND keep_count IS NOT NULL
+"""
+
+OLDEST_KEPT: Final = """
+SELECT finished_at, number FROM jobs
+WHERE queue = ? AND state = ? AND expires_at IS NOT NULL
+ORDER BY finished_at DESC, number DESC LIMIT 1 OFFSET ?
+"""
+
+BEYOND: Final = """
+DELETE FROM jobs WHERE number IN (
+    SELECT number FROM jobs
+    WHERE queue = ? AND state = ? AND keep_count = ? AND expires_at IS NOT NULL
+    AND finished_at <= ? AND (finished_at, number) < (?, ?)
+    ORDER BY finished_at, number LIMIT ?
+)
+"""
+
+_AFTER_ALL: Final = (2**63 - 1, 0)
+
+_worker: Final = msgspec.msgpack.Decoder(WorkerInfo).decode
+
+
+def prune(transaction: Transaction, ask: PruneAsk) -> int:
+    """See `Driver.prune`. Forgets old operations, too."""
+    forget = transaction.now - max(ask.memory, MEMORY_MS)
+    transaction.execute("DELETE FROM operations WHERE at < ?", (forget,))
+    expired = (ask.queue, transaction.now, ask.limit)
+    gone = transaction.execute(EXPIRED, expired).rowcount
+    for state, count in transaction.execute(COUNTED, (ask.queue,)).fetchall():
+        gone += _prune_beyond(transaction, ask, state, count, ask.limit - gone)
+    return gone
+
+
+def _prune_beyond(
+    transaction: Transaction, ask: PruneAsk, state: str, count: int, limit: int
+) -> int:
+    """Remove jobs kept by this count that are not among the newest so many of their state."""
+    edge = _AFTER_ALL
+    if count > 0:
+        query = (ask.queue, state, count - 1)
+        edge = transaction.execute(OLDEST_KEPT, query).fetchone()
+        if edge is None:  # there are not even that many
+            return 0
+    spared = transaction.now - ask.spare
+    beyond = (ask.queue, state, count, spared, *edge, limit)
+    return transaction.execute(BEYOND, beyond).rowcount
+
+
+def settings(transaction: Transaction, queue: str) -> QueueSettings:
+    """See `Driver.settings`."""
+    return transaction.line(queue).settings
+
+
+def put_settings(transaction: Transaction, queue: str, new: QueueSettings) -> bool:
+    """See `Driver.put_settings`."""
+    if transaction.line(queue).settings.rev != new.rev:
+        return False
+    transaction.execute(
+        "INSERT INTO queues (name, sequence, settings) VALUES (?, 0, ?)"
+        " ON CONFLICT (name) DO UPDATE SET settings = excluded.settings",
+        (queue, encode(replace(new, rev=new.rev + 1))),
+    )
+    transaction.brought = True  # a queue that goes on may have jobs waiting
+    return True
+
+
+def beat(transaction: Transaction, beat: Beat) -> BeatReply:
+    """See `Presence.beat`."""
+    now, worker = transaction.now, beat.worker
+    transaction.execute("DELETE FROM workers WHERE expires_at <= ? OR id = ?", (now, worker.id))
+    if not beat.last:
+        info = encode(replace(worker, seen_at=now))
+        row = (worker.id, now + beat.ttl, info)
+        transaction.execute("INSERT INTO workers (id, expires_at, info) VALUES (?, ?, ?)", row)
+    return BeatReply(cancel=[held for held in beat.held if _asked(transaction, held)])
+
+
+def _asked(transaction: Transaction, held: HeldLease) -> bool:
+    row = transaction.execute(
+        "SELECT cancel_requested FROM jobs"
+        " WHERE queue = ? AND id = ? AND state = 'active' AND fence = ?",
+        (held.ref.queue, held.ref.id, held.fence),
+    ).fetchone()
+    return row is not None and row[0] == 1
+
+
+def workers(transaction: Transaction) -> Sequence[WorkerInfo]:
+    """See `Presence.workers`."""
+    query = "SELECT info FROM workers WHERE expires_at > ? ORDER BY id"
+    return [_worker(info) for (info,) in transaction.execute(query, (transaction.now,))]

@@ -1,0 +1,134 @@
+"""Wake-ups: who waits for which queues, and when to look whether work is there.
+
+Commits of other connections are seen by polling `PRAGMA data_version`, which reads a number from
+shared memory. The poll runs only while somebody waits: every 2 ms after a change, slower and
+slower to every 25 ms when nothing happens. The connection's own commits do not change that number
+and are counted here. A change alone wakes nobody: work must be there too.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+from taskmux.driver import StoreError
+
+from taskmux_sqlite.rows import decode_settings
+
+__all__ = ["Waiter", "Watch"]
+
+FASTEST: Final = 0.002
+SLOWEST: Final = 0.025
+SLOWER: Final = 1.25
+
+_READY: Final = """
+SELECT
+    settings,
+    EXISTS (SELECT 1 FROM jobs WHERE queue = name AND state = 'waiting'),
+    (SELECT min(run_at) FROM jobs WHERE queue = name AND state = 'delayed')
+FROM queues WHERE name = ?
+"""
+
+Version = tuple[int, int]
+"""The connection's data version and the number of its own commits that brought work."""
+
+
+class Waiter(msgspec.Struct, eq=False):
+    """Somebody who waits for work in some queues. `waits` and `wake` may be called anywhere."""
+
+    queues: Sequence[str]
+    waits: Callable[[], bool]
+    wake: Callable[[], None]
+
+
+class _Seen(msgspec.Struct, gc=False):
+    """What a queue's last claim saw: the version, and when the next delayed job was due."""
+
+    version: Version
+    due: int | None
+
+
+class Watch:
+    """The waiters of one connection. Lives on the connection's thread."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._own = 0
+        self._seen: dict[str, _Seen] = {}
+        self._waiters: list[Waiter] = []
+        self._last: Version = (0, 0)
+        self._interval = FASTEST
+
+    def brought(self) -> None:
+        """Note that a commit of this connection made a job waiting."""
+        self._own += 1
+
+    def claimed(self, queue: str, due: int | None) -> None:
+        """Note what a claim saw. Called inside its transaction, so nothing comes in between."""
+        self._seen[queue] = _Seen(self._version(), due)
+
+    def add(self, waiter: Waiter) -> bool:
+        """Return whether there is work that no claim has seen; if not, the waiter is woken later.
+
+        W3 holds because what a claim saw is compared with what is there now.
+        """
+        version = self._version()
+        for queue in waiter.queues:
+            seen = self._seen.get(queue)
+            if (seen is None or seen.version != version) and self._ready(queue):
+                return True
+        if not self._waiters:  # the others have looked only as far as the last check
+            self._last = version
+        self._interval = FASTEST
+        self._waiters.append(waiter)
+        return False
+
+    def pause(self) -> float | None:
+        """Return how many seconds to sleep before the next poll; None: until called."""
+        self._waiters = [waiter for waiter in self._waiters if waiter.waits()]
+        return self._interval if self._waiters else None
+
+    def poll(self) -> None:
+        """Look whether anything changed, and poll less often if not."""
+        if not self.check():
+            self._interval = min(self._interval * SLOWER, SLOWEST)
+
+    def check(self) -> bool:
+        """Wake those whose work has come; return whether anything changed since the last look."""
+        if not self._waiters:
+            return False
+        try:
+            version = self._version()
+            if version == self._last:
+                return False
+            self._last = version
+            self._interval = FASTEST
+            woken = [one for one in self._waiters if any(map(self._ready, one.queues))]
+        except (sqlite3.Error, StoreError):  # their next claim meets the same error, and can say so
+            woken = self._waiters
+        for waiter in woken:
+            waiter.wake()
+        self._waiters = [waiter for waiter in self._waiters if waiter not in woken]
+        return True
+
+    def release(self) -> None:
+        """Wake everybody: the connection closes."""
+        for waiter in self._waiters:
+            waiter.wake()
+        self._waiters = []
+
+    def _version(self) -> Version:
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return int(version), self._own
+
+    def _ready(self, queue: str) -> bool:
+        """Return whether a claim may find a job, or learn of an earlier due time."""
+        row = self._connection.execute(_READY, (queue,)).fetchone()
+        if row is None or decode_settings(row[0]).paused:
+            return False
+        _, waiting, due = row
+        seen = self._seen.get(queue)
+        known = None if seen is None else seen.due
+        return waiting == 1 or (due is not None and (known is None or due < known))
