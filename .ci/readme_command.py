@@ -12,4 +12,4 @@ found = re.search(
 )
 if found is None:
     sys.exit(f"README.md has no command marked <!-- {sys.argv[1]} -->")
-print(found[1])
+sys.stdout.write(found[1] + "\n")
