@@ -1,0 +1,360 @@
+"""The Redis driver: each verb is one script call for each queue it touches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Self, TypeVar
+
+from msgspec.structs import force_setattr
+from taskmux.driver import (
+    PROMOTE_LIMIT,
+    Applied,
+    Beat,
+    BeatReply,
+    ClaimAsk,
+    Claimed,
+    CorruptRecord,
+    Driver,
+    Extended,
+    FindAsk,
+    HeldLease,
+    JobRecord,
+    LeaseStatus,
+    NewJob,
+    Note,
+    Op,
+    Page,
+    PruneAsk,
+    Pushed,
+    PushStatus,
+    QueueSettings,
+    ReclaimAsk,
+    Ref,
+    State,
+    Transition,
+    WorkerInfo,
+)
+
+from taskmux_redis import presence, reading, upkeep
+from taskmux_redis.address import connect, parse
+from taskmux_redis.checks import check_server
+from taskmux_redis.keys import QueueKeys, store_key
+from taskmux_redis.link import Client, Link
+from taskmux_redis.records import encode_new, read_job
+from taskmux_redis.scripts import script
+from taskmux_redis.transitions import answers, encode_transitions
+from taskmux_redis.wakeups import wait_for_work
+
+__all__ = ["RedisDriver"]
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+_PUSH, _CLAIM, _APPLY = script("push"), script("claim"), script("apply")
+_ANNOTATE, _EXTEND, _RECLAIM = script("annotate"), script("extend"), script("reclaim")
+_SET_ASIDE = script("set_aside")
+
+BATCH: Final = 500
+"""Items in one script call: a longer batch goes in several, so that none keeps the server long."""
+
+_LEASES: Final = {
+    "H": Extended(LeaseStatus.HELD),
+    "L": Extended(LeaseStatus.LOST),
+    "C": Extended(LeaseStatus.CANCEL),
+}
+
+
+class RedisDriver(Driver):
+    """Jobs in Redis or Valkey: one server, Sentinel or Cluster.
+
+    Args:
+        url: where the server is; `docs/redis.md` lists forms and options.
+        client: an async client of redis-py to use instead of making one. It stays its owner's to
+            close; it must not decode responses, and its own retries should be off.
+    """
+
+    def __init__(self, url: str, client: Client | None = None) -> None:
+        self._url = url
+        self.address = parse(url)
+        self.link = Link(
+            self._connect if client is None else lambda: client,
+            self.address.where,
+            self.address.timeout,
+            owned=client is None,
+        )
+        self._keys: dict[str, QueueKeys] = {}
+        self._registered: set[str] = set()
+
+    def _connect(self) -> Client:
+        return connect(self.address)
+
+    @property
+    def url(self) -> str:
+        """The server's URL, with credentials hidden."""
+        return self.address.shown
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """See `Driver.open`."""
+        if self.link.is_open:
+            return
+        self.link.open()
+        try:
+            await check_server(self.link, self.address)
+        except BaseException:
+            await self.link.close()
+            raise
+
+    async def close(self) -> None:
+        """See `Driver.close`."""
+        await self.link.close()
+
+    def fork(self) -> Self:
+        """Return another unopened instance on the same URL, with connections of its own."""
+        return type(self)(self._url)
+
+    # -- the hot path ---------------------------------------------------------------------------
+
+    async def push(self, op: Op, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
+        """See `Driver.push`."""
+
+        async def send(queue: str, part: str, news: list[NewJob]) -> list[Pushed]:
+            await self._register(queue)
+            arguments = [argument for new in news for argument in encode_new(new)]
+            keys = self.keys(queue).of(_PUSH)
+            origin = f"{op.origin} push{part}"
+            reply = await self.link.run(_PUSH, keys, origin, op.number, len(news), *arguments)
+            return _pushed(news, reply)
+
+        return await by_queue(jobs, lambda new: new.job.queue, send)
+
+    async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
+        """See `Driver.claim`."""
+        now, due, blocked_by, repeated, *rows = await self.link.run(
+            _CLAIM,
+            self.keys(ask.queue).of(_CLAIM),
+            f"{op.origin} claim",
+            op.number,
+            ask.worker,
+            ask.limit,
+            ask.lease,
+            ask.start,
+            PROMOTE_LIMIT,
+        )
+        jobs = await self._readable(ask.queue, rows)
+        lease_until = now + ask.lease
+        for at, (job, row) in enumerate(jobs):
+            # nobody has seen these records yet: what the script wrote is written on them
+            force_setattr(job, "lease_until", int(row[4]) if repeated else lease_until)
+            if not repeated:
+                force_setattr(job, "state", State.ACTIVE)
+                force_setattr(job, "fence", row[2])
+                force_setattr(job, "worker", ask.worker)
+                force_setattr(job, "started", at < ask.start)
+        return Claimed(
+            [job for job, _ in jobs],
+            now,
+            None if due is None else max(0, int(due) - now),
+            None if blocked_by is None else blocked_by.decode(),
+        )
+
+    async def apply(self, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
+        """See `Driver.apply`."""
+
+        async def send(queue: str, part: str, ones: list[Transition]) -> list[Applied]:
+            arguments = encode_transitions(ones)
+            keys = self.keys(queue).of(_APPLY)
+            origin = f"{op.origin} apply{part}"
+            return answers(await self.link.run(_APPLY, keys, origin, op.number, *arguments))
+
+        return await by_queue(transitions, lambda one: one.ref.queue, send)
+
+    async def annotate(self, notes: Sequence[Note]) -> Sequence[Applied]:
+        """See `Driver.annotate`."""
+
+        async def send(queue: str, _: str, some: list[Note]) -> list[Applied]:
+            arguments = [argument for note in some for argument in _note(note)]
+            return answers(
+                await self.link.run(_ANNOTATE, self.keys(queue).of(_ANNOTATE), *arguments)
+            )
+
+        return await by_queue(notes, lambda note: note.ref.queue, send)
+
+    # -- leases ---------------------------------------------------------------------------------
+
+    async def extend(self, leases: Sequence[HeldLease], lease: int) -> Sequence[Extended]:
+        """See `Driver.extend`."""
+
+        async def send(queue: str, _: str, some: list[HeldLease]) -> list[Extended]:
+            pairs = [value for held in some for value in (held.ref.id, held.fence)]
+            codes = await self.link.run(_EXTEND, self.keys(queue).of(_EXTEND), lease, *pairs)
+            return [_LEASES[code] for code in codes.decode()]
+
+        return await by_queue(leases, lambda held: held.ref.queue, send)
+
+    async def reclaim(self, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
+        """See `Driver.reclaim`."""
+        rows = await self.link.run(
+            _RECLAIM,
+            self.keys(ask.queue).of(_RECLAIM),
+            f"{op.origin} reclaim",
+            op.number,
+            ask.worker,
+            ask.limit,
+            ask.lease,
+        )
+        jobs = await self._readable(ask.queue, rows)
+        for job, row in jobs:
+            force_setattr(job, "worker", row[2].decode())
+            force_setattr(job, "lease_until", int(row[4]))
+        return [job for job, _ in jobs]
+
+    # -- reading --------------------------------------------------------------------------------
+
+    async def get(self, refs: Sequence[Ref]) -> Sequence[JobRecord | None]:
+        """See `Driver.get`."""
+
+        async def send(queue: str, _: str, some: list[Ref]) -> list[JobRecord | None]:
+            return await reading.get(self.link, self.keys(queue), [ref.id for ref in some])
+
+        return await by_queue(refs, lambda ref: ref.queue, send)
+
+    async def find(self, ask: FindAsk) -> Page:
+        """See `Driver.find`."""
+        return await reading.find(self.link, self.keys(ask.queue), ask)
+
+    async def counts(self, queue: str) -> dict[State, int]:
+        """See `Driver.counts`."""
+        return await reading.counts(self.link, self.keys(queue))
+
+    async def queues(self) -> Sequence[str]:
+        """See `Driver.queues`."""
+        names = await self.link.command("SMEMBERS", self._registry)
+        found = sorted(name.decode() for name in names)
+        used = await asyncio.gather(*(upkeep.in_use(self.link, self.keys(name)) for name in found))
+        return [name for name, is_used in zip(found, used, strict=True) if is_used]
+
+    async def prune(self, ask: PruneAsk) -> int:
+        """See `Driver.prune`."""
+        return await upkeep.prune(self.link, self.keys(ask.queue), ask)
+
+    # -- settings, wake-ups, presence -----------------------------------------------------------
+
+    async def settings(self, queue: str) -> QueueSettings:
+        """See `Driver.settings`."""
+        return await upkeep.settings(self.link, self.keys(queue))
+
+    async def put_settings(self, queue: str, settings: QueueSettings) -> bool:
+        """See `Driver.put_settings`."""
+        await self._register(queue)
+        return await upkeep.put_settings(self.link, self.keys(queue), settings)
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109 - the interface's
+        """See `Driver.wait`."""
+        markers = [self.keys(queue)["marker"] for queue in queues]
+        if self.address.scheme == "redis+cluster":
+            return await wait_for_work(self.link, [[marker] for marker in markers], timeout)
+        return await wait_for_work(self.link, [markers], timeout)
+
+    async def beat(self, beat: Beat) -> BeatReply:
+        """See `Presence.beat`."""
+        await presence.beat(self.link, self.address.prefix, beat)
+
+        async def send(queue: str, _: str, some: list[HeldLease]) -> list[bool]:
+            return await presence.asked(self.link, self.keys(queue), some)
+
+        flags = await by_queue(beat.held, lambda held: held.ref.queue, send)
+        asked = zip(beat.held, flags, strict=True)
+        return BeatReply(cancel=[held for held, is_asked in asked if is_asked])
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        """See `Presence.workers`."""
+        return await presence.workers(self.link, self.address.prefix)
+
+    # -- helpers --------------------------------------------------------------------------------
+
+    def keys(self, queue: str) -> QueueKeys:
+        """Return a queue's keys."""
+        keys = self._keys.get(queue)
+        if keys is None:
+            keys = self._keys[queue] = QueueKeys(self.address.prefix, queue)
+        return keys
+
+    @property
+    def _registry(self) -> bytes:
+        return store_key(self.address.prefix, "queues")
+
+    async def _register(self, queue: str) -> None:
+        """List the queue, before its first job: the list lives in another cluster slot."""
+        if queue not in self._registered:
+            await self.link.command("SADD", self._registry, queue)
+            self._registered.add(queue)
+
+    async def _readable(self, queue: str, rows: Sequence[Any]) -> list[tuple[JobRecord, Any]]:
+        """Return the records of rows beside the rows; unreadable ones are set aside."""
+        jobs: list[tuple[JobRecord, Any]] = []
+        bad: list[bytes] = []
+        for row in rows:
+            try:
+                jobs.append((read_job(queue, row), row))
+            except CorruptRecord:
+                bad.append(row[0])
+        if bad:
+            await self.link.run(_SET_ASIDE, self.keys(queue).of(_SET_ASIDE), *bad)
+        return jobs
+
+
+async def by_queue(
+    items: Sequence[Item],
+    queue_of: Callable[[Item], str],
+    send: Callable[[str, str, list[Item]], Awaitable[list[Answer]]],
+) -> list[Answer]:
+    """Send items to their queues in batches, and return the answers in the order of the items.
+
+    Batches of one queue go one after the other, so that its order holds; queues go at once. The
+    second argument of `send` names the batch within the operation, for its memory.
+    """
+    places: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        places.setdefault(queue_of(item), []).append(place)
+    answered: dict[int, Answer] = {}
+
+    async def send_all(queue: str, mine: list[int]) -> None:
+        for at in range(0, len(mine), BATCH):
+            some = mine[at : at + BATCH]
+            replies = await send(queue, f" {at}" if at else "", [items[place] for place in some])
+            answered.update(zip(some, replies, strict=True))
+
+    if len(places) == 1:
+        await send_all(*places.popitem())
+    else:
+        async with asyncio.TaskGroup() as group:
+            for queue, mine in places.items():
+                group.create_task(send_all(queue, mine))
+    return [answered[place] for place in range(len(items))]
+
+
+def _pushed(news: Sequence[NewJob], reply: Sequence[bytes]) -> list[Pushed]:
+    codes, *others = reply
+    owners = iter(others)
+    answer: list[Pushed] = []
+    for code, new in zip(codes.decode(), news, strict=True):
+        if code == "C":
+            answer.append(Pushed(PushStatus.CREATED, new.job.id))
+        elif code == "U":
+            answer.append(Pushed(PushStatus.DUPLICATE, new.job.id))
+        elif code == "D":
+            answer.append(Pushed(PushStatus.DEDUPLICATED, next(owners).decode()))
+        else:
+            answer.append(Pushed(PushStatus.MOVED, others[0].decode()))
+    return answer
+
+
+def _note(note: Note) -> list[Any]:
+    fields: list[Any] = [] if note.progress is None else ["v", note.progress]
+    for name, result in (note.steps or {}).items():
+        fields += (f"${name}", result)
+    index, line = ("", "") if note.log is None else (note.log_index, note.log)
+    return [note.ref.id, note.fence, index, line, len(fields) // 2, *fields]

@@ -1,0 +1,145 @@
+"""Redis's errors in taskmux's words. No message here ever holds a credential."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    ConnectionError,  # noqa: A004 - the client's name for it
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TimeoutError,  # noqa: A004 - the client's name for it
+)
+from taskmux.driver import (
+    CorruptRecord,
+    StoreBusy,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreIncompatible,
+    StoreUnavailable,
+)
+
+__all__ = ["FAULTS", "translate"]
+
+FAULTS: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
+"""What a command may raise. asyncio's TimeoutError is an OSError."""
+
+_CODE = re.compile(
+    r"\b(OOM|MISCONF|NOPERM|NOAUTH|WRONGPASS|DENIED|WRONGTYPE|MOVED|CROSSSLOT|OUTDATED|BUSY|LOADING"
+    r"|READONLY|CLUSTERDOWN|TRYAGAIN|MASTERDOWN|NOREPLICAS|UNBLOCKED)\b"
+)
+_TLS = re.compile(r"(?i)\bssl|\btls|certificate")
+
+_Say = Callable[[str, str], StoreError]
+
+
+def _unavailable(where: str, text: str) -> StoreError:
+    return StoreUnavailable(
+        f"Redis at {where} cannot serve now: {text}. The operation may be sent again; if this "
+        f"lasts, look at the server and its log."
+    )
+
+
+def _full(where: str, text: str) -> StoreError:
+    return StoreFull(
+        f"Redis at {where} has no room: {text}. Workers can go on draining; raise maxmemory (or "
+        f"free the disk), or shorten the retention of finished jobs, then enqueue again."
+    )
+
+
+def _denied(where: str, text: str) -> StoreError:
+    return StoreDenied(
+        f"Redis at {where} refused: {text}. Check the user, the password and the ACL; "
+        f"docs/redis.md lists what taskmux needs."
+    )
+
+
+_BY_CODE: Final[dict[str, _Say]] = {
+    "OOM": _full,
+    "MISCONF": _full,
+    "NOPERM": _denied,
+    "NOAUTH": _denied,
+    "WRONGPASS": _denied,
+    "DENIED": _denied,
+    "WRONGTYPE": lambda where, _: CorruptRecord(
+        f"A key of taskmux at {where} is of another type: something else wrote under this "
+        f"prefix. Remove that key, or choose another prefix with ?prefix=."
+    ),
+    "MOVED": lambda where, _: StoreIncompatible(
+        f"Redis at {where} is a cluster. Write redis+cluster://host:port instead of redis://."
+    ),
+    "CROSSSLOT": lambda where, _: StoreIncompatible(
+        f"Redis at {where} refused keys of several slots. Write redis+cluster://host:port."
+    ),
+    "OUTDATED": lambda where, _: StoreIncompatible(
+        f"Redis at {where} refused an operation older than its origin's last one. Numbers of one "
+        f"origin must rise."
+    ),
+    "BUSY": lambda where, _: StoreBusy(
+        f"Redis at {where} is busy running a script. The operation may be sent again; if this "
+        f"lasts, find the script with SLOWLOG GET."
+    ),
+}
+
+
+def translate(error: BaseException, where: str) -> StoreError:
+    """Return the error to raise in place of the client's.
+
+    `where` is the server's address without credentials. `StoreUnavailable` and its kind mean
+    that sending the same again may help.
+    """
+    if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError):
+        return _denied(where, "the user or password is wrong, or one is missing")
+    if isinstance(error, ResponseError):
+        return _answered(error, where)
+    if isinstance(error, ConnectionError) and "invalid DB index" in str(error):
+        return _no_database(where)
+    if isinstance(error, ConnectionError) and _TLS.search(str(error)):
+        return StoreUnavailable(
+            f"Redis at {where} did not agree on TLS. Use rediss:// where the server speaks TLS "
+            f"and redis:// where it does not; name its authority with ?ssl_ca_certs=FILE."
+        )
+    if isinstance(error, OSError | TimeoutError) and not str(error):
+        return _unavailable(where, "it did not answer in time")
+    if isinstance(error, OSError | RedisError | RedisClusterException):
+        return StoreUnavailable(
+            f"Redis at {where} cannot be reached ({_reason(error)}). Start it, or check host, "
+            f"port, TLS (rediss://) and firewall; the operation may be sent again."
+        )
+    return _unavailable(where, type(error).__name__)
+
+
+def _answered(error: ResponseError, where: str) -> StoreError:
+    text = str(error)
+    found = _CODE.search(f"{getattr(error, 'status_code', '') or ''} {text}")
+    if found is not None:
+        say = _BY_CODE.get(found[1], _unavailable)
+        return say(where, found[1] if say is _unavailable else text)
+    if "DB index" in text or "SELECT is not allowed" in text:
+        return _no_database(where)
+    if "max number of clients" in text:
+        return _unavailable(where, "it has as many clients as it allows")
+    if "unknown command" in text.lower():
+        return StoreIncompatible(
+            f"Redis at {where} lacks a command that taskmux needs: {text[:120]}. Use Redis 6.2 or "
+            f"newer, or Valkey."
+        )
+    return StoreIncompatible(f"Redis at {where} refused a command: {text[:300]}.")
+
+
+def _no_database(where: str) -> StoreError:
+    return StoreIncompatible(
+        f"Redis at {where} has no database of this number. Use a smaller one (redis://host/0); a "
+        f"cluster has only 0."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    number = getattr(error, "errno", None) or getattr(error.__cause__, "errno", None)
+    return f"{type(error).__name__}, errno {number}" if number else type(error).__name__

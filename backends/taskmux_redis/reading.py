@@ -1,0 +1,89 @@
+"""Reading without changing: get, find, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import force_setattr
+from taskmux.driver import CorruptRecord, FindAsk, JobRecord, Page, Ref, State
+
+from taskmux_redis.keys import QueueKeys
+from taskmux_redis.link import Link
+from taskmux_redis.records import STATE_LETTERS, read_job
+from taskmux_redis.scripts import script
+
+__all__ = ["INDEXES", "counts", "find", "get"]
+
+_GET, _FIND, _COUNTS = script("get"), script("find"), script("counts")
+
+INDEXES = {
+    State.WAITING: "ready",
+    State.DELAYED: "delayed",
+    State.BLOCKED: "blocked",
+    State.ACTIVE: "leases",
+    State.COMPLETED: "completed",
+    State.DEAD: "dead",
+    State.CANCELLED: "cancelled",
+    State.MOVED: "moved",
+}
+"""The sorted set that is the truth about who is in a state (in the order of `counts.lua`)."""
+
+
+async def get(link: Link, keys: QueueKeys, ids: Sequence[str]) -> list[JobRecord | None]:
+    """Return the records of ids.
+
+    Raises:
+        CorruptRecord: one of them cannot be read.
+    """
+    rows = await link.run(_GET, keys.of(_GET), *ids)
+    return [_record(keys, job_id, row) for job_id, row in zip(ids, rows, strict=True)]
+
+
+def _record(keys: QueueKeys, job_id: str, row: Any) -> JobRecord | None:
+    if row is None:
+        return None
+    if row == 0:
+        raise CorruptRecord(
+            f"The key of {Ref(keys.queue, job_id)} is not a job: something else wrote under this "
+            f"prefix. Look at it, then remove it."
+        )
+    return _read(keys.queue, row)
+
+
+def _read(queue: str, row: Sequence[Any]) -> JobRecord:
+    job = read_job(queue, row)
+    if job.state is State.ACTIVE and row[2] is not None:
+        force_setattr(job, "lease_until", int(row[2]))
+    return job
+
+
+async def find(link: Link, keys: QueueKeys, ask: FindAsk) -> Page:
+    """Return one page; unreadable records are left out."""
+    score, _, member = (ask.cursor or "").partition(":")
+    after_score, after_member, *rows = await link.run(
+        _FIND,
+        [keys.base, keys[INDEXES[ask.state]], keys["leases"]],
+        STATE_LETTERS[ask.state],
+        int(ask.newest),
+        score,
+        member,
+        ask.limit,
+    )
+    jobs = []
+    for row in rows:
+        try:
+            job = _read(keys.queue, row) if row != 0 else None
+        except CorruptRecord:
+            continue
+        if job is not None and (ask.tag is None or ask.tag in job.tags):
+            jobs.append(job)
+    if after_score is None:
+        return Page(jobs)
+    return Page(jobs, f"{after_score.decode()}:{after_member.decode()}")
+
+
+async def counts(link: Link, keys: QueueKeys) -> dict[State, int]:
+    """Return the number of jobs in each state, at one instant."""
+    sizes = await link.run(_COUNTS, keys.of(_COUNTS))
+    return dict(zip(INDEXES, sizes, strict=True))

@@ -1,0 +1,61 @@
+"""Sleeping until work may be there.
+
+Each queue has a marker: a sorted set that scripts give its one member when a job becomes waiting,
+and that `claim.lua` sets again while it leaves work behind. A waiter blocks in BZPOPMIN on the
+markers. A marker set before the wait began ends it at once, so no wake-up is lost between a claim
+and a wait; one waiter wakes for a batch, and its claim wakes the next while there is work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Final
+
+from taskmux.driver import StoreUnavailable
+
+from taskmux_redis.link import Link
+
+__all__ = ["wait_for_work"]
+
+_LONGEST_BLOCK: Final = 5.0
+"""Seconds of one blocking command. A dead connection is noticed within this and the deadline."""
+_SHORTEST_BLOCK: Final = 0.001  # 0 would block for ever
+_AFTER_FAULT: Final = 0.5
+
+
+async def wait_for_work(link: Link, groups: Sequence[Sequence[bytes]], seconds: float) -> bool:
+    """Wait for a marker of any group; return whether there may be work.
+
+    A group is one blocking command; in a cluster the keys of one must share a slot.
+    """
+    if len(groups) == 1:
+        return await _wait(link, groups[0], seconds)
+    tasks = [asyncio.create_task(_wait(link, markers, seconds)) for markers in groups]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return any(task.result() for task in done)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _wait(link: Link, markers: Sequence[bytes], seconds: float) -> bool:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while True:
+        left = deadline - loop.time()
+        block = max(_SHORTEST_BLOCK, min(left, _LONGEST_BLOCK))
+        try:
+            if await link.once("BZPOPMIN", *markers, round(block, 3), wait=block):
+                return True
+        except StoreUnavailable:
+            # The marker may have gone with the reply, so say that there may be work; not at
+            # once, or workers of a server that is down would spin.
+            pause = random.uniform(0, min(max(left, 0), _AFTER_FAULT))  # noqa: S311 - jitter
+            await asyncio.sleep(pause)
+            return True
+        if loop.time() >= deadline:
+            return False
