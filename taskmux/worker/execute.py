@@ -29,6 +29,7 @@ from taskmux.lifecycle import (
     Run,
     decide,
     describe,
+    last_chance,
     outcome_of,
     timed_out,
     unknown_task,
@@ -84,7 +85,7 @@ class Runner:
                 )
                 self._lanes.forget(held)
             finally:
-                self._lanes.done()
+                self._lanes.done(held)
 
     async def _execute(self, held: Held) -> None:
         job = held.job
@@ -92,6 +93,9 @@ class Runner:
         if not held.started and not await self._may_start(held, settler):
             self._lanes.forget(held)
             return
+        alone = last_chance(job)
+        if alone:  # what the others finished must not be lost with this one
+            await self._quiet()
         began = self._with.now_ms()
         task = self._with.registry.get(job.task)
         outcome: Outcome | None
@@ -110,6 +114,12 @@ class Runner:
             history_limit=self._with.limits.history,
         )
         settler.settle(held, decide(job, outcome, run, self._rng))
+        if alone:  # nor may what comes next take this one's outcome with it
+            await self._quiet()
+
+    async def _quiet(self) -> None:
+        for settler in self._with.settlers:
+            await settler.quiet()
 
     async def _may_start(self, held: Held, settler: Settler) -> bool:
         first_delivery = held.job.fence == held.job.created_at + 1

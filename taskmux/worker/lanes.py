@@ -81,19 +81,21 @@ class Lanes:
         """Set when there is room to fetch."""
         self._ready: deque[Held] = deque()
         self._lanes: deque[asyncio.Future[None]] = deque()
-        self._alone = False
+        self._alone: Held | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def free(self) -> int:
         """How many lanes would start a job at once."""
-        return 0 if self._alone else max(0, self.concurrency - self.running - len(self._ready))
+        if self._alone is not None:
+            return 0
+        return max(0, self.concurrency - self.running - len(self._ready))
 
     @property
     def room(self) -> int:
         """How many more jobs may be claimed."""
-        if self._alone or self.closed:
+        if self._alone is not None or self.closed:
             return 0
         return self.concurrency + self.prefetch - self.running - len(self._ready)
 
@@ -107,7 +109,7 @@ class Lanes:
 
     async def take(self) -> Held | None:
         """Return the next job to run, or None when the lanes are closed."""
-        while not self._ready or self._alone:
+        while not self._ready or self._alone is not None or self.closed:
             if self.closed:
                 return None
             turn = asyncio.get_running_loop().create_future()
@@ -115,22 +117,24 @@ class Lanes:
             await turn
         held = self._ready.popleft()
         if last_chance(held.job):
-            self._alone = True
+            self._alone = held
             await self._idle.wait()
+            if self.closed:  # it was not started: the worker gives it back
+                return None
         self.running += 1
         self._idle.clear()
         if self.room > 0:
             self.want.set()
         return held
 
-    def done(self) -> None:
+    def done(self, held: Held) -> None:
         """A lane has finished running a job (its outcome may still be on the way)."""
         self.running -= 1
         if self.running == 0:
             self._idle.set()
-            if self._alone:
-                self._alone = False
-                self._wake()
+        if self._alone is held:
+            self._alone = None
+            self._wake()
         self.want.set()
 
     def forget(self, held: Held) -> None:

@@ -77,6 +77,10 @@ class Settler:
         self._group.put(Entry(held, transition.start(held.job), reply))
         return await reply
 
+    async def quiet(self) -> None:
+        """Wait until everything given so far is stored, however long the store is away."""
+        await self._group.flush()
+
     async def flush(self, timeout: float) -> bool:  # noqa: ASYNC109 - what is left is reported
         """Wait until everything is stored; False if `timeout` seconds were not enough."""
         try:

@@ -132,8 +132,8 @@ def _summary(facts: dict[str, Any], outcome: Outcome, course: Course) -> None:
         "Retried": f"{facts['retried']} whose server was busy at first, delivered later",
         "Urgent": f"{len(facts['urgent_ranks'])} enqueued last, finished as number "
         f"{', '.join(map(str, facts['urgent_ranks']))}",
-        "Delayed": f"{len(facts['delayed_ms_after_due'])} sent on time, at most "
-        f"{max(facts['delayed_ms_after_due'], default=0)} ms after they were due",
+        "Delayed": f"{len(facts['delayed_ms_after_due'])} waited for their time and were sent "
+        f"{max(facts['delayed_ms_after_due'], default=0)} ms after it or sooner",
         "Crashes": f"{facts['worker_processes_lost']} worker processes lost; "
         f"{facts['redelivered_after_crash']} of their other jobs redelivered, "
         f"{facts['delivered_twice']} mails delivered twice",
