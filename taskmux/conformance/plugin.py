@@ -21,15 +21,15 @@ class Conformance:
     """Collects outcomes by suite and level, such as `TestMemory: required`."""
 
     def __init__(self) -> None:
-        self.levels: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.levels: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count a case once: by its call, or by the set-up or teardown that decided it."""
+        """Note what became of a case: its call decides, or else what failed or was skipped."""
         if report.when != "call" and report.outcome == "passed":
             return
         for key, level in report.user_properties:
             if key == "taskmux":
-                self.levels[str(level)][report.outcome] += 1
+                self.levels[str(level)][report.nodeid] = report.outcome
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Write a line for each suite and level."""
@@ -37,7 +37,8 @@ class Conformance:
             terminalreporter.section("driver conformance")
         for level, outcomes in sorted(self.levels.items()):
             required = level.endswith(": required")
-            terminalreporter.line(f"{level}: {_verdict(outcomes, required=required)}")
+            verdict = _verdict(Counter(outcomes.values()), required=required)
+            terminalreporter.line(f"{level}: {verdict}")
 
 
 def _verdict(outcomes: Counter[str], *, required: bool) -> str:

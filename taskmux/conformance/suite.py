@@ -12,6 +12,7 @@ from taskmux.conformance.bench import Bench, Hooks
 from taskmux.conformance.cases.apply import ApplyCases
 from taskmux.conformance.cases.claim import ClaimCases
 from taskmux.conformance.cases.faulty import FaultyCases
+from taskmux.conformance.cases.history import HistoryCases
 from taskmux.conformance.cases.leases import LeaseCases
 from taskmux.conformance.cases.life import LifeCases
 from taskmux.conformance.cases.moves import MoveCases
@@ -47,6 +48,7 @@ class DriverSuite(
     WaitCases,
     RaceCases,
     FaultyCases,
+    HistoryCases,
     PresenceCases,
     Hooks,
 ):
