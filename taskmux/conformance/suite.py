@@ -10,6 +10,7 @@ import pytest_asyncio
 from taskmux.capabilities import capabilities_of
 from taskmux.conformance.bench import Bench, Hooks
 from taskmux.conformance.cases.apply import ApplyCases
+from taskmux.conformance.cases.cancelled import CancelledCases
 from taskmux.conformance.cases.claim import ClaimCases
 from taskmux.conformance.cases.faulty import FaultyCases
 from taskmux.conformance.cases.history import HistoryCases
@@ -48,6 +49,7 @@ class DriverSuite(
     WaitCases,
     RaceCases,
     FaultyCases,
+    CancelledCases,
     HistoryCases,
     PresenceCases,
     Hooks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import taskmux.capabilities
 import taskmux.driver
 from msgspec.structs import replace
 from taskmux.conformance import Bench, DriverSuite
-from taskmux.driver import Guard, Place, State
+from taskmux.driver import Claimed, CorruptRecord, Guard, Place, Ref, State, StoreDenied
 from taskmux.memory import MemoryDriver, MemoryStore
 
 
@@ -27,8 +28,10 @@ class Suite(DriverSuite):
         self.clock += max(1, round(ms))
 
 
-async def run(broken: type[MemoryDriver], case: str, **params: Any) -> None:
-    suite = Suite()
+async def run(
+    broken: type[MemoryDriver], case: str, suite: Suite | None = None, **params: Any
+) -> None:
+    suite = suite or Suite()
     driver = broken(store=MemoryStore(clock=lambda: suite.clock))
     async with Bench(driver, suite) as bench:
         await getattr(suite, case)(bench, **params)
@@ -214,6 +217,48 @@ class RemembersTheDead(MemoryDriver):
         return [worker for _, worker in self.store.workers.values()]
 
 
+class ClaimsInTwoSteps(MemoryDriver):
+    async def claim(self, op, ask):
+        if ask.queue not in self.store.queues:
+            return await super().claim(op, ask)
+        jobs = self.store.queues[ask.queue].jobs
+        seen = [one.job for one in jobs.values() if one.job.state is State.WAITING][: ask.limit]
+        await asyncio.sleep(0)
+        return Claimed([self._lease(ask, job) for job in seen], self.store.clock())
+
+    def _lease(self, ask, job):
+        until = self.store.clock() + ask.lease
+        leased = replace(job, state=State.ACTIVE, fence=job.fence + 1, lease_until=until)
+        self.store.queue(ask.queue).write(self._stored(job.ref), replace(leased, worker=ask.worker))
+        return leased
+
+
+class PushesInTwoSteps(MemoryDriver):
+    async def push(self, op, jobs):
+        free = [new for new in jobs if self._stored(new.job.ref) is None]
+        await asyncio.sleep(0)
+        for new in free:
+            self.store.queue(new.job.queue).jobs.pop(new.job.id, None)
+        return await super().push(op, jobs)
+
+
+class CrossesReplies(MemoryDriver):
+    """A connection that a cancelled call leaves one reply off."""
+
+    late: tuple[Any, ...] = ()
+
+    async def get(self, refs):
+        reply = await super().get(refs)
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.late = (*self.late, reply)
+            raise
+        if self.late:
+            self.late, reply = (*self.late[1:], reply), self.late[0]
+        return reply
+
+
 @dataclass(frozen=True)
 class Bite:
     """A broken driver, and the case that must notice."""
@@ -271,6 +316,10 @@ BITES: Sequence[Bite] = (
     Bite(PrunesEarly, "test_t1_a_record_stays_until_then", {"state": "completed"}),
     Bite(SetsBlindly, "test_s3_another_rev_changes_nothing", {"rev": 1}),
     Bite(SetsBlindly, "test_s3_one_of_many_changes_the_settings"),
+    Bite(ClaimsInTwoSteps, "test_c4_each_job_is_handed_out_once"),
+    Bite(PushesInTwoSteps, "test_p2_one_of_many_creates_an_id"),
+    Bite(CrossesReplies, "test_a_storm_of_cancellations_crosses_no_replies"),
+    Bite(NoFenceCheck, "test_a_random_history_agrees_with_the_model", {"seed": 0}),
     Bite(NeverRests, "test_w2_it_ends_by_itself"),
     Bite(RemembersTheDead, "test_b1_a_silent_worker_is_forgotten"),
 )
@@ -281,6 +330,72 @@ async def test_a_broken_driver_fails_the_case_named_for_it(bite: Bite) -> None:
     await run(MemoryDriver, bite.case, **bite.params)
     with pytest.raises(AssertionError):
         await run(bite.kind, bite.case, **bite.params)
+
+
+# -- what an author may tell the kit --------------------------------------------------------------
+
+
+class Locked(MemoryDriver):
+    async def open(self):
+        raise StoreDenied("The store refused the password. Check the URL.")
+
+
+class SetsAside(MemoryDriver):
+    """Knows a damaged record, and counts it nowhere."""
+
+    damaged: tuple[Ref, ...] = ()
+
+    async def get(self, refs):
+        if set(refs) & set(self.damaged):
+            raise CorruptRecord("The record is not readable. Remove it.")
+        return await super().get(refs)
+
+
+class Tells(Suite):
+    """Overrides every hook."""
+
+    unfit_driver: MemoryDriver = Locked()
+    left: Sequence[str] = ()
+
+    async def unfit(self):
+        return [(self.unfit_driver, StoreDenied)]
+
+    async def leaked(self, driver):
+        return list(self.left)
+
+    async def damage(self, driver, ref):
+        stored = driver._stored(ref)
+        if isinstance(driver, SetsAside):
+            driver.damaged = (ref,)
+            queue = driver.store.queue(ref.queue)
+            queue.leave(stored)
+            del queue.jobs[ref.id]
+        return True
+
+
+async def test_an_unfit_store_must_be_refused() -> None:
+    case = "test_o2_a_store_that_does_not_fit_is_refused"
+    await run(MemoryDriver, case, Tells())
+    opens_anything = Tells()
+    opens_anything.unfit_driver = MemoryDriver()
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        await run(MemoryDriver, case, opens_anything)
+
+
+async def test_a_damaged_record_must_be_set_aside() -> None:
+    case = "test_a_corrupt_record_is_set_aside"
+    await run(SetsAside, case, Tells())
+    with pytest.raises(AssertionError):
+        await run(MemoryDriver, case, Tells())
+
+
+async def test_a_leak_fails_any_case() -> None:
+    case = "test_c3_no_more_than_asked"
+    await run(MemoryDriver, case, Tells())
+    leaky = Tells()
+    leaky.left = ["key:without:owner"]
+    with pytest.raises(AssertionError, match="key:without:owner"):
+        await run(MemoryDriver, case, leaky)
 
 
 # -- every contract has a case --------------------------------------------------------------------

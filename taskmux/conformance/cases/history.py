@@ -26,26 +26,30 @@ from taskmux.driver import (
     Transition,
 )
 
-STEPS = 120
+STEPS = 150
 GUARDED = 0.7
 """How many of the moves are of a job that is there, and how many of those may be applied."""
-NAMES = ("a", "b", "c", "d", "e", "f")
+NAMES = tuple("abcdefgh")
 KEYS = {"a": Dedup("key"), "b": Dedup("key"), "c": Dedup("another")}
 
 
 class _History:
-    """The model of a queue: its records as last verified, and the sequence of each."""
+    """The model of a queue: its records as last verified, and the sequence of each.
+
+    `zombies` are records as they were before their last claim: what a former holder knows.
+    """
 
     def __init__(self, bench: Bench, rng: Random) -> None:
         self.bench = bench
         self.rng = rng
         self.records: dict[str, JobRecord] = {}
+        self.zombies: dict[str, JobRecord] = {}
         self.places: dict[str, int] = {}
         self.last_place = 0
 
     async def step(self) -> None:
         """Do something at random, and compare."""
-        await self.rng.choices([self.push, self.claim, self.move, self.note], [3, 4, 8, 1])[0]()
+        await self.rng.choices([self.push, self.claim, self.move, self.note], [6, 3, 8, 1])[0]()
 
     def owner(self, job: JobRecord) -> JobRecord | None:
         """Return the unfinished job that owns the job's deduplication key, if there is one."""
@@ -72,7 +76,7 @@ class _History:
         name = self.rng.choice(NAMES)
         state = self.rng.choice([State.WAITING, State.WAITING, State.DELAYED, State.BLOCKED])
         cause = BlockedCause.HOLD if state is State.BLOCKED else None
-        priority = self.rng.choice((1, 2))
+        priority = self.rng.choice((1, 1, 2))
         job = self.bench.job(
             name, state=state, cause=cause, dedup=KEYS.get(name), priority=priority
         )
@@ -96,18 +100,21 @@ class _History:
         claimed = await self.bench.claim()
         assert [job.id for job in claimed.jobs] == [job.id for job in waiting[:1]]
         for job in claimed.jobs:
-            assert job.fence > self.records[job.id].fence
+            former = self.records[job.id]
+            assert job.fence > former.fence
+            self.zombies[job.id] = former
             self.keep(job, Place.KEEP)
 
     async def move(self) -> None:
-        """Apply a transition, mostly one that its guard lets through, to a job or to none."""
+        """Apply a transition, mostly one that its guard lets through, to a job, zombie or none."""
         names = NAMES if self.rng.random() > GUARDED else tuple(self.records) or NAMES
         name, move = self.rng.choice(names), self.rng.choice(list(MOVES))
         job = self.records.get(name)
         if job is not None and self.rng.random() < GUARDED:
             tried = {move: answer(job, made(job)).status for move, made in MOVES.items()}
             move = self.rng.choice([m for m in tried if tried[m] is not ApplyStatus.STALE])
-        one = MOVES[move](job or self.bench.job(name))
+        known = self.rng.choice([job, job, job, job, self.zombies.get(name)])
+        one = MOVES[move](known or job or self.bench.job(name))
         since = await self.bench.now()
         (given,) = await self.bench.apply(one)
         if job is None:
@@ -140,7 +147,7 @@ class _History:
 class HistoryCases:
     """Everything together."""
 
-    @pytest.mark.parametrize("seed", range(4))
+    @pytest.mark.parametrize("seed", range(3))
     async def test_a_random_history_agrees_with_the_model(self, bench: Bench, seed: int) -> None:
         history = _History(bench, Random(seed))  # noqa: S311 - repeatable on purpose
         for _ in range(STEPS):
