@@ -93,7 +93,10 @@ def _lease(transaction: Transaction, op: Op, ask: ClaimAsk) -> list[JobRecord]:
         transaction.executemany(
             "UPDATE jobs SET state = 'active', fence = ?, worker = ?, lease_until = ?, started = ?"
             " WHERE number = ?",
-            [(job.fence, ask.worker, lease_until, job.started, number) for number, job in leased],
+            [
+                (job.fence, ask.worker, lease_until, int(job.started), number)
+                for number, job in leased
+            ],
         )
         reply = [(number, job.fence, None) for number, job in leased]
         transaction.remember(op, "claim", encode(reply), ask.queue)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -31,6 +31,13 @@ _BY_FENCE: Final = "queue = ? AND id = ? AND state = 'active' AND fence = ?"
 _BY_NUMBER: Final = "number = ?"
 
 _CHANGES: Final = Changes.__struct_fields__
+_TO_COLUMN: Final[dict[str, Callable[[Any], object]]] = {
+    "error": encoded,
+    "history": encoded,
+    "started": int,
+    "cancel_requested": int,
+    "cause": lambda cause: None if cause is None else cause.value,
+}
 _NOT_LEASED: Final[dict[str, Any]] = {"worker": None, "lease_until": None, "started": 0}
 _NOT_ENDED: Final[dict[str, Any]] = {"finished_at": None, "expires_at": None, "keep_count": None}
 
@@ -98,8 +105,7 @@ def _finish(transaction: Transaction, one: Transition) -> bool:
     columns = _given(one) | _NOT_LEASED | _ended(one, transaction.now)
     columns["state"] = str(one.to)
     key = (one.ref.queue, one.ref.id, one.guard.fence)
-    update = _update(tuple(columns), _BY_FENCE)
-    return transaction.execute(update, (*columns.values(), *key)).rowcount == 1
+    return _write(transaction, columns, _BY_FENCE, key) == 1
 
 
 def _find(transaction: Transaction, ref: Ref) -> _Job | None:
@@ -110,8 +116,8 @@ def _find(transaction: Transaction, ref: Ref) -> _Job | None:
     ).fetchone()
     if row is None or row[1] == CORRUPT:
         return None
-    number, state, fence, cancel_requested, sequence = row
-    return _Job(number, State(state), fence, cancel_requested, sequence)
+    number, state, *rest = row
+    return _Job(number, State(state), *rest)
 
 
 def _holds(guard: Guard, job: _Job) -> bool:
@@ -137,8 +143,7 @@ def _move(transaction: Transaction, job: _Job, one: Transition) -> Applied:
         line = transaction.line(one.ref.queue)
         columns["sequence"] = line.place(one.place, job.sequence)
         transaction.brought = True
-    update = _update(tuple(columns), _BY_NUMBER)
-    if transaction.execute(update, (*columns.values(), job.number)).rowcount == 0:
+    if _write(transaction, columns, _BY_NUMBER, (job.number,)) == 0:
         return Applied(ApplyStatus.CONFLICT, job.state)  # its key has another owner now
     return Applied(ApplyStatus.APPLIED, target)
 
@@ -155,11 +160,9 @@ def _given(one: Transition) -> dict[str, Any]:
     """Return the columns that a transition's own changes write."""
     changes = one.changes
     columns = {name: value for name in _CHANGES if (value := getattr(changes, name)) is not UNSET}
-    for name in ("error", "history"):
+    for name, to_column in _TO_COLUMN.items():
         if name in columns:
-            columns[name] = encoded(columns[name])
-    if columns.get("cause") is not None:
-        columns["cause"] = columns["cause"].value
+            columns[name] = to_column(columns[name])
     if one.notice is not None:
         columns["notice"] = one.notice
     return columns
@@ -170,10 +173,22 @@ def _ended(one: Transition, now: int) -> dict[str, Any]:
     return {"finished_at": now, "expires_at": now + keep.age_ms, "keep_count": keep.count}
 
 
+def _write(
+    transaction: Transaction, columns: dict[str, Any], where: str, key: tuple[Any, ...]
+) -> int:
+    """Set columns of one job, unless a unique key forbids it; return how many rows changed."""
+    values = [value for value in columns.values() if value is not None]
+    nulls = tuple([value is None for value in columns.values()])
+    return transaction.execute(_update(tuple(columns), nulls, where), (*values, *key)).rowcount
+
+
 @cache
-def _update(columns: tuple[str, ...], where: str) -> str:
-    """Return the statement that sets these columns, unless a unique key forbids it."""
-    assignments = ", ".join(f"{column} = ?" for column in columns)
+def _update(columns: tuple[str, ...], nulls: tuple[bool, ...], where: str) -> str:
+    """Return the statement that sets columns. NULL is written out: binding None is slow."""
+    assignments = ", ".join(
+        f"{column} = NULL" if null else f"{column} = ?"
+        for column, null in zip(columns, nulls, strict=True)
+    )
     return f"UPDATE OR IGNORE jobs SET {assignments} WHERE {where}"  # noqa: S608 - no user's text
 
 

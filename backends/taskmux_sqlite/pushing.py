@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 from taskmux.driver import JobRecord, NewJob, Op, Place, Pushed, PushStatus, State
 
-from taskmux_sqlite.rows import new_body, new_notes, new_row
+from taskmux_sqlite.rows import new_body, new_columns, new_notes
 from taskmux_sqlite.transaction import Transaction
 
 __all__ = ["push"]
 
-_INSERT: Final = """
-INSERT INTO jobs (
-    queue, id, state, priority, sequence, lifo, dedup, created_at, run_at, finished_at, attempts,
-    crashes, children, fence, worker, lease_until, started, cancel_requested, cause, reason,
-    result, error, history, notice
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO NOTHING
-"""
-
-_reply = msgspec.msgpack.Decoder(dict[int, Pushed])
+_replies: Final = msgspec.msgpack.Decoder(dict[int, Pushed]).decode
 
 
 def push(transaction: Transaction, op: Op, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
@@ -34,7 +26,7 @@ def push(transaction: Transaction, op: Op, jobs: Sequence[NewJob]) -> Sequence[P
     """
     known = transaction.recall(op, "push")
     if known is not None:
-        others = _reply.decode(known)
+        others = _replies(known)
         return [others.get(index) or _created(new.job) for index, new in enumerate(jobs)]
     replies = [_push(transaction, new) for new in jobs]
     others = {
@@ -54,7 +46,8 @@ def _push(transaction: Transaction, new: NewJob) -> Pushed:
     if job.state is State.WAITING:
         sequence = line.place(Place.FRONT if job.lifo else Place.BACK)
         transaction.brought = True
-    cursor = transaction.execute(_INSERT, new_row(job, sequence))
+    columns = new_columns(job, sequence)
+    cursor = transaction.execute(_insert(tuple(columns)), tuple(columns.values()))
     if cursor.rowcount == 0:
         return _in_place_of(transaction, job)
     line.changed = True  # a queue is known from its first job on, even if that is not waiting
@@ -64,6 +57,13 @@ def _push(transaction: Transaction, new: NewJob) -> Pushed:
     if notes is not None:
         transaction.execute("INSERT INTO notes VALUES (?, ?, ?, ?)", (number, *notes))
     return _created(job)
+
+
+@cache
+def _insert(columns: tuple[str, ...]) -> str:
+    """Return the statement that creates a job, unless its id or its key is taken."""
+    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+    return f"INSERT INTO jobs ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608 - no user's text
 
 
 def _stored(new: NewJob, now: int) -> JobRecord:

@@ -21,8 +21,8 @@ __all__ = [
     "encode",
     "encoded",
     "new_body",
+    "new_columns",
     "new_notes",
-    "new_row",
     "readable",
     "record",
 ]
@@ -102,34 +102,35 @@ def decode_logs(column: bytes | None) -> tuple[str, ...]:
     return () if column is None else _logs(column)
 
 
-def new_row(job: JobRecord, sequence: int) -> Row:
-    """Return the row of `jobs` for a new job, without its number."""
-    return (
-        job.queue,
-        job.id,
-        job.state.value,
-        job.priority,
-        sequence,
-        job.lifo,
-        None if job.dedup is None else job.dedup.key,
-        job.created_at,
-        job.run_at,
-        job.finished_at,
-        job.attempts,
-        job.crashes,
-        job.children,
-        job.fence,
-        job.worker,
-        job.lease_until,
-        job.started,
-        job.cancel_requested,
-        None if job.cause is None else job.cause.value,
-        job.reason,
-        job.result,
-        encoded(job.error),
-        encoded(job.history),
-        job.notice,
-    )
+def new_columns(job: JobRecord, sequence: int) -> dict[str, Any]:
+    """Return the columns of `jobs` for a new job that are not NULL."""
+    columns = {
+        "queue": job.queue,
+        "id": job.id,
+        "state": job.state.value,
+        "priority": job.priority,
+        "sequence": sequence,
+        "lifo": int(job.lifo),  # the sqlite3 module is slow to bind a bool, or None
+        "dedup": None if job.dedup is None else job.dedup.key,
+        "created_at": job.created_at,
+        "run_at": job.run_at,
+        "finished_at": job.finished_at,
+        "attempts": job.attempts,
+        "crashes": job.crashes,
+        "children": job.children,
+        "fence": job.fence,
+        "worker": job.worker,
+        "lease_until": job.lease_until,
+        "started": int(job.started),
+        "cancel_requested": int(job.cancel_requested),
+        "cause": None if job.cause is None else job.cause.value,
+        "reason": job.reason,
+        "result": job.result,
+        "error": encoded(job.error),
+        "history": encoded(job.history),
+        "notice": job.notice,
+    }
+    return {name: value for name, value in columns.items() if value is not None}
 
 
 def new_body(job: JobRecord) -> bytes:

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from taskmux.conformance import DriverSuite
+from taskmux.driver import Driver, Ref, StoreError, StoreIncompatible, StoreUnavailable
+from taskmux_sqlite import SQLiteDriver
+
+
+class TestSQLite(DriverSuite):
+    """One file per test, on a clock that moves when told to."""
+
+    @pytest.fixture
+    def unopened_driver(self, tmp_path: Path) -> SQLiteDriver:
+        self.clock = 1_700_000_000_000
+        self.file = tmp_path / "jobs.db"
+        return SQLiteDriver(f"sqlite:///{self.file}", clock=lambda: self.clock)
+
+    async def advance(self, ms: float) -> None:
+        self.clock += max(1, round(ms))
+
+    async def damage(self, driver: Driver, ref: Ref) -> bool:
+        with sqlite3.connect(self.file) as connection:
+            connection.execute(
+                "UPDATE bodies SET body = x'ff' WHERE number ="
+                " (SELECT number FROM jobs WHERE queue = ? AND id = ?)",
+                (ref.queue, ref.id),
+            )
+        connection.close()
+        return True
+
+    async def leaked(self, driver: Driver) -> list[str]:
+        connection = sqlite3.connect(self.file)
+        try:
+            return [
+                f"{count} rows of {table} without a job"
+                for table in ("bodies", "notes")
+                for (count,) in connection.execute(
+                    f"SELECT count(*) FROM {table} WHERE number NOT IN (SELECT number FROM jobs)"
+                )
+                if count
+            ] + [line for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
+        finally:
+            connection.close()
+
+    async def unfit(self) -> Sequence[tuple[Driver, type[StoreError]]]:
+        text = self.file.with_name("text.db")
+        text.write_text("This is no database, however long the text may be. " * 100)
+        foreign = self.file.with_name("foreign.db")
+        with sqlite3.connect(foreign) as connection:
+            connection.execute("CREATE TABLE theirs (x)")
+        connection.close()
+        nowhere = self.file.parent / "nowhere" / "jobs.db"
+        return [
+            (SQLiteDriver(f"sqlite:///{text}"), StoreIncompatible),
+            (SQLiteDriver(f"sqlite:///{foreign}"), StoreIncompatible),
+            (SQLiteDriver(f"sqlite:///{nowhere}"), StoreUnavailable),
+        ]
