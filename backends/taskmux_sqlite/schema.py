@@ -76,8 +76,10 @@ _FIRST = (
     "CREATE INDEX jobs_active ON jobs (queue, lease_until) WHERE state = 'active'",
     "CREATE INDEX jobs_finished ON jobs (queue, state, finished_at) WHERE expires_at IS NOT NULL",
     "CREATE INDEX jobs_expiring ON jobs (queue, expires_at) WHERE expires_at IS NOT NULL",
-    "CREATE INDEX jobs_counted ON jobs (queue, state, keep_count, finished_at)
-    WHERE keep_count IS NOT NULL",
+    """
+    CREATE INDEX jobs_counted ON jobs (queue, state, keep_count, finished_at)
+    WHERE keep_count IS NOT NULL
+    """,
     """
     CREATE UNIQUE INDEX jobs_dedup ON jobs (queue, dedup)
     WHERE dedup IS NOT NULL AND expires_at IS NULL
