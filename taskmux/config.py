@@ -13,11 +13,12 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote_plus, urlsplit
 
 import msgspec
 
 from taskmux.errors import ConfigError, InvalidURL
+from taskmux.units import brief
 
 __all__ = [
     "DEFAULT_URL",
@@ -33,8 +34,9 @@ __all__ = [
 DEFAULT_URL = "sqlite:///taskmux.db"
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.\-]{0,31}):", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<=://)[^/?#]*@")
-_SECRET = re.compile(r"(?i)([?&][^=&#]*(?:pass|secret|token|key|user|auth)[^=&#]*=)[^&#]*")
+_HEAD = re.compile(r"[a-z][a-z0-9+.\-]{0,31}://", re.IGNORECASE)
+_SECRET = re.compile(r"pass|secret|token|key|user|auth", re.IGNORECASE)
+MAX_SHOWN = 300
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -79,7 +81,7 @@ def load_settings(
     for field in msgspec.structs.fields(Settings):
         text = environ.get(f"TASKMUX_{field.name.upper()}")
         if text is not None:
-            values[field.name] = text.split(",") if field.name == "queues" else text
+            values[field.name] = _listed(text) if field.name == "queues" else text
     values.update({name: value for name, value in (flags or {}).items() if value is not None})
     try:
         return msgspec.convert(values, Settings, strict=False)
@@ -89,6 +91,10 @@ def load_settings(
             f"{', '.join(field.name for field in msgspec.structs.fields(Settings))}; each can be a "
             f"flag, TASKMUX_<NAME> in the environment, or a line in [tool.taskmux]."
         ) from None
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def _from_file(directory: Path) -> dict[str, Any]:
@@ -120,7 +126,7 @@ def scheme_of(url: object) -> str:
     match = _SCHEME.match(url) if isinstance(url, str) else None
     if match is None:
         raise InvalidURL(
-            f"{hide_credentials(str(url))!r} is not a backend URL. Write it as scheme://..., for "
+            f"{_shown(str(url))} is not a backend URL. Write it as scheme://..., for "
             f"example sqlite:///taskmux.db or redis://localhost."
         )
     return match[1].lower()
@@ -133,17 +139,22 @@ def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
         InvalidURL: it has no scheme, a control character, a bad port or bad brackets.
     """
     scheme_of(url)
-    shown = hide_credentials(url)
+    shown = _shown(url)
     if any(ord(char) < 0x20 or ord(char) == 0x7F for char in url):  # noqa: PLR2004 - ASCII controls
-        raise InvalidURL(f"{shown!r} has a control character. Percent-encode it or take it out.")
+        raise InvalidURL(f"{shown} has a control character. Percent-encode it or take it out.")
     try:
         parts = urlsplit(url)
         _ = parts.hostname if "," in parts.netloc else parts.port
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    except ValueError as error:
-        reason = str(error).replace(url, shown)
-        raise InvalidURL(f"{shown!r} is not a URL: {reason}. Check host, port, brackets.") from None
-    return parts, {name: unquote(value) for name, value in options.items()}
+        astray = parts.netloc and "@" in parts.path + parts.query + parts.fragment
+    except ValueError:  # its text may quote a piece of the password
+        astray = True
+    if astray:
+        raise InvalidURL(
+            f"{shown} is not a URL: its host, port or brackets are malformed, or its password has "
+            f"characters that end it. Percent-encode '@', ':', '/', '?' and '#' in credentials."
+        )
+    return parts, options
 
 
 def check_options(url: str, options: Mapping[str, str], known: set[str]) -> None:
@@ -155,13 +166,30 @@ def check_options(url: str, options: Mapping[str, str], known: set[str]) -> None
     unknown = sorted(set(options) - known)
     if unknown:
         raise InvalidURL(
-            f"{hide_credentials(url)!r} has the unknown option {unknown[0]!r}. "
+            f"{_shown(url)} has the unknown option {brief(unknown[0])}. "
             f"Known options: {', '.join(sorted(known)) or 'none'}."
         )
 
 
 def hide_credentials(url: str) -> str:
-    """Return the URL with user, password and secret-looking options replaced by `***`."""
-    if "@" in url:
-        url = _USERINFO.sub("***@", url)
-    return _SECRET.sub(r"\1***", url)
+    """Return the URL with user, password and secret-looking options replaced by `***`.
+
+    People write passwords with `@`, `/` or `?` in them and forget to encode those, so whatever
+    stands before the last `@` goes, unless the authority is empty, as in `sqlite:///a@b.db`.
+    """
+    match = _HEAD.match(url)
+    head = match[0] if match else ""
+    rest = url.removeprefix(head)
+    if "@" in rest and not (head and rest.startswith("/")):
+        rest = "***@" + rest.rpartition("@")[2]
+    start, mark, query = rest.partition("?")
+    return head + start + mark + "&".join(map(_hide_option, query.split("&")))
+
+
+def _hide_option(option: str) -> str:
+    name, equals, _ = option.partition("=")
+    return f"{name}=***" if equals and _SECRET.search(unquote_plus(name)) else option
+
+
+def _shown(url: str) -> str:
+    return brief(hide_credentials(url), MAX_SHOWN)

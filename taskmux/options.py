@@ -15,6 +15,7 @@ from taskmux.job import Dedup, Keep, Policy
 from taskmux.retry import Backoff, BackoffFunction, BackoffLike, as_backoff
 from taskmux.units import (
     Duration,
+    brief,
     check_name,
     check_queue,
     instant_ms,
@@ -149,7 +150,9 @@ def parse_options(options: JobOptions) -> Parsed:
 def _count(name: str, least: int) -> Callable[[Any], dict[str, Any]]:
     def parse(value: Any) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 10**6:
-            raise DeclarationError(f"{name} {value!r} is not a number from {least} to 1000000.")
+            raise DeclarationError(
+                f"{name} {brief(value)} is not a number from {least} to 1000000."
+            )
         return {name: value}
 
     return parse
@@ -158,7 +161,7 @@ def _count(name: str, least: int) -> Callable[[Any], dict[str, Any]]:
 def _flag(name: str) -> Callable[[Any], dict[str, Any]]:
     def parse(value: Any) -> dict[str, Any]:
         if not isinstance(value, bool):
-            raise DeclarationError(f"{name} {value!r} is neither True nor False.")
+            raise DeclarationError(f"{name} {brief(value)} is neither True nor False.")
         return {name: value}
 
     return parse
@@ -178,7 +181,7 @@ def _backoff(value: Any) -> dict[str, Any]:
 def _retention(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not set(value) <= set(Retention.__annotations__):
         raise DeclarationError(
-            f"retention {value!r} is not a mapping of {', '.join(Retention.__annotations__)}."
+            f"retention {brief(value)} is not a mapping of {', '.join(Retention.__annotations__)}."
         )
     fields: dict[str, Any] = {}
     for state in ("completed", "cancelled", "dead"):

@@ -11,6 +11,7 @@ from taskmux import hookspecs
 from taskmux.config import hide_credentials, scheme_of
 from taskmux.driver import Driver
 from taskmux.errors import MissingExtra, UnknownScheme
+from taskmux.units import brief
 
 __all__ = ["DRIVERS", "driver_for", "plugin_manager", "schemes"]
 
@@ -65,7 +66,7 @@ def _unknown(scheme: str, url: str) -> UnknownScheme:
     close = difflib.get_close_matches(scheme, known, n=1)
     hint = f" Did you mean {close[0]}://?" if close else ""
     return UnknownScheme(
-        f"No installed driver serves {scheme}:// (from {hide_credentials(url)!r}).{hint} "
+        f"No installed driver serves {scheme}:// (from {brief(hide_credentials(url), 300)}).{hint} "
         f"Installed: {', '.join(known) or 'none'}. Install the package that provides it, or "
         f"check the URL."
     )

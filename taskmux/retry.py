@@ -15,7 +15,7 @@ from typing import ClassVar
 import msgspec
 
 from taskmux.errors import DeclarationError
-from taskmux.units import Duration, milliseconds
+from taskmux.units import Duration, brief, milliseconds
 
 __all__ = [
     "DEFAULT_BACKOFF",
@@ -104,7 +104,7 @@ BackoffLike = Backoff | BackoffFunction | Duration | Sequence[Duration]
 
 def _common(cap: Duration | None, jitter: float) -> tuple[float, int]:
     if isinstance(jitter, bool) or not 0 <= jitter <= 1:
-        raise DeclarationError(f"jitter {jitter!r} is not between 0 (none) and 1 (full).")
+        raise DeclarationError(f"jitter {brief(jitter)} is not between 0 (none) and 1 (full).")
     return jitter, MAX_DELAY_MS if cap is None else milliseconds(cap, "cap")
 
 
@@ -143,7 +143,7 @@ def Exponential(  # noqa: N802 - reads as a type
         DeclarationError: not a duration, factor below 1, or jitter outside [0, 1].
     """
     if not 1 <= factor <= 100:  # noqa: PLR2004 - more than hundredfold growth is a mistake
-        raise DeclarationError(f"factor {factor!r} is not between 1 and 100.")
+        raise DeclarationError(f"factor {brief(factor)} is not between 1 and 100.")
     jitter, cap_ms = _common(cap, jitter)
     return ExponentialPolicy(
         jitter, cap_ms, first_ms=milliseconds(first, "first"), factor=float(factor)

@@ -16,6 +16,7 @@ __all__ = [
     "PRIORITIES",
     "Duration",
     "PriorityName",
+    "brief",
     "check_name",
     "check_queue",
     "instant_ms",
@@ -41,6 +42,15 @@ _QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}\Z")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@+\-]{0,254}\Z")
 
 
+def brief(value: object, limit: int = 80) -> str:
+    """Return how an error shows a wrong value: its repr, cut short, for it may be huge."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - an integer of 5,000 digits, or an object that cannot say
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def milliseconds(value: object, what: str = "duration") -> int:
     """Return a duration in whole milliseconds.
 
@@ -64,7 +74,7 @@ def milliseconds(value: object, what: str = "duration") -> int:
             number = math.nan
     if not 0 <= number <= MAX_MS:  # also refuses NaN
         raise DeclarationError(
-            f"{what} {value!r} is not a duration. Write text such as '250ms', '30s', '5m' or "
+            f"{what} {brief(value)} is not a duration. Write text such as '250ms', '30s', '5m' or "
             f"'1h30m', a number of seconds, or a timedelta; none may be negative or over 100 years."
         )
     return round(number)
@@ -84,9 +94,11 @@ def _parse(text: str) -> float:
 
 
 def show_ms(ms: int) -> str:
-    """Return milliseconds as people write them: `"1m30s"`."""
+    """Return milliseconds as people write them, the two largest units: `"1m30s"`, `"1.5s"`."""
     if ms < 1000:  # noqa: PLR2004 - below a second
         return f"{ms}ms"
+    if ms < 60_000:  # noqa: PLR2004 - below a minute
+        return f"{ms / 1000:.3f}".rstrip("0").rstrip(".") + "s"
     parts: list[str] = []
     rest = ms
     for unit in ("d", "h", "m", "s"):
@@ -102,9 +114,9 @@ def instant_ms(value: object, what: str = "run_at") -> int:
     Raises:
         DeclarationError: the datetime has no time zone, so it names no instant.
     """
-    if not isinstance(value, datetime) or value.tzinfo is None:
+    if not isinstance(value, datetime) or value.utcoffset() is None:
         raise DeclarationError(
-            f"{what} {value!r} names no instant. Give a datetime with a time zone, "
+            f"{what} {brief(value)} names no instant. Give a datetime with a time zone, "
             f"such as datetime.now(UTC) + timedelta(minutes=5), or use delay= instead."
         )
     return round(value.timestamp() * 1000)
@@ -121,7 +133,7 @@ def priority_number(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_PRIORITY:
         return value
     raise DeclarationError(
-        f"priority {value!r} is neither a number from 0 (first) to {MAX_PRIORITY} nor one of "
+        f"priority {brief(value)} is neither a number from 0 (first) to {MAX_PRIORITY} nor one of "
         f"{', '.join(PRIORITIES)}."
     )
 
@@ -135,7 +147,7 @@ def check_queue(name: object) -> str:
     if isinstance(name, str) and _QUEUE.match(name):
         return name
     raise InvalidName(
-        f"{name!r} is not a queue name. Use 1 to 128 letters, digits, '_', '.' or '-', "
+        f"{brief(name)} is not a queue name. Use 1 to 128 letters, digits, '_', '.' or '-', "
         f"starting with a letter, a digit or '_'."
     )
 
@@ -149,6 +161,6 @@ def check_name(name: object, what: str) -> str:
     if isinstance(name, str) and _NAME.match(name):
         return name
     raise InvalidName(
-        f"{name!r} is not a {what}. Use 1 to 255 letters, digits or any of '_.:/@+-', "
+        f"{brief(name)} is not a {what}. Use 1 to 255 letters, digits or any of '_.:/@+-', "
         f"starting with a letter, a digit or '_'."
     )
