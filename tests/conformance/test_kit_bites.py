@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import taskmux.capabilities
-import taskmux.driver
 from msgspec.structs import replace
 from taskmux.conformance import Bench, DriverSuite
-from taskmux.driver import Claimed, CorruptRecord, Guard, Place, Ref, State, StoreDenied
+from taskmux.conformance.cases import waiting
+from taskmux.driver import Claimed, Guard, Place, Policy, State
 from taskmux.memory import MemoryDriver, MemoryStore
 
 
@@ -28,10 +25,8 @@ class Suite(DriverSuite):
         self.clock += max(1, round(ms))
 
 
-async def run(
-    broken: type[MemoryDriver], case: str, suite: Suite | None = None, **params: Any
-) -> None:
-    suite = suite or Suite()
+async def run(broken: type[MemoryDriver], case: str, **params: Any) -> None:
+    suite = Suite()
     driver = broken(store=MemoryStore(clock=lambda: suite.clock))
     async with Bench(driver, suite) as bench:
         await getattr(suite, case)(bench, **params)
@@ -178,7 +173,7 @@ class StackNotQueue(MemoryDriver):
 
 class ForgetsPolicy(MemoryDriver):
     def _push(self, new):
-        return super()._push(replace(new, job=replace(new.job, policy=taskmux.driver.Policy())))
+        return super()._push(replace(new, job=replace(new.job, policy=Policy())))
 
 
 class RepeatsLogLines(MemoryDriver):
@@ -332,94 +327,32 @@ async def test_a_broken_driver_fails_the_case_named_for_it(bite: Bite) -> None:
         await run(bite.kind, bite.case, **bite.params)
 
 
-# -- what an author may tell the kit --------------------------------------------------------------
+class Deaf(MemoryDriver):
+    async def wait(self, queues, timeout):
+        await asyncio.sleep(timeout)
+        return False
 
 
-class Locked(MemoryDriver):
-    async def open(self):
-        raise StoreDenied("The store refused the password. Check the URL.")
+class ListensLate(MemoryDriver):
+    """Hears nothing of what came before it began to wait."""
+
+    async def wait(self, queues, timeout):
+        self._seen = self.store.version
+        return await super().wait(queues, timeout)
 
 
-class SetsAside(MemoryDriver):
-    """Knows a damaged record, and counts it nowhere."""
-
-    damaged: tuple[Ref, ...] = ()
-
-    async def get(self, refs):
-        if set(refs) & set(self.damaged):
-            raise CorruptRecord("The record is not readable. Remove it.")
-        return await super().get(refs)
-
-
-class Tells(Suite):
-    """Overrides every hook."""
-
-    unfit_driver: MemoryDriver = Locked()
-    left: Sequence[str] = ()
-
-    async def unfit(self):
-        return [(self.unfit_driver, StoreDenied)]
-
-    async def leaked(self, driver):
-        return list(self.left)
-
-    async def damage(self, driver, ref):
-        stored = driver._stored(ref)
-        if isinstance(driver, SetsAside):
-            driver.damaged = (ref,)
-            queue = driver.store.queue(ref.queue)
-            queue.leave(stored)
-            del queue.jobs[ref.id]
-        return True
-
-
-async def test_an_unfit_store_must_be_refused() -> None:
-    case = "test_o2_a_store_that_does_not_fit_is_refused"
-    await run(MemoryDriver, case, Tells())
-    opens_anything = Tells()
-    opens_anything.unfit_driver = MemoryDriver()
-    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-        await run(MemoryDriver, case, opens_anything)
-
-
-async def test_a_damaged_record_must_be_set_aside() -> None:
-    case = "test_a_corrupt_record_is_set_aside"
-    await run(SetsAside, case, Tells())
-    with pytest.raises(AssertionError):
-        await run(MemoryDriver, case, Tells())
-
-
-async def test_a_leak_fails_any_case() -> None:
-    case = "test_c3_no_more_than_asked"
-    await run(MemoryDriver, case, Tells())
-    leaky = Tells()
-    leaky.left = ["key:without:owner"]
-    with pytest.raises(AssertionError, match="key:without:owner"):
-        await run(MemoryDriver, case, leaky)
-
-
-# -- every contract has a case --------------------------------------------------------------------
-
-CONTRACTS = sorted(
-    number
-    for module in (taskmux.driver, taskmux.capabilities)
-    for number in re.findall(r"^ +([A-Z]\d+) \S", inspect.getsource(module), re.MULTILINE)
+@pytest.mark.parametrize(
+    ("broken", "case"),
+    [
+        (Deaf, "test_w1_a_push_ends_the_wait"),
+        (Deaf, "test_w1_it_wakes_again_and_again"),
+        (ListensLate, "test_w3_what_came_between_claim_and_wait_counts"),
+    ],
 )
-
-CASES = [name for name in dir(DriverSuite) if name.startswith("test_")]
-
-
-def test_contract_numbers_are_found_and_unique() -> None:
-    assert {"O1", "P7", "A10", "W3", "B2"} <= set(CONTRACTS)
-    assert len(CONTRACTS) == len(set(CONTRACTS))
-
-
-@pytest.mark.parametrize("number", CONTRACTS)
-def test_every_contract_has_a_case(number: str) -> None:
-    assert any(name.startswith(f"test_{number.lower()}_") for name in CASES)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_case_names_a_contract_that_there_is(case: str) -> None:
-    named = re.match(r"test_([a-z]\d+)_", case)
-    assert named is None or named[1].upper() in CONTRACTS
+async def test_a_deaf_driver_fails(
+    broken: type[MemoryDriver], case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run(MemoryDriver, case)
+    monkeypatch.setattr(waiting, "AGES", 0.01)
+    with pytest.raises(AssertionError):
+        await run(broken, case)

@@ -77,6 +77,16 @@ class WaitCases:
         await bench.push(*(bench.job(f"job-{n}") for n in range(3)))
         assert await asyncio.gather(*waits) == [True] * 3
 
+    async def test_w1_it_wakes_again_and_again(self, bench: Bench) -> None:
+        producer = await bench.fork()
+        for number in range(5):
+            await _idle(bench)
+            await bench.driver.wait([bench.queue], 0)
+            waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
+            await asyncio.sleep(0)
+            await bench.push(bench.job(f"job-{number}"), by=producer)
+            assert await waiting
+
     async def test_w2_it_ends_by_itself(self, bench: Bench) -> None:
         await _idle(bench)
         for _ in range(50):
