@@ -151,20 +151,21 @@ def run_on_app(url: str | None, app: str | None, do: Callable[[Taskmux], Awaitab
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; payloads and results, which are JSON already, as what they are."""
-    plain = msgspec.to_builtins(value, enc_hook=str, builtin_types=(bytes,))
-    click.echo(json.dumps(_open_json(plain), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
 
 
-def _open_json(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     match value:
+        case msgspec.Struct():  # every field, also those that have their default
+            return _plain(msgspec.structs.asdict(value))
         case bytes():
             try:
                 return json.loads(value)
             except ValueError:
                 return value.decode("utf-8", "replace")
         case dict():
-            return {key: _open_json(item) for key, item in value.items()}
+            return {key: _plain(item) for key, item in value.items()}
         case list() | tuple():
-            return [_open_json(item) for item in value]
+            return [_plain(item) for item in value]
         case _:
             return value

@@ -54,8 +54,9 @@ def _driver_row(scheme: str, module: str) -> dict[str, str]:
     row = {"scheme": scheme, "module": module, "capabilities": "", "ready": "yes", "problem": ""}
     try:
         driver = driver_for(SAMPLES.get(scheme, f"{scheme}://localhost"), plugin_manager())
-    except TaskmuxError as error:
-        return row | {"ready": "", "problem": str(error)}
+    except Exception as error:  # noqa: BLE001 - a broken driver must not hide the others
+        words = str(error) if isinstance(error, TaskmuxError) else repr(error)
+        return row | {"ready": "", "problem": words}
     return row | {"capabilities": ", ".join(capabilities_of(driver))}
 
 

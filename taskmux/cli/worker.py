@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from typing import Any
 
 import click
@@ -56,7 +55,6 @@ def worker(app: str | None, queues: str | None, url: str | None, **flags: Any) -
     if settings.processes > 1:
         sys.exit(supervise(settings.processes, _again(settings, url)))
     asyncio.run(_serve(mux, one, settings))
-    _leave_threads_behind()
 
 
 async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> None:
@@ -86,15 +84,16 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> None:
     finally:
         await mux.close()
     complaints.print("Stopped.")
+    if one.left_behind:
+        _leave()
 
 
-def _leave_threads_behind() -> None:
-    """A sync handler that outlived the drain would keep the process; its lease lapses instead."""
-    if any(thread.name.startswith("taskmux-handler") for thread in threading.enumerate()):
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+def _leave() -> None:
+    """End the process at once: a handler that ignores its cancellation would keep it for ever."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _log(level: str) -> None:

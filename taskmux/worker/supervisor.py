@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +87,7 @@ class Worker:
         self._hurry = asyncio.Event()
         self._told = asyncio.Event()
         self._begun = False
+        self._thread_prefix = f"taskmux-{options.name}"
 
     @property
     def name(self) -> str:
@@ -96,6 +98,14 @@ class Worker:
     def running(self) -> int:
         """How many handlers run now."""
         return self._lanes.running
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether handlers still run after the worker stopped: they ignore their cancellation."""
+        lanes = any(not runner.done() for runner in self._runners)
+        return lanes or any(
+            thread.name.startswith(self._thread_prefix) for thread in threading.enumerate()
+        )
 
     # -- starting -----------------------------------------------------------------------------
 
@@ -127,7 +137,7 @@ class Worker:
         state = None
         if self._lifespan is not None:
             state = await enter.enter_async_context(self._lifespan())
-        threads = ThreadPoolExecutor(self.options.concurrency, "taskmux-handler")
+        threads = ThreadPoolExecutor(self.options.concurrency, self._thread_prefix)
         enter.callback(threads.shutdown, wait=False, cancel_futures=True)
         self._settlers = [Settler(driver, self._stored) for driver in drivers]
         equipment = Equipment(

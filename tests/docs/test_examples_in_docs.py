@@ -1,0 +1,85 @@
+"""Every Python block of README and docs runs, in order, as one module per page."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import taskmux
+from taskmux.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+WITH_PYTHON = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    """Blocks are executed top to bottom; then each function without parameters is called."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TASKMUX_URL", f"sqlite:///{tmp_path / 'docs.db'}")
+    name = f"page_{page.stem.lower().replace('-', '_')}"
+    source = tmp_path / f"{name}.py"
+    source.write_text("\n\n".join(BLOCK.findall(page.read_text(encoding="utf-8"))))
+    # A process of its own: a page may define an app, a plug-in or a driver.
+    runner = tmp_path / "run.py"
+    runner.write_text(
+        "import asyncio, inspect, sys\n"
+        f"import {name} as page\n"
+        "for name, it in list(vars(page).items()):\n"
+        "    if not inspect.isfunction(it) or it.__module__ != page.__name__:\n"
+        "        continue\n"
+        "    if inspect.signature(it).parameters or name.startswith('_'):\n"
+        "        continue\n"
+        "    print('calling', name)\n"
+        "    asyncio.run(it()) if inspect.iscoroutinefunction(it) else it()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(runner)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_readme_names_every_command_and_no_other():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\| `taskmux ([^`]+)`", readme)
+    # Lower-case words without a colon are the command; the rest are its arguments.
+    named = {re.match(r"[a-z]+(?: [a-z]+(?![:a-z]))?", row)[0] for row in rows}
+    assert named == _commands(main)
+
+
+def _commands(group: click.Group, prefix: str = "") -> set[str]:
+    names = set()
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            names |= _commands(command, f"{prefix}{name} ")
+        else:
+            names.add(prefix + name)
+    return names
+
+
+def test_every_public_name_has_a_docstring():
+    bare = [
+        name
+        for name in taskmux.__all__
+        if (inspect.isclass(getattr(taskmux, name)) or callable(getattr(taskmux, name)))
+        and not inspect.getdoc(getattr(taskmux, name))
+    ]
+    assert bare == []
+
+
+def test_links_in_docs_lead_somewhere():
+    broken = []
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http") and not (page.parent / target).exists():
+                broken += [f"{page.name}: {target}"]
+    assert broken == []
