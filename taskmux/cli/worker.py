@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -54,7 +56,8 @@ def worker(app: str | None, queues: str | None, url: str | None, **flags: Any) -
     )
     if settings.processes > 1:
         sys.exit(supervise(settings.processes, _again(settings, url)))
-    asyncio.run(_serve(mux, one, settings))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(mux, one, settings))
 
 
 async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> None:
@@ -86,6 +89,16 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> None:
     complaints.print("Stopped.")
     if one.left_behind:
         _leave()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's factory where uvloop is installed: it is about a third faster."""
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ModuleNotFoundError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def _leave() -> None:

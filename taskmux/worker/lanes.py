@@ -116,16 +116,19 @@ class Lanes:
             self._lanes.append(turn)
             await turn
         held = self._ready.popleft()
-        if last_chance(held.job):
-            self._alone = held
-            await self._idle.wait()
-            if self.closed:  # it was not started: the worker gives it back
-                return None
+        if last_chance(held.job) and not await self._alone_with(held):
+            return None
         self.running += 1
         self._idle.clear()
         if self.room > 0:
             self.want.set()
         return held
+
+    async def _alone_with(self, held: Held) -> bool:
+        """Let the others finish; False if the lanes closed meanwhile and it must be given back."""
+        self._alone = held
+        await self._idle.wait()
+        return not self.closed
 
     def done(self, held: Held) -> None:
         """A lane has finished running a job (its outcome may still be on the way)."""
