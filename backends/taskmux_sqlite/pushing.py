@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace
-from taskmux.driver import JobRecord, NewJob, Op, Place, Pushed, PushStatus, State
+from taskmux.driver import JobRecord, NewJob, Op, Place, Pushed, PushStatus, State, StoreFull
 
 from taskmux_sqlite.rows import new_body, new_columns, new_notes
 from taskmux_sqlite.transaction import Transaction
 
 __all__ = ["push"]
+
+RESERVE: Final = 16 * 1024 * 1024
+"""Bytes of disk that new jobs leave free, so that the log has room while stored ones drain."""
 
 _replies: Final = msgspec.msgpack.Decoder(dict[int, Pushed]).decode
 
@@ -28,6 +32,7 @@ def push(transaction: Transaction, op: Op, jobs: Sequence[NewJob]) -> Sequence[P
     if known is not None:
         others = _replies(known)
         return [others.get(index) or _created(new.job) for index, new in enumerate(jobs)]
+    _require_room(transaction)
     replies = [_push(transaction, new) for new in jobs]
     others = {
         index: reply
@@ -36,6 +41,15 @@ def push(transaction: Transaction, op: Op, jobs: Sequence[NewJob]) -> Sequence[P
     }
     transaction.remember(op, "push", msgspec.msgpack.encode(others))
     return replies
+
+
+def _require_room(transaction: Transaction) -> None:
+    disk = shutil.disk_usage(transaction.directory)
+    if disk.free < RESERVE and disk.total > 0:  # some file systems say nothing
+        raise StoreFull(
+            f"Less than {RESERVE >> 20} MiB are free on the disk of {transaction.directory}. Make "
+            f"room: new jobs are refused until then, and stored ones go on."
+        )
 
 
 def _push(transaction: Transaction, new: NewJob) -> Pushed:

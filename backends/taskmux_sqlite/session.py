@@ -57,8 +57,11 @@ class Session:
         self._thread.start()
         try:
             await opened
-        except BaseException:
+        except asyncio.CancelledError:
             self._calls.put(None)
+            raise
+        except Exception:
+            self._thread.join()  # it ends by itself
             raise
 
     async def close(self) -> None:

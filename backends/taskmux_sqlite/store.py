@@ -50,6 +50,7 @@ class Store:
     def __init__(
         self, location: Location, clock: Callable[[], int], brought: Callable[[], None]
     ) -> None:
+        self._directory = location.file.parent
         self._clock = clock
         self._brought = brought
         self._connection = _connect(location)
@@ -79,7 +80,7 @@ class Store:
     def _run(self, begin: str, do: Callable[[Transaction], Reply]) -> tuple[Reply, Transaction]:
         self._connection.execute(begin)
         try:
-            transaction = Transaction(self._connection, self._clock(), self.watch)
+            transaction = Transaction(self._connection, self._clock(), self.watch, self._directory)
             reply = do(transaction)
             transaction.finish()
             self._connection.execute("COMMIT")

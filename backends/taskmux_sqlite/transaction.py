@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -34,11 +35,14 @@ class Line(msgspec.Struct):
 class Transaction:
     """A transaction under way. `now` is read once, after the lock was taken."""
 
-    def __init__(self, connection: sqlite3.Connection, now: int, watch: Watch) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, now: int, watch: Watch, directory: Path
+    ) -> None:
         self.execute: Final = connection.execute
         self.executemany: Final = connection.executemany
         self.now: Final = now
         self.watch: Final = watch
+        self.directory: Final = directory
         self.brought = False
         """Whether a job became waiting, so that waiters should look."""
         self._lines: dict[str, Line] = {}
