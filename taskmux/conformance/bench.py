@@ -165,8 +165,11 @@ class Bench:
         answers = await self.push(*jobs)
         statuses = [answer.status for answer in answers]
         assert statuses == [PushStatus.CREATED] * len(jobs)
-        batch = [job.job if isinstance(job, NewJob) else job for job in jobs]
-        return [await self.record(job) for job in batch]
+        refs = [job.job.ref if isinstance(job, NewJob) else job.ref for job in jobs]
+        found = await self.driver.get(refs)
+        stored = [job for job in found if job is not None]
+        assert [job.ref for job in stored] == refs
+        return stored
 
     async def claim(
         self,
@@ -279,9 +282,10 @@ class Bench:
             )
             assert len(page.jobs) <= limit
             jobs += page.jobs
-            cursor = page.cursor
-            if cursor is None:
+            if page.cursor is None:
                 return jobs
+            assert page.cursor != cursor, "find() gave the same cursor again"
+            cursor = page.cursor
 
     # -- checks ---------------------------------------------------------------------------------
 
