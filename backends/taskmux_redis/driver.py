@@ -58,6 +58,14 @@ _SET_ASIDE = script("set_aside")
 BATCH: Final = 500
 """Items in one script call: a longer batch goes in several, so that none keeps the server long."""
 
+LAYOUT: Final = (
+    "1 state, 2 asked to cancel, 3 started, 4 has notes, 5-17 fence, 18-33 last place, 34-36 "
+    "length of the worker's name, the name, fields: letter, length, colon, value"
+)
+"""Kept in `live` beside the jobs. Who looks with redis-cli can read them, and a value this long
+makes Redis keep the hash as a table: its form for small hashes would be searched from end to end.
+"""
+
 _LEASES: Final = {
     "H": Extended(LeaseStatus.HELD),
     "L": Extended(LeaseStatus.LOST),
@@ -132,7 +140,7 @@ class RedisDriver(Driver):
 
     async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
         """See `Driver.claim`."""
-        now, due, blocked_by, repeated, *rows = await self.link.run(
+        now, due, blocked_by, repeated, *found = await self.link.run(
             _CLAIM,
             self.keys(ask.queue).of(_CLAIM),
             f"{op.origin} claim",
@@ -143,22 +151,32 @@ class RedisDriver(Driver):
             ask.start,
             PROMOTE_LIMIT,
         )
-        jobs = await self._readable(ask.queue, rows)
-        lease_until = now + ask.lease
-        for at, (job, row) in enumerate(jobs):
-            # nobody has seen these records yet: what the script wrote is written on them
-            force_setattr(job, "lease_until", int(row[4]) if repeated else lease_until)
-            if not repeated:
-                force_setattr(job, "state", State.ACTIVE)
-                force_setattr(job, "fence", row[2])
-                force_setattr(job, "worker", ask.worker)
-                force_setattr(job, "started", at < ask.start)
+        if repeated:
+            jobs = await self._readable(ask.queue, found)
+        else:
+            jobs = await self._leased(ask, found, now + ask.lease)
         return Claimed(
-            [job for job, _ in jobs],
+            jobs,
             now,
             None if due is None else max(0, int(due) - now),
             None if blocked_by is None else blocked_by.decode(),
         )
+
+    async def _leased(self, ask: ClaimAsk, flat: list[Any], lease_until: int) -> list[JobRecord]:
+        """Return the jobs just claimed: as they were, and what the claim wrote."""
+        rows = [
+            (flat[at], flat[at + 1], None, flat[at + 2], flat[at + 3])
+            for at in range(0, len(flat), 4)
+        ]
+        jobs = await self._readable(ask.queue, rows)
+        for at, job in enumerate(jobs):
+            # nobody has seen these records yet
+            force_setattr(job, "state", State.ACTIVE)
+            force_setattr(job, "fence", job.fence + 1)
+            force_setattr(job, "worker", ask.worker)
+            force_setattr(job, "lease_until", lease_until)
+            force_setattr(job, "started", at < ask.start)
+        return jobs
 
     async def apply(self, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
         """See `Driver.apply`."""
@@ -196,7 +214,7 @@ class RedisDriver(Driver):
 
     async def reclaim(self, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
         """See `Driver.reclaim`."""
-        rows = await self.link.run(
+        flat = await self.link.run(
             _RECLAIM,
             self.keys(ask.queue).of(_RECLAIM),
             f"{op.origin} reclaim",
@@ -205,11 +223,13 @@ class RedisDriver(Driver):
             ask.limit,
             ask.lease,
         )
-        jobs = await self._readable(ask.queue, rows)
-        for job, row in jobs:
-            force_setattr(job, "worker", row[2].decode())
-            force_setattr(job, "lease_until", int(row[4]))
-        return [job for job, _ in jobs]
+        holders = {
+            row[0]: holder.decode() for holder, row in zip(flat[::2], flat[1::2], strict=True)
+        }
+        jobs = await self._readable(ask.queue, flat[1::2])
+        for job in jobs:
+            force_setattr(job, "worker", holders[job.id.encode()])
+        return jobs
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -290,15 +310,16 @@ class RedisDriver(Driver):
         """List the queue, before its first job: the list lives in another cluster slot."""
         if queue not in self._registered:
             await self.link.command("SADD", self._registry, queue)
+            await self.link.command("HSETNX", self.keys(queue)["live"], "", LAYOUT)
             self._registered.add(queue)
 
-    async def _readable(self, queue: str, rows: Sequence[Any]) -> list[tuple[JobRecord, Any]]:
-        """Return the records of rows beside the rows; unreadable ones are set aside."""
-        jobs: list[tuple[JobRecord, Any]] = []
+    async def _readable(self, queue: str, rows: Sequence[Any]) -> list[JobRecord]:
+        """Return the records of rows; unreadable ones are set aside."""
+        jobs: list[JobRecord] = []
         bad: list[bytes] = []
         for row in rows:
             try:
-                jobs.append((read_job(queue, row), row))
+                jobs.append(read_job(queue, row))
             except CorruptRecord:
                 bad.append(row[0])
         if bad:

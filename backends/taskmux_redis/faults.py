@@ -107,12 +107,10 @@ def translate(error: BaseException, where: str) -> StoreError:
         )
     if isinstance(error, OSError | TimeoutError) and not str(error):
         return _unavailable(where, "it did not answer in time")
-    if isinstance(error, OSError | RedisError | RedisClusterException):
-        return StoreUnavailable(
-            f"Redis at {where} cannot be reached ({_reason(error)}). Start it, or check host, "
-            f"port, TLS (rediss://) and firewall; the operation may be sent again."
-        )
-    return _unavailable(where, type(error).__name__)
+    return StoreUnavailable(
+        f"Redis at {where} cannot be reached ({_reason(error)}). Start it, or check host, "
+        f"port, TLS (rediss://) and firewall; the operation may be sent again."
+    )
 
 
 def _answered(error: ResponseError, where: str) -> StoreError:

@@ -35,8 +35,9 @@ def store_key(prefix: str, name: str) -> bytes:
 class QueueKeys:
     """The keys of one queue.
 
-    Indexes are sorted sets, one for each state: `ready` (waiting), `delayed`, `blocked`, `leases`
-    (active), `completed`, `dead`, `cancelled`, `moved`. `docs/redis.md` lists every key.
+    Jobs are in two hashes, `work` and `live`. Indexes are sorted sets, one for each state:
+    `ready` (waiting), `delayed`, `blocked`, `leases` (active), `completed`, `dead`, `cancelled`,
+    `moved`. `docs/redis.md` lists every key.
     """
 
     def __init__(self, prefix: str, queue: str) -> None:

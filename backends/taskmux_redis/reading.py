@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from msgspec.structs import force_setattr
-from taskmux.driver import CorruptRecord, FindAsk, JobRecord, Page, Ref, State
+from taskmux.driver import CorruptRecord, FindAsk, JobRecord, Page, State
 
 from taskmux_redis.keys import QueueKeys
 from taskmux_redis.link import Link
@@ -37,25 +35,7 @@ async def get(link: Link, keys: QueueKeys, ids: Sequence[str]) -> list[JobRecord
         CorruptRecord: one of them cannot be read.
     """
     rows = await link.run(_GET, keys.of(_GET), *ids)
-    return [_record(keys, job_id, row) for job_id, row in zip(ids, rows, strict=True)]
-
-
-def _record(keys: QueueKeys, job_id: str, row: Any) -> JobRecord | None:
-    if row is None:
-        return None
-    if row == 0:
-        raise CorruptRecord(
-            f"The key of {Ref(keys.queue, job_id)} is not a job: something else wrote under this "
-            f"prefix. Look at it, then remove it."
-        )
-    return _read(keys.queue, row)
-
-
-def _read(queue: str, row: Sequence[Any]) -> JobRecord:
-    job = read_job(queue, row)
-    if job.state is State.ACTIVE and row[2] is not None:
-        force_setattr(job, "lease_until", int(row[2]))
-    return job
+    return [None if row is None else read_job(keys.queue, row) for row in rows]
 
 
 async def find(link: Link, keys: QueueKeys, ask: FindAsk) -> Page:
@@ -63,7 +43,7 @@ async def find(link: Link, keys: QueueKeys, ask: FindAsk) -> Page:
     score, _, member = (ask.cursor or "").partition(":")
     after_score, after_member, *rows = await link.run(
         _FIND,
-        [keys.base, keys[INDEXES[ask.state]], keys["leases"]],
+        [keys[name] for name in ("base", "work", "live", INDEXES[ask.state], "leases")],
         STATE_LETTERS[ask.state],
         int(ask.newest),
         score,
@@ -73,7 +53,7 @@ async def find(link: Link, keys: QueueKeys, ask: FindAsk) -> Page:
     jobs = []
     for row in rows:
         try:
-            job = _read(keys.queue, row) if row != 0 else None
+            job = None if row is None else read_job(keys.queue, row)
         except CorruptRecord:
             continue
         if job is not None and (ask.tag is None or ask.tag in job.tags):

@@ -1,14 +1,17 @@
-"""The stored form of a job: the work as pushed, written once, and a hash of what changes.
+"""The stored form of a job: the work as pushed, written once, and a live string of what changes.
 
-The hash has a field for each thing that differs from a new waiting job. Its names are one letter
-each, because a million of them are kept:
+`work` is a stamp (when it was created and how-manieth) and the rest as MessagePack. The live
+string, whose layout `lua/lib/live.lua` gives, comes with the first change; its fields have one
+letter each, because a million of them are kept:
 
 ```
-s state       p priority   l lifo        k dedup key    i children   c cause
-r run_at      e finished   f fence       w worker       g started    z cancel requested
-n attempts    m crashes    u reason      y result       x error      h history   o notice
-v progress    q last score t kept count  # log lines    #0 a log line   $name a step
+p priority   l lifo      k dedup key   i children   c cause     r run_at    e finished
+n attempts   m crashes   u reason      y result     x error     h history   o notice
+t kept count
 ```
+
+Notes of a running job are a hash of its own: `v` progress, `$name` a step, `#0` a line of its
+log, `#` how many there are.
 """
 
 from __future__ import annotations
@@ -30,10 +33,7 @@ from taskmux.driver import (
 )
 from taskmux.job import Attempt, ErrorInfo, Parent
 
-__all__ = ["FIELDS", "STATES", "STATE_LETTERS", "Flat", "encode_new", "read_job"]
-
-Flat = list[bytes | int]
-"""Field, value, field, value, ... as Redis returns a hash."""
+__all__ = ["FIELDS", "STATES", "STATE_LETTERS", "encode_new", "pack_field", "read_job"]
 
 STATE_LETTERS: Final = {
     State.WAITING: "w",
@@ -48,6 +48,8 @@ STATE_LETTERS: Final = {
 STATES: Final = {letter.encode(): state for state, letter in STATE_LETTERS.items()}
 _STAMP = 23  # lua/lib/stamp.lua
 _CREATED = 13
+_WORKER = 36  # lua/lib/live.lua
+_YES = ord("1")
 
 
 _SHORT = {
@@ -86,10 +88,6 @@ def _unpacker(kind: Any) -> Callable[[bytes], Any]:
     return msgspec.msgpack.Decoder(kind).decode
 
 
-def _text(value: bytes) -> str:
-    return value.decode()
-
-
 def _flag(value: bytes) -> bool:
     return value == b"1"
 
@@ -97,44 +95,48 @@ def _flag(value: bytes) -> bool:
 class Field(msgspec.Struct, frozen=True):
     """How a field of a record is stored: its letter, and the way there and back."""
 
-    letter: str
+    letter: bytes
     name: str
-    encode: Callable[[Any], Any]
-    decode: Callable[[Any], Any]
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+def _number(value: int) -> bytes:
+    return b"%d" % value
+
+
+def _same(value: bytes) -> bytes:
+    return value
 
 
 FIELDS: Final = (
-    Field("n", "attempts", int, int),
-    Field("m", "crashes", int, int),
-    Field("g", "started", int, _flag),
-    Field("p", "priority", int, int),
-    Field("c", "cause", str, lambda value: BlockedCause(value.decode())),
-    Field("u", "reason", str, _text),
-    Field("y", "result", bytes, bytes),
-    Field("x", "error", _pack, _unpacker(ErrorInfo)),
-    Field("h", "history", _pack, _unpacker(tuple[Attempt, ...])),
-    Field("z", "cancel_requested", int, _flag),
-    Field("o", "notice", bytes, bytes),
-    Field("v", "progress", bytes, bytes),
-    Field("i", "children", int, int),
-    Field("l", "lifo", int, _flag),
-    Field("k", "dedup", lambda dedup: dedup.key, lambda value: Dedup(value.decode())),
-    Field("s", "state", STATE_LETTERS.__getitem__, STATES.__getitem__),
-    Field("r", "run_at", int, int),
-    Field("e", "finished_at", int, int),
-    Field("f", "fence", int, int),
-    Field("w", "worker", str, _text),
+    Field(b"n", "attempts", _number, int),
+    Field(b"m", "crashes", _number, int),
+    Field(b"y", "result", _same, _same),
+    Field(b"u", "reason", str.encode, bytes.decode),
+    Field(b"x", "error", _pack, _unpacker(ErrorInfo)),
+    Field(b"h", "history", _pack, _unpacker(tuple[Attempt, ...])),
+    Field(b"o", "notice", _same, _same),
+    Field(b"p", "priority", _number, int),
+    Field(b"c", "cause", str.encode, lambda value: BlockedCause(value.decode())),
+    Field(b"i", "children", _number, int),
+    Field(b"l", "lifo", _number, _flag),
+    Field(b"k", "dedup", lambda dedup: dedup.key.encode(), lambda value: Dedup(value.decode())),
+    Field(b"r", "run_at", _number, int),
+    Field(b"e", "finished_at", _number, int),
 )
-_DECODERS: Final = {field.letter.encode(): field for field in FIELDS}
+_BY_LETTER: Final = {field.letter: field for field in FIELDS}
 _NAMES = JobRecord.__struct_fields__
 _DEFAULTS = dict(zip(reversed(_NAMES), reversed(JobRecord.__struct_defaults__), strict=False))
-_SET_BY_STORE = "efgw"
 _PUSHED: Final = tuple(
-    (field, _DEFAULTS[field.name]) for field in FIELDS if field.letter not in _SET_BY_STORE
+    (field, _DEFAULTS[field.name]) for field in FIELDS if field.name != "finished_at"
 )
-_ONLY_ACTIVE = (b"w", b"g")
-_OUR_OWN = (b"q", b"t", b"#")
 _UNREADABLE = (ValueError, LookupError, TypeError, msgspec.MsgspecError)
+
+
+def pack_field(letter: bytes, value: bytes) -> bytes:
+    """Return one field as a live string holds it."""
+    return b"%b%d:%b" % (letter, len(value), value)
 
 
 def encode_new(new: NewJob) -> list[Any]:
@@ -151,38 +153,54 @@ def encode_new(new: NewJob) -> list[Any]:
         job.schedule,
         job.slot,
     )
-    pairs: list[Any] = []
+    state = job.state
+    fields = b""
     for field, default in _PUSHED:
         value = getattr(job, field.name)
-        if value != default:
-            pairs += (field.letter, field.encode(value))
-    if job.state is State.DELAYED and job.run_at is None:
-        pairs += ("delay", new.delay)
+        if value is not default and value != default:
+            fields += pack_field(field.letter, field.encode(value))
+    if state is State.DELAYED and job.run_at is None:
+        fields += pack_field(b"d", b"%d" % new.delay)
+    notes = _notes(job)
+    if state is State.WAITING and not fields and not notes:
+        return [job.id, _pack(work), b""]
+    head = STATE_LETTERS[state].encode() + (b"1" if notes else b"0")
+    return [job.id, _pack(work), head + fields, *notes]
+
+
+def _notes(job: JobRecord) -> list[Any]:
+    """Return the count and the pairs of the notes that a new job brings along."""
+    pairs: list[Any] = []
+    if job.progress is not None:
+        pairs += ("v", job.progress)
+    for name, result in job.steps.items():
+        pairs += (f"${name}", result)
     for at, line in enumerate(job.logs):
         pairs += (f"#{at}", line)
     if job.logs:
         pairs += ("#", len(job.logs))
-    for name, result in job.steps.items():
-        pairs += (f"${name}", result)
-    return [job.id, _pack(work), len(pairs) // 2, *pairs]
+    return [len(pairs) // 2, *pairs] if pairs else []
 
 
 def read_job(queue: str, row: Sequence[Any]) -> JobRecord:
-    """Return the record of `[id, string, _, fields and values, ...]`, as scripts return one.
+    """Return the record of a row: id, work, lease end, live string, notes; the last three or None.
 
     Raises:
         CorruptRecord: what is stored is not a job of this driver.
     """
-    job_id, stored, _, flat, *_ = row
+    job_id, work, lease_end, live, notes = row
     try:
-        record = _as_pushed(queue, job_id.decode(), stored)
-        if flat:
-            _overlay(record, flat)
+        record = _as_pushed(queue, job_id.decode(), work)
+        if live is not None:
+            _overlay(record, live, lease_end)
+        if notes:
+            _annotate(record, notes)
     except _UNREADABLE as error:
         shown = Ref(queue, job_id.decode(errors="replace"))
         raise CorruptRecord(
             f"The record of {shown} cannot be read ({type(error).__name__}): something else wrote "
-            f"under this prefix, or a newer taskmux. Look at its keys, then remove them."
+            f"under this prefix, or a newer taskmux. Look at its fields in the hashes `work` and "
+            f"`live`, then remove them."
         ) from None
     return record
 
@@ -207,23 +225,36 @@ def _as_pushed(queue: str, job_id: str, stored: bytes) -> JobRecord:
     )
 
 
-def _overlay(record: JobRecord, flat: Flat) -> None:
+def _overlay(record: JobRecord, live: bytes, lease_end: bytes | None) -> None:
     """Write what has changed onto a record that nobody has seen yet."""
-    items = iter(flat)
-    fields: dict[bytes, Any] = dict(zip(items, items, strict=True))  # type: ignore[arg-type]
+    at = _WORKER + int(live[_WORKER - 3 : _WORKER])
+    state = STATES[live[:1]]
+    force_setattr(record, "state", state)
+    force_setattr(record, "cancel_requested", live[1] == _YES)
+    force_setattr(record, "fence", int(live[4:17]))
+    if state is State.ACTIVE:
+        force_setattr(record, "started", live[2] == _YES)
+        force_setattr(record, "worker", live[_WORKER:at].decode())
+        force_setattr(record, "lease_until", None if lease_end is None else int(lease_end))
+    while at < len(live):
+        colon = live.index(b":", at)
+        end = colon + 1 + int(live[at + 1 : colon])
+        field = _BY_LETTER.get(live[at : at + 1])
+        if field is not None:
+            force_setattr(record, field.name, field.decode(live[colon + 1 : end]))
+        at = end
+
+
+def _annotate(record: JobRecord, notes: Sequence[bytes]) -> None:
+    items = iter(notes)
     lines: dict[int, str] = {}
     steps: dict[str, bytes] = {}
-    active = fields.get(b"s") == b"a"
-    for letter, value in fields.items():
-        field = _DECODERS.get(letter)
-        if field is not None:
-            if active or letter not in _ONLY_ACTIVE:
-                force_setattr(record, field.name, field.decode(value))
-        elif letter[:1] == b"$":
-            steps[letter[1:].decode()] = value
-        elif letter not in _OUR_OWN:
-            lines[int(letter[1:])] = value.decode()
-    if lines:
-        force_setattr(record, "logs", tuple(lines[at] for at in sorted(lines)))
-    if steps:
-        force_setattr(record, "steps", steps)
+    for name, value in zip(items, items, strict=True):
+        if name == b"v":
+            force_setattr(record, "progress", value)
+        elif name[:1] == b"$":
+            steps[name[1:].decode()] = value
+        elif name != b"#":
+            lines[int(name[1:])] = value.decode()
+    force_setattr(record, "logs", tuple(lines[at] for at in sorted(lines)))
+    force_setattr(record, "steps", steps)

@@ -7,12 +7,12 @@ Transitions of one batch mostly differ in nothing but the job and its values, so
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET
-from taskmux.driver import Applied, ApplyStatus, Changes, Guard, Transition
+from taskmux.driver import Applied, ApplyStatus, Changes, Keep, Place, State, Transition
 
-from taskmux_redis.records import FIELDS, STATE_LETTERS, STATES
+from taskmux_redis.records import FIELDS, STATE_LETTERS, STATES, pack_field
 
 __all__ = ["answers", "encode_transitions"]
 
@@ -21,6 +21,7 @@ _CHANGED: Final = tuple(
     for field in FIELDS
     if field.name in Changes.__struct_fields__
 )
+_FLAGS: Final = (("g", "started"), ("z", "cancel_requested"))
 _STATUSES: Final = {
     b"A": ApplyStatus.APPLIED,
     b"P": ApplyStatus.REPEATED,
@@ -36,6 +37,36 @@ _ANSWERS: Final = {
 }
 
 
+class _Shape(NamedTuple):
+    """What transitions of one batch share."""
+
+    states: frozenset[State] | None
+    to: State | None
+    run_at: int | None
+    delay: int
+    place: Place
+    retention: Keep
+    remove: bool
+    flag: bool
+    flags: str
+    unset: bytes
+
+    def spelt(self) -> tuple[Any, ...]:
+        """Return the shape as `apply.lua` takes it."""
+        kept = self.retention.count
+        return (
+            "".join(sorted(STATE_LETTERS[state] for state in self.states or ())),
+            "" if self.to is None else STATE_LETTERS[self.to],
+            "" if self.run_at is None else self.run_at,
+            self.delay,
+            self.place.value,
+            self.retention.age_ms,
+            "" if kept is None else kept,
+            ("r" if self.remove else "") + ("f" if self.flag else "") + self.flags,
+            self.unset,
+        )
+
+
 def answers(codes: bytes) -> list[Applied]:
     """Return the answers behind the codes of `apply.lua` or `annotate.lua`, two letters each."""
     return [_ANSWERS[codes[at : at + 2]] for at in range(0, len(codes), 2)]
@@ -43,53 +74,46 @@ def answers(codes: bytes) -> list[Applied]:
 
 def encode_transitions(transitions: Sequence[Transition]) -> list[Any]:
     """Return the arguments that `apply.lua` takes after its origin and number."""
-    shapes: dict[tuple[Any, ...], int] = {}
+    shapes: dict[_Shape, int] = {}
     items: list[Any] = []
     for one in transitions:
-        setting, unset, values = _changes(one)
-        shape = (
-            _letters(one.guard),
-            "" if one.to is None else STATE_LETTERS[one.to],
-            "" if one.run_at is None else one.run_at,
+        setting, unset, flags = _changes(one)
+        shape = _Shape(
+            one.guard.states,
+            one.to,
+            one.run_at,
             one.delay,
-            one.place.value,
-            one.retention.age_ms,
-            "" if one.retention.count is None else one.retention.count,
-            ("r" if one.remove else "") + ("f" if one.flag else ""),
-            setting,
+            one.place,
+            one.retention,
+            one.remove,
+            one.flag,
+            flags,
             unset,
         )
         number = shapes.setdefault(shape, len(shapes) + 1)
         fence = one.guard.fence
-        items += (number, one.ref.id, "" if fence is None else fence, *values)
-    return [
-        len(shapes),
-        len(transitions),
-        *(part for shape in shapes for part in shape),
-        *items,
-    ]
+        items += (number, one.ref.id, "" if fence is None else fence, setting)
+    spelt = [part for shape in shapes for part in shape.spelt()]
+    return [len(shapes), len(transitions), *spelt, *items]
 
 
-def _letters(guard: Guard) -> str:
-    if guard.states is None:
-        return ""
-    return "".join(sorted(STATE_LETTERS[state] for state in guard.states))
-
-
-def _changes(one: Transition) -> tuple[str, str, list[Any]]:
-    """Return the letters of the fields to write, of those to drop, and the values."""
-    setting, unset = "", ""
-    values: list[Any] = []
+def _changes(one: Transition) -> tuple[bytes, bytes, str]:
+    """Return the fields to set as a live string has them, letters to drop, and flags."""
+    setting = unset = b""
+    changes = one.changes
     for letter, name, encode in _CHANGED:
-        value = getattr(one.changes, name)
+        value = getattr(changes, name)
         if value is UNSET:
             continue
-        if value is None or value is False or value == ():
+        if value is None or value == ():
             unset += letter
         else:
-            setting += letter
-            values.append(encode(value))
+            setting += pack_field(letter, encode(value))
     if one.notice is not None:
-        setting += "o"
-        values.append(one.notice)
-    return setting, unset, values
+        setting += pack_field(b"o", one.notice)
+    flags = ""
+    for letter_of_flag, name in _FLAGS:
+        value = getattr(changes, name)
+        if value is not UNSET:
+            flags += f"{letter_of_flag}{value:d}"
+    return setting, unset, flags

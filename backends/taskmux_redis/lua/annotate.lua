@@ -1,32 +1,36 @@
--- Write progress, steps and log lines of running jobs.
+-- Write progress, steps and log lines of running jobs, each job's into a hash of its own.
 --
--- KEYS: base
+-- KEYS: base, work, live
 -- ARGV: items...
 --   item: id, fence, log index or '', log line, pairs, then that many fields and values
 -- Returns: two letters a note, as `apply.lua` does: A applied, S stale, G gone; then the state.
 --! include arguments
+--! include chunks
+--! include lease
 
 local function note(id, fence)
   local index, line, fields = take(), take(), {}
   for i = 1, 2 * take() do
     fields[i] = take()
   end
-  local key = base .. 's:' .. id
-  local live = redis.pcall('HMGET', key, 's', 'f', '#')
-  if live.err or (not live[1] and redis.call('EXISTS', base .. 'j:' .. id) == 0) then
-    return 'G-'
-  elseif live[1] ~= 'a' or live[2] ~= fence then
-    return 'S' .. (live[1] or 'w')
+  local state = redis.call('HGET', live, id)
+  if not is_held(state, fence) then
+    if redis.call('HEXISTS', work, id) == 0 then
+      return 'G-'
+    end
+    return 'S' .. (state and string.sub(state, 1, 1) or 'w')
   end
-  local lines = tonumber(live[3] or 0)
-  if index ~= '' and tonumber(index) >= lines then
+  local key = base .. 'n:' .. id
+  local lines = index ~= '' and tonumber(redis.call('HGET', key, '#') or 0)
+  if lines and tonumber(index) >= lines then
     fields[#fields + 1] = string.format('#%d', lines)
     fields[#fields + 1] = line
     fields[#fields + 1] = '#'
     fields[#fields + 1] = lines + 1
   end
-  for first = 1, #fields, 4000 do
-    redis.call('HSET', key, unpack(fields, first, math.min(first + 3999, #fields)))
+  if #fields > 0 then
+    in_chunks('HSET', key, fields)
+    redis.call('HSET', live, id, string.sub(state, 1, 3) .. '1' .. string.sub(state, 5))
   end
   return 'Aa'
 end

@@ -1,11 +1,12 @@
 -- Apply guarded transitions in order.
 --
--- KEYS: base, ready, delayed, blocked, leases, completed, dead, cancelled, moved, expiry,
---   counted, dedup, sequence, marker, ops, replies
+-- KEYS: base, work, live, ready, delayed, blocked, leases, completed, dead, cancelled, moved,
+--   counted, ages, dedup, sequence, marker, ops
 -- ARGV: origin, number, shapes, count, items...
 --   first the shapes, what transitions of this batch share: states, to, run_at, delay, place,
---   age, keep, flags, set, unset (the last two name fields by a letter each);
---   then the transitions: shape, id, fence, a value for each letter of the shape's `set`.
+--   age, keep, flags, unset (letters of the fields to drop); of the flags, `r` removes, `f` asks
+--   an active job to cancel, `z0` `z1` `g0` `g1` set whether it is asked to and has started;
+--   then the transitions: shape, id, fence, fields to set (as in a live string).
 -- Returns: two letters a transition: A applied, S stale, G gone, C conflict, Q requested,
 --   P repeated; then the state, or `-` for none.
 --! include clock
@@ -14,6 +15,7 @@
 --! include memory
 --! include order
 --! include stamp
+--! include live
 --! include due
 --! include wake
 
@@ -27,16 +29,37 @@ local FINAL = {c = completed, f = dead, k = cancelled, m = moved}
 local INDEX = {w = ready, d = delayed, b = blocked, a = leases,
   c = completed, f = dead, k = cancelled, m = moved}
 local BY_STAMP = {d = true, b = true}
+local FINISHED, AT = field('e', digits(now)), string.format('%013.0f', now)
+
+local ways, one, ids = {}, {}, {}
+for i = 1, tonumber(shapes) do
+  local way = {states = take(), to = take(), run_at = take(), delay = take(), place = take(),
+    age = take(), keep = take()}
+  local flags = take()
+  way.remove, way.flag = string.find(flags, 'r') ~= nil, string.find(flags, 'f') ~= nil
+  way.asked, way.started = string.match(flags, 'z(%d)'), string.match(flags, 'g(%d)')
+  way.unset = take()
+  way.is_plain_end = FINAL[way.to] and way.keep == '' and flags == '' and way.unset == ''
+  ways[i] = way
+end
+for i = 1, count do
+  one[i] = {ways[tonumber(take())], take(), take(), take()}
+  ids[i] = one[i][2]
+end
+local states, found = {}, look_up(live, ids)
+for i = 1, count do
+  states[ids[i]] = found[i]
+end
 
 -- Under maxmemory Redis refuses a script whose first write may need memory and lets one go on
 -- whose first write frees some. Finished work must always be settled.
 redis.call('ZREM', leases, '')
 local turn = redis.call('INCRBY', sequence, count) - count
 
--- Index writes are collected and go as one command an index; a job that comes up a second time
--- finds the indexes as its first transition left them.
-local leaving, entering, touched = {}, {}, {}
-local woken, soonest = 0, math.huge
+-- Writes are collected and go as one command a key. A job that comes up a second time finds the
+-- indexes as its first transition left them.
+local leaving, entering, gone, written, touched = {}, {}, {}, {}, {}
+local finished, woken, soonest = {}, 0, math.huge
 
 local function flush()
   for key, members in pairs(leaving) do
@@ -61,17 +84,13 @@ local function enter(key, score, member)
   list[#list + 1] = member
 end
 
-local function member_of(state, id)
-  if BY_STAMP[state] then
-    return redis.call('GETRANGE', base .. 'j:' .. id, 0, STAMP - 1) .. id
-  end
-  return id
+local function stamp_for(id)
+  return string.sub(redis.call('HGET', work, id) or '', 1, STAMP)
 end
 
 local function leave_state(state, id)
-  leave(INDEX[state], member_of(state, id))
+  leave(INDEX[state], BY_STAMP[state] and stamp_for(id) .. id or id)
   if FINAL[state] then
-    leave(expiry, id)
     leave(counted, id)
   end
 end
@@ -82,171 +101,217 @@ local function free_key(key, id)
   end
 end
 
-local function line_score(shape, priority, last)
+local function enter_line(way, job, id)
+  local priority = tonumber(job.fields.p or PRIORITY)
   woken = woken + 1
-  if shape.place == 'keep' and last then
-    return moved_to(priority, last)
+  if way.place == 'keep' and job.last ~= NOWHERE then
+    enter(ready, moved_to(priority, job.last), id)
+  else
+    enter(ready, (way.place == 'front' and front or back)(priority, turn), id)
   end
-  return (shape.place == 'front' and front or back)(priority, turn)
 end
 
--- Write the fields and the index entry of a job's new state.
-local function enter_state(shape, target, id, job, fields)
-  if target == 'w' then
-    enter(ready, line_score(shape, job.priority, job.last), id)
-  elseif target == 'd' then
-    local due = shape.run_at ~= '' and shape.run_at or now + shape.delay
-    fields[#fields + 1] = 'r'
-    fields[#fields + 1] = due
-    enter(delayed, due, member_of('d', id))
-    soonest = math.min(soonest, due)
-  elseif target == 'b' then
-    local member = member_of('b', id)
-    enter(blocked, created(member), member)
-  elseif FINAL[target] then
-    -- 2,048 finishes of one millisecond keep their order: exact until the year 2109
-    enter(FINAL[target], now * 2048 + turn % 2048, id)
-    enter(expiry, now + shape.age, id)
-    fields[#fields + 1] = 'e'
-    fields[#fields + 1] = now
-    if shape.keep ~= '' then
-      enter(counted, now, id)
-      fields[#fields + 1] = 't'
-      fields[#fields + 1] = shape.keep
+local function enter_final(way, state, id)
+  -- 2,048 finishes of one millisecond keep their order: exact until the year 2109
+  enter(FINAL[state], now * 2048 + turn % 2048, id)
+  local list = finished[way.age] or {}
+  finished[way.age] = list
+  list[#list + 1] = AT .. id
+end
+
+local function finish(way, state, job, id)
+  enter_final(way, state, id)
+  if way.keep ~= '' then
+    enter(counted, now, id)
+    job.text = job.text .. field('t', way.keep)
+    job.fields.t = way.keep
+  end
+  job.text = job.text .. FINISHED
+  job.fields.e = digits(now)
+end
+
+local function enter_state(way, state, job, id)
+  if state == 'w' then
+    enter_line(way, job, id)
+  elseif state == 'd' then
+    job.fields.r = way.run_at ~= '' and way.run_at or digits(now + way.delay)
+    job.dirty = true
+    soonest = math.min(soonest, job.fields.r)
+    enter(delayed, job.fields.r, stamp_for(id) .. id)
+  elseif state == 'b' then
+    local stamp = stamp_for(id)
+    enter(blocked, created(stamp), stamp .. id)
+  elseif FINAL[state] then
+    finish(way, state, job, id)
+  end
+end
+
+-- Merge the fields to set and to drop. A job that finishes at its first run has none before:
+-- then their text is taken as it is.
+local function change(way, job, target, setting)
+  job.flags = (way.asked or string.sub(job.flags, 1, 1))
+    .. (way.started or string.sub(job.flags, 2, 2)) .. string.sub(job.flags, 3)
+  if job.text == '' and way.unset == '' and FINAL[target] then
+    job.text = setting
+    return
+  end
+  for name, value in pairs(parse(setting)) do
+    job.fields[name] = value
+  end
+  for letter in string.gmatch(way.unset, '.') do
+    job.fields[letter] = nil
+  end
+  job.dirty = true
+end
+
+local function save(job, id, state)
+  local text = job.dirty and serialise(job.fields) or job.text
+  local value = head(state, job.flags, job.fence, job.last) .. job.worker .. text
+  states[id] = value
+  written[id] = value
+end
+
+local function move(way, job, id, target, setting)
+  local state, priority = job.state, job.fields.p
+  change(way, job, target, setting)
+  if way.to ~= '' and not (target == 'a' and state == 'a') then
+    if state == 'w' then
+      job.last = redis.call('ZSCORE', ready, id) or NOWHERE
+    elseif state == 'a' then
+      job.worker = NOBODY
+      job.flags = string.sub(job.flags, 1, 1) .. '0' .. string.sub(job.flags, 3)
+    elseif state == 'b' and target ~= 'b' and job.fields.c then
+      job.fields.c, job.dirty = nil, true
+    elseif FINAL[state] then
+      job.fields.e, job.fields.t, job.dirty = nil, nil, true
     end
+    leave_state(state, id)
+    enter_state(way, target, job, id)
+  elseif state == 'w' and job.fields.p ~= priority then
+    local score = redis.call('ZSCORE', ready, id)
+    enter(ready, moved_to(tonumber(job.fields.p or PRIORITY), score), id)
   end
+  save(job, id, target)
 end
 
-local function changed(shape, job)
-  local fields = {}
-  for letter in string.gmatch(shape.set, '.') do
-    local value = take()
-    fields[#fields + 1] = letter
-    fields[#fields + 1] = value
-    if letter == 'p' then
-      job.priority = tonumber(value)
-      job.moved = true
-    end
-  end
-  return fields
-end
-
-local function target_of(shape, job)
-  if shape.to == '' then
-    return job.state
-  end
-  if job.state == 'a' and job.asked and shape.to ~= 'a' and not FINAL[shape.to] then
-    return 'k'
-  end
-  return shape.to
-end
-
-local function write(shape, id, job, target, fields)
-  local drop = {}
-  for letter in string.gmatch(shape.unset, '.') do
-    drop[#drop + 1] = letter
-  end
-  if shape.to ~= '' and not (target == 'a' and job.state == 'a') then
-    if job.state == 'w' then
-      job.last = redis.call('ZSCORE', ready, id)
-      fields[#fields + 1] = 'q'
-      fields[#fields + 1] = job.last
-    elseif job.state == 'b' and target ~= 'b' then
-      drop[#drop + 1] = 'c'
-    elseif FINAL[job.state] and not FINAL[target] then
-      drop[#drop + 1] = 'e'
-    end
-    fields[#fields + 1] = 's'
-    fields[#fields + 1] = target
-    leave_state(job.state, id)
-    enter_state(shape, target, id, job, fields)
-  elseif job.state == 'w' and job.moved then
-    enter(ready, moved_to(job.priority, redis.call('ZSCORE', ready, id)), id)
-  end
-  if #fields > 0 then
-    redis.call('HSET', base .. 's:' .. id, unpack(fields))
-  end
-  if #drop > 0 then
-    redis.call('HDEL', base .. 's:' .. id, unpack(drop))
-  end
-end
-
-local function holds(shape, fence, job)
+local function holds(way, fence, job)
   if fence ~= '' then
-    return job.state == 'a' and job.fence == fence
+    return job.state == 'a' and tonumber(fence) == job.fence
   end
-  if shape.to == 'a' and job.state ~= 'a' then
+  if way.to == 'a' and job.state ~= 'a' then
     return false -- only a claim makes a job active: without a lease it would be stuck
   end
-  return string.find(shape.states, job.state, 1, true) ~= nil
+  return string.find(way.states, job.state, 1, true) ~= nil
 end
 
+-- The job as it is now, or nil if there is none.
 local function load(id)
-  local live = redis.pcall('HMGET', base .. 's:' .. id, 's', 'f', 'z', 'k', 'p', 'q')
-  if live.err or (not live[1] and redis.call('EXISTS', base .. 'j:' .. id) == 0) then
+  local state = states[id]
+  if not state then
+    local job = not gone[id] and redis.call('HGET', work, id)
+    local fence = job and tonumber(string.sub(job, 1, 13))
+    return fence and {state = 'w', flags = '000', fence = fence, last = NOWHERE, worker = NOBODY,
+      text = '', fields = {}}
+  end
+  local text = fields_text(state)
+  local fields = parse(text)
+  return fields and {state = string.sub(state, 1, 1), flags = string.sub(state, 2, 4),
+    fence = tonumber(string.sub(state, 5, 17)), last = string.sub(state, 18, 33),
+    worker = string.sub(state, 34, #state - #text), text = text, fields = fields}
+end
+
+local function remove(job, id)
+  leave_state(job.state, id)
+  free_key(job.fields.k, id)
+  redis.call('HDEL', work, id)
+  redis.call('HDEL', live, id)
+  if string.sub(job.flags, 3) == '1' then
+    redis.call('DEL', base .. 'n:' .. id)
+  end
+  states[id], written[id], gone[id] = false, nil, true
+  return 'A-'
+end
+
+local function target_of(way, job)
+  if way.to == '' then
+    return job.state
+  end
+  local asked = string.sub(job.flags, 1, 1) == '1'
+  if job.state == 'a' and asked and way.to ~= 'a' and not FINAL[way.to] then
+    return 'k'
+  end
+  return way.to
+end
+
+-- The common end, with no more work than it takes: a first run finishes and leaves nothing but
+-- its outcome. Returns nil where `move` must look closer.
+local function finish_first_run(way, id, fence, setting)
+  local state = states[id]
+  if not (way.is_plain_end and state) or string.sub(state, 1, 1) ~= 'a'
+    or string.sub(state, 5, 17) ~= fence or #state ~= 36 + string.sub(state, 34, 36) then
     return nil
   end
-  return {
-    state = live[1] or 'w',
-    fence = live[2],
-    asked = live[3],
-    key = live[4],
-    priority = tonumber(live[5] or PRIORITY),
-    last = live[6],
-  }
+  local value = way.to .. string.sub(state, 2, 2) .. '0' .. string.sub(state, 4, 33) .. NOBODY
+    .. setting .. FINISHED
+  states[id], written[id] = value, value
+  leave(leases, id)
+  enter_final(way, way.to, id)
+  return 'A' .. way.to
 end
 
-local function settle(shape, id, fence)
+local function settle(way, id, fence, setting)
+  local code = finish_first_run(way, id, fence, setting)
+  if code then
+    return code
+  end
   local job = load(id)
-  local fields = changed(shape, job or {})
   if not job then
     return 'G-'
-  elseif shape.flag and job.state == 'a' then
-    redis.call('HSET', base .. 's:' .. id, 'z', 1)
+  elseif way.flag and job.state == 'a' then
+    job.flags = '1' .. string.sub(job.flags, 2)
+    save(job, id, 'a')
     return 'Qa'
-  elseif not holds(shape, fence, job) then
+  elseif not holds(way, fence, job) then
     return 'S' .. job.state
-  elseif shape.remove then
-    leave_state(job.state, id)
-    free_key(job.key, id)
-    redis.call('DEL', base .. 'j:' .. id, base .. 's:' .. id)
-    return 'A-'
+  elseif way.remove then
+    return remove(job, id)
   end
-  local target = target_of(shape, job)
-  if job.key and not FINAL[target] then
-    local owner = redis.call('HGET', dedup, job.key)
+  local target, key = target_of(way, job), job.fields.k
+  if key and not FINAL[target] then
+    local owner = redis.call('HGET', dedup, key)
     if owner and owner ~= id then
       return 'C' .. job.state
     end
-    redis.call('HSET', dedup, job.key, id)
+    redis.call('HSET', dedup, key, id)
   end
-  write(shape, id, job, target, fields)
+  move(way, job, id, target, setting)
   if FINAL[target] then
-    free_key(job.key, id)
+    free_key(key, id)
   end
   return 'A' .. target
 end
 
-local ways = {}
-for i = 1, tonumber(shapes) do
-  local way = {states = take(), to = take(), run_at = take(), delay = take(), place = take(),
-    age = take(), keep = take()}
-  local flags = take()
-  way.remove, way.flag = string.find(flags, 'r') ~= nil, string.find(flags, 'f') ~= nil
-  way.set, way.unset = take(), take()
-  ways[i] = way
-end
 local codes = {}
 for i = 1, count do
-  local way, id, fence = ways[tonumber(take())], take(), take()
+  local way, id, fence, setting = unpack(one[i])
   if touched[id] then
     flush()
   end
   touched[id] = true
   turn = turn + 1
-  codes[i] = settle(way, id, fence)
+  codes[i] = settle(way, id, fence, setting)
 end
 flush()
+local values = {}
+for id, value in pairs(written) do
+  values[#values + 1] = id
+  values[#values + 1] = value
+end
+in_chunks('HSET', live, values)
+for age, list in pairs(finished) do
+  redis.call('ZADD', ages, age, age)
+  in_chunks('RPUSH', base .. 'age:' .. age, list)
+end
 wake(woken + (due_before(soonest) and 1 or 0))
 local reply = table.concat(codes)
 remember(now, reply)

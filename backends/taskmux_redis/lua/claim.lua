@@ -1,10 +1,10 @@
 -- Lease waiting jobs to a worker, in order.
 --
--- KEYS: base, ready, delayed, leases, sequence, settings, marker, corrupt, ops, replies
+-- KEYS: base, work, live, ready, delayed, leases, sequence, settings, marker, corrupt, ops
 -- ARGV: origin, number, worker, limit, lease, start, promote
--- Returns: {now, next due instant or false, blocked by, repeated, job...}
---   job: {id, string, fence, fields and values of the hash as they were before}; of a repeat:
---   as they are, and the lease's end
+-- Returns: {now, next due instant or false, blocked by, repeated, then for each job id, work,
+--   state, notes}: as they were before the claim, the last two false where there are none. Of a
+--   repeat, rows follow as `lib/rows.lua` makes them.
 --
 -- The first write frees memory, so a full store can still be drained.
 --! include clock
@@ -12,31 +12,34 @@
 --! include memory
 --! include order
 --! include stamp
---! include records
+--! include live
+--! include rows
 --! include wake
 
 local now = clock()
+local reply = {now, false, false, 0}
 
-local function answer(blocked_by, repeated, jobs)
-  local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
-  local reply = {now, first[2] or false, blocked_by, repeated}
-  for i = 1, #jobs do
-    reply[4 + i] = jobs[i]
-  end
+local function answer()
+  reply[2] = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2] or false
   return reply
+end
+
+local function set_aside(id)
+  redis.call('HSET', corrupt, id, now)
 end
 
 -- The same jobs again, as far as they are still held under the same fence.
 local function again(known)
-  local jobs, held = {}, cjson.decode(known)
+  local held = cjson.decode(known)
+  reply[4] = 1
   for i = 1, #held, 2 do
     local id, fence = held[i], held[i + 1]
-    local job, live = read(id)
-    if job and field(live, 's') == 'a' and field(live, 'f') == fence then
-      jobs[#jobs + 1] = {id, job, fence, live, redis.call('ZSCORE', leases, id)}
+    local state = redis.call('HGET', live, id)
+    if state and string.sub(state, 1, 1) == 'a' and string.sub(state, 5, 17) == fence then
+      reply[#reply + 1] = row(id, redis.call('HGET', work, id), state)
     end
   end
-  return answer(false, 1, jobs)
+  return answer()
 end
 
 local function promote_due()
@@ -46,48 +49,51 @@ local function promote_due()
   end
   redis.call('ZREM', delayed, unpack(due))
   local turn = redis.call('INCRBY', sequence, #due) - #due
-  local line = {}
+  local ids, line, states = {}, {}, {}
   for i = 1, #due do
-    local id = string.sub(due[i], STAMP + 1)
-    local live = redis.pcall('HMGET', base .. 's:' .. id, 's', 'p', 'l')
-    if live.err or live[1] ~= 'd' then
-      set_aside(id, now)
+    ids[i] = string.sub(due[i], STAMP + 1)
+  end
+  local found = look_up(live, ids)
+  for i = 1, #ids do
+    local state = found[i]
+    local fields = state and string.sub(state, 1, 1) == 'd' and parse(fields_text(state))
+    if fields then
+      states[#states + 1] = ids[i]
+      states[#states + 1] = 'w' .. string.sub(state, 2)
+      line[#line + 1] = (fields.l and front or back)(tonumber(fields.p or PRIORITY), turn + i)
+      line[#line + 1] = ids[i]
     else
-      local place = live[3] and front or back
-      redis.call('HSET', base .. 's:' .. id, 's', 'w')
-      line[#line + 1] = place(tonumber(live[2] or PRIORITY), turn + i)
-      line[#line + 1] = id
+      set_aside(ids[i])
     end
   end
+  in_chunks('HSET', live, states)
   in_chunks('ZADD', ready, line)
 end
 
-local function lease_out()
-  local jobs, held, until_then = {}, {}, {}
-  local rounds = 0
-  limit, start = tonumber(limit), tonumber(start)
-  repeat
-    local popped = redis.call('ZPOPMIN', ready, limit - #jobs)
-    for i = 1, #popped, 2 do
-      local id, job, live = popped[i], read(popped[i])
-      if not job then
-        set_aside(id, now)
-      else
-        local fence = (#live > 0 and field(live, 'f') or created(job)) + 1
-        local started = #jobs < start and 1 or 0
-        redis.call('HSET', base .. 's:' .. id,
-          's', 'a', 'f', fence, 'w', worker, 'g', started, 'q', popped[i + 1])
-        jobs[#jobs + 1] = {id, job, fence, live}
-        held[#held + 1] = id
-        held[#held + 1] = string.format('%.0f', fence)
-        until_then[#until_then + 1] = now + lease
-        until_then[#until_then + 1] = id
-      end
-    end
-    rounds = rounds + 1
-  until #popped == 0 or #jobs == limit or rounds == 100
-  in_chunks('ZADD', leases, until_then)
-  return jobs, held
+local held, until_then, states = {}, {}, {}
+local me = string.format('%03d', #worker) .. worker
+local asked_for, to_start, lease_end = tonumber(limit), tonumber(start), digits(now + lease)
+
+local function lease_out(id, job, state, score)
+  local fence, flags, fields, notes = nil, '0', '', false
+  if state then
+    fence, fields = tonumber(string.sub(state, 5, 17)), fields_text(state)
+    flags = string.sub(state, 4, 4)
+    notes = flags == '1' and redis.call('HGETALL', base .. 'n:' .. id)
+  else
+    fence = tonumber(string.sub(job, 1, 13))
+  end
+  if not fence then
+    set_aside(id)
+    return
+  end
+  local at = #held
+  local leased = head('a', (at < 2 * to_start and '01' or '00') .. flags, fence + 1, score)
+  states[at + 1], states[at + 2] = id, leased .. me .. fields
+  until_then[at + 1], until_then[at + 2] = lease_end, id
+  held[at + 1], held[at + 2] = id, string.sub(leased, 5, 17)
+  at = 4 + 2 * at
+  reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, job, state, notes
 end
 
 local known = recall()
@@ -95,10 +101,31 @@ if known then
   return again(known)
 end
 if redis.call('HGET', settings, 'paused') == '1' then
-  return answer('paused', 0, {})
+  reply[3] = 'paused'
+  return answer()
 end
 promote_due()
-local jobs, held = lease_out()
+-- Unreadable jobs leave room for others, within a bound.
+for _ = 1, 100 do
+  local popped = redis.call('ZPOPMIN', ready, asked_for - #held / 2)
+  local ids = {}
+  for i = 1, #popped, 2 do
+    ids[#ids + 1] = popped[i]
+  end
+  local jobs, before = look_up(work, ids), look_up(live, ids)
+  for i = 1, #ids do
+    if jobs[i] then
+      lease_out(ids[i], jobs[i], before[i], popped[2 * i])
+    else
+      set_aside(ids[i])
+    end
+  end
+  if #popped == 0 or #held / 2 == asked_for then
+    break
+  end
+end
+in_chunks('HSET', live, states)
+in_chunks('ZADD', leases, until_then)
 -- What this claim leaves behind wakes another waiter, and its claim the next.
 if redis.call('ZCARD', ready) > 0 then
   wake(1)
@@ -106,4 +133,4 @@ else
   redis.call('DEL', marker)
 end
 remember(now, cjson.encode(held))
-return answer(false, 0, jobs)
+return answer()

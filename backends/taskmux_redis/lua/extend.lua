@@ -1,27 +1,27 @@
 -- Renew leases.
 --
--- KEYS: base, leases
+-- KEYS: live, leases
 -- ARGV: lease, items...
 --   item: id, fence
 -- Returns: a letter a lease: H held, C held and asked to cancel, L lost.
 --! include clock
---! include arguments
 --! include chunks
+--! include lease
+--! include pairs
 
 local now = clock()
 local codes, until_then = {}, {}
--- A full store refuses a script whose first write may need memory; a lease must be kept then too.
-redis.call('ZREM', leases, '')
-while items < #ARGV do
-  local id, fence = take(), take()
-  local live = redis.pcall('HMGET', base .. 's:' .. id, 's', 'f', 'z')
-  if live.err or live[1] ~= 'a' or live[2] ~= fence then
-    codes[#codes + 1] = 'L'
+local ids, fences, states = leases_asked()
+for i = 1, #ids do
+  if not is_held(states[i], fences[i]) then
+    codes[i] = 'L'
   else
-    codes[#codes + 1] = live[3] and 'C' or 'H'
+    codes[i] = is_asked(states[i]) and 'C' or 'H'
     until_then[#until_then + 1] = now + lease
-    until_then[#until_then + 1] = id
+    until_then[#until_then + 1] = ids[i]
   end
 end
+-- A full store refuses a script whose first write may need memory; a lease must be kept then too.
+redis.call('ZREM', leases, '')
 in_chunks('ZADD', leases, until_then)
 return table.concat(codes)

@@ -1,12 +1,13 @@
 -- Read one page of the jobs in one state.
 --
--- KEYS: base, index, leases
+-- KEYS: base, work, live, index, leases
 -- ARGV: state, newest, score, member, limit
 --   score and member: the last entry of the page before; '' for the first page
 -- Returns: {score, member, row...}: the cursor of the next page (false: this was the last), then
---   {id, string, lease end or false, fields and values}, or 0 where a record is unreadable.
+--   as `lib/rows.lua` makes them, false where an index names a job that is not there.
+--! include chunks
 --! include stamp
---! include records
+--! include rows
 
 local BY_STAMP = {d = true, b = true, a = true}
 
@@ -14,10 +15,10 @@ local BY_STAMP = {d = true, b = true, a = true}
 -- by creation. There are only as many as workers hold.
 local function active_by_stamp()
   local ids, members = redis.call('ZRANGE', leases, 0, -1), {}
+  local jobs = look_up(work, ids)
   for i = 1, #ids do
-    local stamp = redis.pcall('GETRANGE', base .. 'j:' .. ids[i], 0, STAMP - 1)
-    if type(stamp) == 'string' and #stamp == STAMP then
-      members[#members + 1] = stamp .. ids[i]
+    if jobs[i] then
+      members[#members + 1] = string.sub(jobs[i], 1, STAMP) .. ids[i]
     end
   end
   table.sort(members)
@@ -65,8 +66,7 @@ for _ = 1, tonumber(limit) do
   end
   last_score, last_member = entry(rank)
   local id = BY_STAMP[state] and string.sub(last_member, STAMP + 1) or last_member
-  local job, live = read(id)
-  reply[#reply + 1] = job and {id, job, redis.call('ZSCORE', leases, id), live} or 0
+  reply[#reply + 1] = row(id, redis.call('HGET', work, id), redis.call('HGET', live, id))
   rank = rank + step
 end
 if last_score and rank >= 0 and rank < size then

@@ -1,20 +1,18 @@
 -- Read jobs.
 --
--- KEYS: base, leases
+-- KEYS: base, work, live, leases
 -- ARGV: items...
 --   item: id
--- Returns: for each id {id, string, lease end or false, fields and values of the hash}; false
---   where there is none; 0 where the key is not a job of ours.
---! include records
+-- Returns: a row for each id as `lib/rows.lua` makes it, false where there is none.
+--! include chunks
+--! include rows
 
-local found = {}
+local ids = {}
 for i = items + 1, #ARGV do
-  local id = ARGV[i]
-  local job, live = read(id)
-  if job then
-    found[#found + 1] = {id, job, redis.call('ZSCORE', leases, id), live}
-  else
-    found[#found + 1] = redis.call('EXISTS', base .. 'j:' .. id) == 1 and 0
-  end
+  ids[#ids + 1] = ARGV[i]
+end
+local jobs, states, found = look_up(work, ids), look_up(live, ids), {}
+for i = 1, #ids do
+  found[i] = row(ids[i], jobs[i], states[i])
 end
 return found

@@ -1,51 +1,81 @@
 -- Remove finished jobs whose retention has passed, and the memory of origins that are gone.
 --
--- KEYS: base, completed, dead, cancelled, moved, expiry, counted, ops, replies
+-- KEYS: base, work, live, completed, dead, cancelled, moved, counted, ages, ops
 -- ARGV: limit, spare, memory
 -- Returns: how many jobs went.
+--
+-- Finished jobs stand in a list for each age of retention, in the order they finished. An entry
+-- is the instant and the id; one whose job has finished anew since, or is gone, says nothing.
 --! include clock
+--! include live
 
 local FINAL = {c = completed, f = dead, k = cancelled, m = moved}
 local now = clock()
-local gone = 0
+local left = tonumber(limit)
 
-local function remove(id, index)
-  redis.call('ZREM', expiry, id)
-  redis.call('ZREM', counted, id)
+-- Returns the index and the fields of a finished job.
+local function finished(id)
+  local state = redis.call('HGET', live, id)
+  local index = state and FINAL[string.sub(state, 1, 1)]
   if index then
-    redis.call('ZREM', index, id)
-    redis.call('DEL', base .. 'j:' .. id, base .. 's:' .. id)
-    gone = gone + 1
+    return index, parse(fields_text(state)) or {}
   end
 end
 
-local function index_of(id)
-  local state = redis.pcall('HGET', base .. 's:' .. id, 's')
-  return type(state) == 'string' and FINAL[state]
+local function remove(id, index)
+  redis.call('ZREM', counted, id)
+  redis.call('ZREM', index, id)
+  redis.call('HDEL', work, id)
+  redis.call('HDEL', live, id)
+  redis.call('DEL', base .. 'n:' .. id)
+  left = left - 1
 end
 
-local expired = redis.call('ZRANGEBYSCORE', expiry, '-inf', now, 'LIMIT', 0, limit)
-for i = 1, #expired do
-  remove(expired[i], index_of(expired[i]))
+local function remove_aged(age)
+  local key = base .. 'age:' .. age
+  local entries = redis.call('LRANGE', key, 0, left - 1)
+  local passed = 0
+  for i = 1, #entries do
+    local at, id = string.sub(entries[i], 1, 13), string.sub(entries[i], 14)
+    if at + age > now then
+      break
+    end
+    passed = i
+    local index, fields = finished(id)
+    if index and fields.e == at then
+      remove(id, index)
+    end
+  end
+  redis.call('LTRIM', key, passed, -1)
+  if redis.call('EXISTS', key) == 0 then
+    redis.call('ZREM', ages, age)
+  end
+end
+
+local known = redis.call('ZRANGE', ages, 0, -1)
+for i = 1, #known do
+  if left > 0 then
+    remove_aged(known[i])
+  end
 end
 
 -- Kept by count: the oldest are looked at first; `spare` lets a waiting reader have the result.
-local spared = redis.call('ZRANGEBYSCORE', counted, '-inf', now - spare, 'LIMIT', 0, limit - gone)
-for i = 1, #spared do
-  local id = spared[i]
-  local index = index_of(id)
-  local newer = index and redis.call('ZREVRANK', index, id)
-  local keep = newer and redis.call('HGET', base .. 's:' .. id, 't')
-  if not newer or (keep and newer >= tonumber(keep)) then
+local oldest = redis.call('ZRANGEBYSCORE', counted, '-inf', now - spare, 'LIMIT', 0, left)
+for i = 1, #oldest do
+  local id = oldest[i]
+  local index, fields = finished(id)
+  local newer = index and fields.t and redis.call('ZREVRANK', index, id)
+  if not newer then
+    redis.call('ZREM', counted, id)
+  elseif newer >= tonumber(fields.t) then
     remove(id, index)
   end
 end
 
-local scanned = redis.call('HSCAN', ops, 0, 'COUNT', 500)[2]
-for i = 1, #scanned, 2 do
-  if tonumber(string.match(scanned[i + 1], '%d+$')) + memory < now then
-    redis.call('HDEL', ops, scanned[i])
-    redis.call('HDEL', replies, scanned[i])
+local origins = redis.call('HSCAN', ops, 0, 'COUNT', 100)[2]
+for i = 1, #origins, 2 do
+  if string.match(origins[i + 1], '^%d+ (%d+)') + memory < now then
+    redis.call('HDEL', ops, origins[i])
   end
 end
-return gone
+return limit - left

@@ -1,9 +1,10 @@
 -- Create jobs, or name the owner of an id or deduplication key.
 --
--- KEYS: base, ready, delayed, blocked, dedup, sequence, settings, marker, ops, replies
+-- KEYS: base, work, live, ready, delayed, blocked, dedup, sequence, settings, marker, ops
 -- ARGV: origin, number, count, items...
---   item: id, work, pairs, then that many field and value pairs of `s:<id>`; the field `delay`
---   (milliseconds until a delayed job is due) becomes `r`, the instant.
+--   item: id, work, state. The state of a plain waiting job is ''; else its letter, `1` if notes
+--   follow (their count, then field and value pairs), and its fields; the field `d`, milliseconds
+--   until a delayed job is due, becomes `r`, the instant.
 -- Returns: {codes, owner...}: a letter a job, C created, U duplicate, D deduplicated (then its
 --   owner follows), M moved (the new store's URL follows, once).
 --
@@ -14,6 +15,7 @@
 --! include memory
 --! include order
 --! include stamp
+--! include live
 --! include due
 --! include wake
 
@@ -27,68 +29,84 @@ if url then
   return {string.rep('M', count), url}
 end
 
+local ids, works, states, notes = {}, {}, {}, {}
+for i = 1, count do
+  ids[i], works[i], states[i] = take(), take(), take()
+  if string.sub(states[i], 2, 2) == '1' then
+    notes[i] = {}
+    for j = 1, 2 * take() do
+      notes[i][j] = take()
+    end
+  end
+end
+local taken = look_up(work, ids)
 local now = clock()
 local turn = redis.call('INCRBY', sequence, count) - count
-local reply, codes = {''}, {}
-local line, timetable, held = {}, {}, {}
+local reply, codes, keys = {''}, {}, {}
+local line, timetable, held, new_work, new_live = {}, {}, {}, {}, {}
 local soonest = math.huge
 
-local function append(list, score, member)
-  list[#list + 1] = score
-  list[#list + 1] = member
+local function append(list, first, second)
+  list[#list + 1] = first
+  list[#list + 1] = second
 end
 
-local function fields_of(pairs_count)
-  local live, stored = {}, {}
-  for _ = 1, pairs_count do
-    local name, value = take(), take()
-    live[name] = value
-    if name == 'delay' then
-      name, value = 'r', now + value
-      live.r = value
-    end
-    append(stored, name, value)
-  end
-  return live, stored
-end
-
-local function enter(id, stamp, live)
-  if live.s == 'd' then
-    append(timetable, live.r, stamp .. id)
-    soonest = math.min(soonest, live.r)
-  elseif live.s == 'b' then
+local function enter(id, stamp, state, fields)
+  if state == 'd' then
+    fields.r = fields.r or digits(now + fields.d)
+    fields.d = nil
+    append(timetable, fields.r, stamp .. id)
+    soonest = math.min(soonest, fields.r)
+  elseif state == 'b' then
     append(held, now, stamp .. id)
   else
-    append(line, (live.l and front or back)(tonumber(live.p or PRIORITY), turn), id)
+    append(line, (fields.l and front or back)(tonumber(fields.p or PRIORITY), turn), id)
   end
 end
 
-local function create(id, work, live, stored)
-  if redis.call('EXISTS', base .. 'j:' .. id) == 1 then
-    return 'U'
-  end
-  local owner = live.k and redis.call('HGET', dedup, live.k)
+local function create_live(i, id, stamp)
+  local state, flag = string.sub(states[i], 1, 1), string.sub(states[i], 2, 2)
+  local fields = parse(string.sub(states[i], 3))
+  local owner = fields.k and (keys[fields.k] or redis.call('HGET', dedup, fields.k))
   if owner then
     reply[#reply + 1] = owner
     return 'D'
   end
-  local stamp = stamp_of(now, turn)
-  redis.call('SET', base .. 'j:' .. id, stamp .. work)
-  redis.call('DEL', base .. 's:' .. id)
-  if #stored > 0 then
-    in_chunks('HSET', base .. 's:' .. id, stored)
+  if fields.k then
+    keys[fields.k] = id
   end
-  if live.k then
-    redis.call('HSET', dedup, live.k, id)
-  end
-  enter(id, stamp, live)
+  enter(id, stamp, state, fields)
+  append(new_live, id, head(state, '00' .. flag, now, NOWHERE) .. NOBODY .. serialise(fields))
   return 'C'
 end
 
+local created = {}
 for i = 1, count do
-  local id, work = take(), take()
+  local id = ids[i]
   turn = turn + 1
-  codes[i] = create(id, work, fields_of(tonumber(take())))
+  if taken[i] or created[id] then
+    codes[i] = 'U'
+  else
+    local stamp = stamp_of(now, turn)
+    if states[i] == '' then
+      append(line, PRIORITY * LINE + MIDDLE + turn, id)
+      codes[i] = 'C'
+    else
+      codes[i] = create_live(i, id, stamp)
+    end
+    if codes[i] == 'C' then
+      created[id] = true
+      append(new_work, id, stamp .. works[i])
+      if notes[i] then
+        in_chunks('HSET', base .. 'n:' .. id, notes[i])
+      end
+    end
+  end
+end
+in_chunks('HSET', work, new_work)
+in_chunks('HSET', live, new_live)
+for key, id in pairs(keys) do
+  redis.call('HSET', dedup, key, id)
 end
 in_chunks('ZADD', ready, line)
 in_chunks('ZADD', delayed, timetable)

@@ -1,52 +1,60 @@
 -- Lease jobs whose lease lapsed to the caller, oldest lapse first.
 --
--- KEYS: base, leases, corrupt, ops, replies
+-- KEYS: base, work, live, leases, corrupt, ops
 -- ARGV: origin, number, worker, limit, lease
--- Returns: {job...}
---   job: {id, string, the former holder, fields and values of the hash, the lease's end}
+-- Returns: {former holder, row...}, in turn; rows as `lib/rows.lua` makes them
+--
+-- The first write frees memory, so a full store can still be drained.
 --! include clock
 --! include chunks
 --! include memory
---! include records
+--! include live
+--! include rows
 
 local now = clock()
+local reply = {}
 
 local function again(known)
-  local jobs, before = {}, cjson.decode(known)
+  local before = cjson.decode(known)
   for i = 1, #before, 3 do
     local id, fence, holder = before[i], before[i + 1], before[i + 2]
-    local job, live = read(id)
-    if job and field(live, 's') == 'a' and field(live, 'f') == fence then
-      jobs[#jobs + 1] = {id, job, holder, live, redis.call('ZSCORE', leases, id)}
+    local state = redis.call('HGET', live, id)
+    if state and string.sub(state, 1, 1) == 'a' and string.sub(state, 5, 17) == fence then
+      reply[#reply + 1] = holder
+      reply[#reply + 1] = row(id, redis.call('HGET', work, id), state)
     end
   end
-  return jobs
+  return reply
 end
 
 local known = recall()
 if known then
   return again(known)
 end
+local me = string.format('%03d', #worker) .. worker
 local lapsed = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, limit)
 in_chunks('ZREM', leases, lapsed)
-local jobs, held, until_then = {}, {}, {}
+local states, held = look_up(live, lapsed), {}
 for i = 1, #lapsed do
-  local id, job, live = lapsed[i], read(lapsed[i])
-  if not job or field(live, 's') ~= 'a' then
-    set_aside(id, now)
+  local id, state = lapsed[i], states[i]
+  local job = redis.call('HGET', work, id)
+  if not job or not state or string.sub(state, 1, 1) ~= 'a' then
+    redis.call('HSET', corrupt, id, now)
   else
-    local fence, holder = field(live, 'f') + 1, field(live, 'w')
-    redis.call('HSET', base .. 's:' .. id, 'f', fence, 'w', worker)
-    jobs[#jobs + 1] = {id, job, holder, redis.call('HGETALL', base .. 's:' .. id), now + lease}
+    local fields = fields_text(state)
+    local holder = string.sub(state, 37, #state - #fields)
+    local fence = string.format('%013.0f', string.sub(state, 5, 17) + 1)
+    state = string.sub(state, 1, 4) .. fence .. string.sub(state, 18, 33) .. me .. fields
+    redis.call('HSET', live, id, state)
+    redis.call('ZADD', leases, now + lease, id)
+    reply[#reply + 1] = holder
+    reply[#reply + 1] = row(id, job, state)
     held[#held + 1] = id
-    held[#held + 1] = string.format('%.0f', fence)
+    held[#held + 1] = fence
     held[#held + 1] = holder
-    until_then[#until_then + 1] = now + lease
-    until_then[#until_then + 1] = id
   end
 end
-in_chunks('ZADD', leases, until_then)
 if #lapsed > 0 then
   remember(now, cjson.encode(held))
 end
-return jobs
+return reply

@@ -1,7 +1,6 @@
 -- Take unreadable records out of every index, so that the queue goes on without them.
 --
--- KEYS: base, ready, delayed, blocked, leases, completed, dead, cancelled, moved, expiry,
---   counted, corrupt
+-- KEYS: work, corrupt, ready, delayed, blocked, leases, completed, dead, cancelled, moved, counted
 -- ARGV: items...
 --   item: id
 --! include clock
@@ -10,13 +9,9 @@
 local now = clock()
 for i = items + 1, #ARGV do
   local id = ARGV[i]
-  local stamp = redis.pcall('GETRANGE', base .. 'j:' .. id, 0, STAMP - 1)
-  if type(stamp) == 'string' then
-    redis.call('ZREM', delayed, stamp .. id)
-    redis.call('ZREM', blocked, stamp .. id)
-  end
-  for index = 2, #KEYS - 1 do
-    redis.call('ZREM', KEYS[index], id)
+  local stamp = string.sub(redis.call('HGET', work, id) or '', 1, STAMP)
+  for index = 3, #KEYS do
+    redis.call('ZREM', KEYS[index], id, stamp .. id)
   end
   redis.call('HSET', corrupt, id, now)
 end

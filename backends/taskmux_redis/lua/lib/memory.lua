@@ -1,5 +1,6 @@
--- What each origin's last operation was answered, so that a repeat is answered alike.
--- Needs: ops, replies, origin, number.
+-- What each origin's last operation was answered, so that a repeat is answered alike. A memory is
+-- the operation's number, the time (prune forgets origins that are long gone), and the reply.
+-- Needs: ops, origin, number.
 
 -- Returns the reply of this very operation, or nil if it is new. An older number is a request
 -- that a broken connection delivered late: its sender has gone on, so it must change nothing.
@@ -8,18 +9,17 @@ local function recall()
   if not known then
     return nil
   end
-  local last, asked = tonumber(string.match(known, '^%d+')), tonumber(number)
-  if asked > last then
+  local last, reply = string.match(known, '^(%d+) %d+ ()')
+  last = tonumber(last) - number
+  if last < 0 then
     return nil
   end
-  if asked < last then
+  if last > 0 then
     error('OUTDATED operation ' .. number .. ': its origin has sent a later one')
   end
-  return redis.call('HGET', replies, origin)
+  return string.sub(known, reply)
 end
 
--- The time beside the number lets prune forget origins that are long gone.
 local function remember(now, reply)
-  redis.call('HSET', ops, origin, number .. string.format(' %.0f', now))
-  redis.call('HSET', replies, origin, reply)
+  redis.call('HSET', ops, origin, number .. string.format(' %.0f ', now) .. reply)
 end
