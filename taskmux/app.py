@@ -22,7 +22,7 @@ from taskmux.handle import JobHandle
 from taskmux.instrument import Hooks
 from taskmux.job import Ref
 from taskmux.messages import Pushed, PushStatus
-from taskmux.options import JobOptions, parse_call, parse_options
+from taskmux.options import JobOptions, parse_call, parse_shared
 from taskmux.plugins import driver_for, plugin_manager
 from taskmux.queue import Queue
 from taskmux.task import Call, Registry, Task, TaskDecorator, decorator
@@ -82,7 +82,7 @@ class Taskmux:
         for one in (self._url, *self._routes.values()):
             if one not in self._roots:
                 self._roots[one] = driver_for(one, self._plugins)
-        self._defaults = parse_options(defaults or {})
+        self._defaults = parse_shared(defaults or {})
         self._lifespan = lifespan
         self._limits = limits or Limits()
         self._registry = Registry()
@@ -124,10 +124,13 @@ class Taskmux:
 
     # -- declaring ----------------------------------------------------------------------------
 
-    def task(self, *, name: str | None = None, **options: Unpack[JobOptions]) -> TaskDecorator:
+    def task(
+        self, function: None = None, /, *, name: str | None = None, **options: Unpack[JobOptions]
+    ) -> TaskDecorator:
         """Register a function as a task: `@mux.task(queue="email", max_attempts=5)`.
 
         Args:
+            function: nothing; it is there to say what is wrong with `@mux.task`.
             name: the task's name in stored jobs; `module.function` by default. Workers find the
                 function by it, so keep it when the function moves.
             options: see `JobOptions`; `id`, `run_at` and `dedup` belong to single calls.
@@ -136,14 +139,9 @@ class Taskmux:
             DeclarationError: the signature or an option cannot work, or the name is taken.
             InvalidName: the queue's or task's name cannot be stored everywhere.
         """
-        if callable(name):
+        if callable(function):
             raise DeclarationError("Write @mux.task() with parentheses: options go between them.")
-        if misplaced := sorted({"id", "run_at", "dedup"} & set(options)):
-            raise DeclarationError(
-                f"{misplaced[0]} belongs to a single call, not to a task: "
-                f"task.options({misplaced[0]}=...).enqueue(...)."
-            )
-        parsed = parse_options(options).over(self._defaults)
+        parsed = parse_shared(options).over(self._defaults)
 
         def register(function: Callable[..., Any]) -> Task[Any, Any, Any, Any]:
             task_name = name or _default_name(function)
@@ -366,5 +364,5 @@ def _default_name(function: Callable[..., Any]) -> str:
         main = sys.modules["__main__"]
         spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
         module = spec.name.removesuffix(".__main__") if spec else Path(file or "main").stem
-    name = f"{module}.{function.__qualname__}"
+    name = f"{module}.{getattr(function, '__qualname__', type(function).__qualname__)}"
     return name.replace("<locals>.", "").replace("<lambda>", "lambda")

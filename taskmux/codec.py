@@ -57,8 +57,10 @@ def encode_value(value: Any, what: str, limit: int) -> bytes:
     try:
         data = _encoder.encode(value)
     except RecursionError:
-        raise NotEncodable(f"{what} contains itself. Send ids instead of linked objects.") from None
-    except (TypeError, ValueError, NotImplementedError, OverflowError) as error:
+        raise NotEncodable(
+            f"{what} contains itself or is nested too deeply. Send ids instead of linked objects."
+        ) from None
+    except Exception as error:  # noqa: BLE001 - also whatever a user's own type raises
         raise NotEncodable(
             f"{what} has no JSON form: {error}. Use plain values, dataclasses, msgspec Structs or "
             f"pydantic models, and integers of at most 64 bits."
@@ -79,7 +81,7 @@ def decode_value(data: bytes, kind: Any, what: str) -> Any:
     """
     try:
         return msgspec.json.decode(data, type=kind, dec_hook=_dec_hook)
-    except (msgspec.DecodeError, ValueError, NotImplementedError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001 - also whatever a user's own type raises
         raise NotDecodable(f"{what} does not fit {_name(kind)}: {error}.") from None
 
 
@@ -109,8 +111,11 @@ class Signature:
 
     def __init__(self, function: Callable[..., Any], name: str, context: type) -> None:
         self.name = name
-        parameters = list(inspect.signature(function).parameters.values())
         hints = _hints(function, name)
+        parameters = [
+            one.replace(annotation=hints.get(one.name, one.empty))
+            for one in inspect.signature(function).parameters.values()
+        ]
         self.takes_context = bool(parameters) and hints.get(parameters[0].name) is context
         self._parameters = parameters[1:] if self.takes_context else parameters
         self._signature = inspect.Signature(self._parameters)
@@ -121,25 +126,21 @@ class Signature:
     def _arguments_decoder(
         self, hints: Mapping[str, Any], context: type
     ) -> msgspec.json.Decoder[Any]:
-        fields: list[tuple[str, Any, Any] | tuple[str, Any]] = []
         for one in self._parameters:
             if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
                 raise DeclarationError(
                     f"Task {self.name!r} has {one}: arguments travel by name, so each needs a "
                     f"parameter of its own. Take a list or a dict instead."
                 )
-            kind = hints.get(one.name, Any)
-            if kind is context:
+            if hints.get(one.name, Any) is context:
                 raise DeclarationError(
                     f"Task {self.name!r} takes its Context as {one.name!r}: make it the first "
                     f"parameter."
                 )
-            required = one.default is one.empty
-            fields.append((one.name, kind) if required else (one.name, kind | UnsetType, UNSET))
         try:
             shape = msgspec.defstruct(
                 "Arguments",
-                fields,
+                [_field(one, hints.get(one.name, Any)) for one in self._parameters],
                 kw_only=True,
                 forbid_unknown_fields=True,
                 rename=None,
@@ -169,7 +170,7 @@ class Signature:
         data = encode_value(bound.arguments, f"The payload of task {self.name!r}", limit)
         try:
             self._decoder.decode(data)
-        except (msgspec.DecodeError, ValueError, NotImplementedError) as error:
+        except Exception as error:  # noqa: BLE001 - also whatever a user's own type raises
             raise InvalidArguments(
                 f"Task {self.name!r} cannot take these arguments: {error}. Its parameters are "
                 f"{self._signature}."
@@ -184,7 +185,7 @@ class Signature:
         """
         try:
             values = self._decoder.decode(payload)
-        except (msgspec.DecodeError, ValueError, NotImplementedError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001 - also whatever a user's own type raises
             raise NotDecodable(
                 f"The payload does not fit task {self.name!r} ({self._signature}): {error}. "
                 f"Deploy a handler that takes it and redrive the job, or remove it."
@@ -197,13 +198,18 @@ class Signature:
         return [named.pop(name) for name in self._positional if name in named], named
 
 
+def _field(one: inspect.Parameter, kind: Any) -> tuple[str, Any] | tuple[str, Any, Any]:
+    required = one.default is one.empty
+    return (one.name, kind) if required else (one.name, kind | UnsetType, UNSET)
+
+
 def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001 - an annotation is an expression and may do anything
         raise DeclarationError(
-            f"Task {name!r}: its annotations cannot be resolved: {error}. Import the names at run "
-            f"time (not under TYPE_CHECKING) and at module level."
+            f"Task {name!r}: its annotations cannot be resolved: {error}. Give a function, and "
+            f"import the names at run time (not under TYPE_CHECKING) and at module level."
         ) from None
 
 
@@ -211,7 +217,7 @@ def result_type(function: Callable[..., Any]) -> Any:
     """Return the type that a function's result has, by its annotation; Any if it has none."""
     try:
         return _result_type(typing.get_type_hints(function, include_extras=True).get("return", Any))
-    except (NameError, TypeError, AttributeError):
+    except Exception:  # noqa: BLE001 - as above; the value itself is fine
         return Any
 
 

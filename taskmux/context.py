@@ -14,7 +14,7 @@ from taskmux.config import Limits
 from taskmux.errors import DeclarationError, LeaseLost, PayloadTooLarge
 from taskmux.job import JobRecord, State
 from taskmux.messages import Applied, ApplyStatus, Note
-from taskmux.units import check_name
+from taskmux.units import check_name, storable
 
 __all__ = ["BlockingContext", "Context", "Sent"]
 
@@ -148,7 +148,7 @@ class Context:
         if self._lines >= self._limits.log_lines:
             return Sent(_stored(), self.job)
         index, self._lines = self._lines, self._lines + 1
-        text = str(line)[: self._limits.log_line]
+        text = storable(str(line), self._limits.log_line)
         return self._post(Note(ref=self.job.ref, fence=self.job.fence, log=text, log_index=index))
 
     @overload

@@ -16,7 +16,7 @@ from taskmux.config import Limits
 from taskmux.job import Attempt, ErrorInfo, JobRecord
 from taskmux.retry import DEFAULT_BACKOFF, Backoff, BackoffFunction, ExponentialPolicy
 from taskmux.transition import Changes, Transition
-from taskmux.units import Duration, milliseconds, show_ms
+from taskmux.units import Duration, milliseconds, show_ms, storable
 
 __all__ = [
     "Cancelled",
@@ -149,14 +149,16 @@ def describe(error: BaseException, limits: Limits) -> ErrorInfo:
         if kind.__module__ == "builtins"
         else (f"{kind.__module__}.{kind.__qualname__}")
     )
-    return ErrorInfo(name, _cut(message, limits.message), _cut_front(text, limits.traceback))
+    end = text if len(text) <= limits.traceback else "…" + text[1 - limits.traceback :]
+    return ErrorInfo(name, storable(message, limits.message), storable(end, limits.traceback))
 
 
 def outcome_of(error: BaseException, limits: Limits) -> Outcome:
     """Return what an exception that left a handler means."""
     match error:
         case Snooze():
-            return Snoozed(error.after_ms, str(error) or "snoozed by its handler")
+            message = describe(error, limits).message
+            return Snoozed(error.after_ms, message or "snoozed by its handler")
         case Retry():
             info = describe(error, limits)
             return Failed(info, after_ms=error.after_ms, exception=error, word="retried")
@@ -244,7 +246,7 @@ def _crashed(job: JobRecord, run: Run, rng: Random) -> Transition:
 
 
 def _bury(job: JobRecord, changes: Changes, reason: str) -> Transition:
-    return transition.bury(job, msgspec.structs.replace(changes, reason=_cut(reason, 500)))
+    return transition.bury(job, msgspec.structs.replace(changes, reason=storable(reason, 500)))
 
 
 def _history(
@@ -259,7 +261,7 @@ def _history(
         finished_at=run.finished_at,
         error=error,
     )
-    return (*job.history, attempt)[-run.history_limit :]
+    return (*job.history, attempt)[-run.history_limit :] if run.history_limit else ()
 
 
 def timed_out(timeout_ms: int) -> Failed:
@@ -277,11 +279,3 @@ def unknown_task(job: JobRecord, worker: str) -> Snoozed:
         f"worker {worker} has no task {job.task!r}: start a worker that imports it",
         record=False,
     )
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _cut_front(text: str, limit: int) -> str:
-    return text if len(text) <= limit else "…" + text[-(limit - 1) :]

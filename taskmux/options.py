@@ -21,9 +21,10 @@ from taskmux.units import (
     instant_ms,
     milliseconds,
     priority_number,
+    storable,
 )
 
-__all__ = ["JobOptions", "Parsed", "Retention", "parse_call", "parse_options"]
+__all__ = ["JobOptions", "Parsed", "Retention", "parse_call", "parse_options", "parse_shared"]
 
 
 class Retention(TypedDict, total=False):
@@ -127,6 +128,20 @@ def parse_call(options: JobOptions) -> Parsed:
     return replace(parsed, call_backoff=parsed.backoff)
 
 
+def parse_shared(options: JobOptions) -> Parsed:
+    """Return the options of a task or an app: as `parse_options`, for many jobs.
+
+    Raises:
+        DeclarationError: also for what only a single call can say.
+    """
+    if misplaced := sorted({"id", "run_at", "dedup"} & set(options)):
+        raise DeclarationError(
+            f"{misplaced[0]} belongs to a single call, not to a task or an app: "
+            f"task.options({misplaced[0]}=...).enqueue(...)."
+        )
+    return parse_options(options)
+
+
 def parse_options(options: JobOptions) -> Parsed:
     """Return options checked and in working form.
 
@@ -137,7 +152,7 @@ def parse_options(options: JobOptions) -> Parsed:
     unknown = sorted(set(options) - set(_PARSERS))
     if unknown:
         raise DeclarationError(
-            f"There is no option {unknown[0]!r}. Options are {', '.join(sorted(_PARSERS))}."
+            f"There is no option {brief(unknown[0])}. Options are {', '.join(sorted(_PARSERS))}."
         )
     if "delay" in options and "run_at" in options:
         raise DeclarationError("delay and run_at exclude each other: give one of them.")
@@ -195,7 +210,8 @@ def _retention(value: Any) -> dict[str, Any]:
 
 
 def _tags(value: Any) -> dict[str, Any]:
-    if isinstance(value, str) or len(value) > 32:  # noqa: PLR2004 - tags are labels, not data
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    if not listed or len(value) > 32:  # noqa: PLR2004 - tags are labels, not data
         raise DeclarationError("tags takes a list of at most 32 short names.")
     return {"tags": tuple(check_name(tag, "tag") for tag in value)}
 
@@ -207,6 +223,10 @@ def _headers(value: Any) -> dict[str, Any]:
         raise DeclarationError("headers takes a mapping from text to text.")
     if sum(len(key) + len(text) for key, text in value.items()) > 8192:  # noqa: PLR2004
         raise DeclarationError("headers take more than 8192 characters; send data as arguments.")
+    for key, text in value.items():
+        check_name(key, "header name")
+        if storable(text, len(text)) != text:
+            raise DeclarationError(f"header {key!r} is not valid text: {brief(text)}.")
     return {"headers": dict(value)}
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "milliseconds",
     "priority_number",
     "show_ms",
+    "storable",
 ]
 
 Duration = str | int | float | timedelta
@@ -49,6 +50,15 @@ def brief(value: object, limit: int = 80) -> str:
     except Exception:  # noqa: BLE001 - an integer of 5,000 digits, or an object that cannot say
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def storable(text: str, limit: int) -> str:
+    """Return text as every store can hold it: cut to `limit` characters, and valid UTF-8.
+
+    File names and foreign data bring lone surrogates into messages; they come out escaped.
+    """
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    return cut if cut.isascii() else cut.encode(errors="backslashreplace").decode()
 
 
 def milliseconds(value: object, what: str = "duration") -> int:

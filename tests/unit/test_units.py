@@ -16,6 +16,7 @@ from taskmux.units import (
     milliseconds,
     priority_number,
     show_ms,
+    storable,
 )
 
 MEGABYTE = 1_048_576
@@ -202,3 +203,22 @@ class TestNames:
         assert name.isascii()
         assert name.isprintable()
         assert not set(name) & set("{}$*? \\\"'")
+
+
+class TestStorableText:
+    @given(st.text(), st.integers(min_value=1, max_value=50))
+    def test_what_fits_is_kept(self, text, limit):
+        stored = storable(text, limit)
+        assert len(stored) <= limit
+        assert stored == text or len(text) > limit
+
+    @given(st.text(st.characters(categories=["Cs", "Ll"])))
+    def test_every_store_can_hold_it(self, text):
+        storable(text, 100).encode()  # a lone surrogate would raise
+
+    def test_it_is_cut_and_says_so(self):
+        assert storable("abcdef", 6) == "abcdef"
+        assert storable("abcdefg", 6) == "abcde…"
+
+    def test_a_lone_surrogate_is_escaped(self):
+        assert storable("a\udcffü", 9) == "a\\udcffü"

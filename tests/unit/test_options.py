@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from taskmux import Exponential, Fixed, Taskmux
+from taskmux.errors import DeclarationError, InvalidName, TaskmuxError
+from taskmux.job import Keep, Policy, State
+from taskmux.options import _PARSERS, JobOptions, Parsed, parse_call, parse_options
+from taskmux.task import Call
+
+MIDNIGHT = datetime(2030, 1, 1, tzinfo=UTC)
+GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
+    "queue": ("email", {"queue": "email"}),
+    "id": ("welcome:42", {"id": "welcome:42"}),
+    "delay": ("10m", {"delay": 600_000}),
+    "run_at": (MIDNIGHT, {"run_at": 1_893_456_000_000}),
+    "priority": ("high", {"priority": 50}),
+    "lifo": (True, {"lifo": True}),
+    "max_attempts": (1, {"max_attempts": 1}),
+    "max_crashes": (0, {"max_crashes": 0}),
+    "backoff": ("1s", {"backoff": Fixed("1s")}),
+    "timeout": ("30s", {"timeout": 30_000}),
+    "keep_result": (False, {"keep_result": False}),
+    "retention": (
+        {"completed": "1h", "completed_count": 5},
+        {"completed": Keep(3_600_000, 5), "cancelled": Policy().cancelled, "dead": Policy().dead},
+    ),
+    "tags": (["a", "b"], {"tags": ("a", "b")}),
+    "headers": ({"traceparent": "00-1"}, {"headers": {"traceparent": "00-1"}}),
+}
+WRONG = [
+    ("queue", "a b"),
+    ("id", ""),
+    ("delay", -1),
+    ("run_at", datetime(2030, 1, 1)),
+    ("run_at", "tomorrow"),
+    ("priority", 2048),
+    ("lifo", 1),
+    ("max_attempts", 0),
+    ("max_attempts", True),
+    ("max_attempts", 10**5000),
+    ("max_crashes", -1),
+    ("backoff", "soon"),
+    ("backoff", None),
+    ("timeout", 0),
+    ("timeout", "0s"),
+    ("keep_result", "no"),
+    ("retention", "1d"),
+    ("retention", {"blocked": "1d"}),
+    ("retention", {"dead": "x"}),
+    ("retention", {"dead_count": -1}),
+    ("tags", "urgent"),
+    ("tags", 5),
+    ("tags", ["a"] * 33),
+    ("tags", ["a b"]),
+    ("headers", ["a"]),
+    ("headers", {"a": 1}),
+    ("headers", {"a b": "x"}),
+    ("headers", {"a": "\udcff"}),
+    ("headers", {"a": "x" * 8192}),
+    ("dedup", "a\x00"),
+    ("colour", "red"),
+]
+
+
+class TestParsing:
+    @pytest.mark.parametrize("name", GOOD)
+    def test_each_option_in_its_working_form(self, name):
+        value, parsed = GOOD[name]
+        assert parse_options({name: value}) == Parsed(**parsed)
+
+    def test_every_option_is_tried_here_and_typed(self):
+        assert set(_PARSERS) == set(JobOptions.__annotations__)
+        assert set(_PARSERS) - set(GOOD) == {"dedup"}
+        assert parse_options({"dedup": "k"}).dedup.key == "k"
+
+    @pytest.mark.parametrize(("name", "value"), WRONG, ids=range(len(WRONG)))
+    def test_a_wrong_one_is_a_typed_error(self, name, value):
+        with pytest.raises((DeclarationError, InvalidName)):
+            parse_options({name: value})
+
+    def test_two_words_on_time_exclude_each_other(self):
+        with pytest.raises(DeclarationError, match="exclude each other"):
+            parse_options({"delay": 1, "run_at": MIDNIGHT})
+
+    @given(
+        st.sampled_from(sorted(_PARSERS)),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        ),
+    )
+    def test_any_value_is_taken_or_a_typed_error(self, name, value):
+        try:
+            parse_options({name: value})
+        except TaskmuxError:
+            return
+
+
+class TestPrecedence:
+    def test_the_later_word_wins_and_the_rest_is_kept(self):
+        base = parse_options({"queue": "a", "priority": 1})
+        said = parse_options({"priority": 2}).over(base)
+        assert (said.queue, said.priority) == ("a", 2)
+
+    def test_false_and_none_are_words_too(self):
+        base = parse_options({"lifo": True, "timeout": "1s"})
+        said = parse_options({"lifo": False, "timeout": None}).over(base)
+        assert (said.lifo, said.timeout) == (False, None)
+
+    @pytest.mark.parametrize(
+        ("first", "then"),
+        [({"delay": 1}, {"run_at": MIDNIGHT}), ({"run_at": MIDNIGHT}, {"delay": 1})],
+    )
+    def test_a_later_word_on_time_replaces_the_earlier(self, first, then):
+        assert parse_options(then).over(parse_options(first)) == parse_options(then)
+
+    def test_call_over_task_over_app(self):
+        mux = Taskmux(
+            "memory://", defaults={"priority": 1, "max_attempts": 7, "queue": "of-the-app"}
+        )
+
+        @mux.task(priority=2, queue="of-the-task")
+        def work() -> None:
+            raise NotImplementedError
+
+        job = work.options(priority=3).bind().new_job().job
+        assert (job.priority, job.queue, job.policy.max_attempts) == (3, "of-the-task", 7)
+        assert work.bind().new_job().job.priority == 2  # options() changes nothing of the task
+
+    def test_only_a_calls_backoff_is_stored(self):
+        mux = Taskmux("memory://", defaults={"backoff": "1s"})
+
+        @mux.task(backoff="2s")
+        def work() -> None:
+            raise NotImplementedError
+
+        assert work.bind().policy.backoff is None
+        assert work.backoff == Fixed("2s")
+        assert work.options(backoff=Exponential("3s")).bind().policy.backoff == Exponential("3s")
+
+    def test_a_backoff_function_cannot_be_a_calls(self):
+        with pytest.raises(DeclarationError, match="cannot be stored"):
+            parse_call({"backoff": lambda attempt, error: 1})
+
+    @pytest.mark.parametrize("name", ["id", "run_at", "dedup"])
+    def test_what_only_a_call_can_say(self, name):
+        value: Any = MIDNIGHT if name == "run_at" else "x"
+        with pytest.raises(DeclarationError, match="single call"):
+            Taskmux("memory://").task(**{name: value})
+        with pytest.raises(DeclarationError, match="single call"):
+            Taskmux("memory://", defaults={name: value})
+
+
+class TestCalls:
+    def call(self, **options: Any) -> Call[Any]:
+        said = parse_options(options)
+        return Call("t", b"{}", said, said.policy())
+
+    def test_defaults(self):
+        new = self.call().new_job()
+        assert (new.job.queue, new.job.priority, new.job.state) == ("default", 100, State.WAITING)
+        assert new.delay == 0
+
+    def test_a_delay_and_an_instant_make_a_delayed_job(self):
+        new = self.call(delay="1s").new_job()
+        assert (new.job.state, new.delay, new.job.run_at) == (State.DELAYED, 1000, None)
+        new = self.call(run_at=MIDNIGHT).new_job()
+        assert (new.job.state, new.job.run_at) == (State.DELAYED, 1_893_456_000_000)
+
+    def test_no_delay_is_no_wait(self):
+        assert self.call(delay=0).new_job().job.state is State.WAITING
+
+    def test_each_job_has_an_id_of_its_own_and_ids_sort_by_time(self):
+        call = self.call()
+        ids = [call.new_job().job.id for _ in range(1000)]
+        assert len(set(ids)) == 1000
+        stamps = [one[:11] for one in ids]
+        assert stamps == sorted(stamps)
+
+
+class TestTasks:
+    def test_without_parentheses_it_says_what_is_wrong(self):
+        with pytest.raises(DeclarationError, match="parentheses"):
+
+            @Taskmux("memory://").task
+            def work() -> None:
+                raise NotImplementedError
+
+    def test_two_functions_of_one_name_are_refused(self):
+        mux = Taskmux("memory://")
+        mux.task(name="work")(lambda: None)
+        with pytest.raises(DeclarationError, match="Two functions"):
+            mux.task(name="work")(lambda: None)
+
+    def test_the_same_function_may_be_registered_again(self):
+        mux = Taskmux("memory://")
+
+        def work() -> None:
+            raise NotImplementedError
+
+        assert mux.task()(work).name == mux.task()(work).name
+        assert len(mux.tasks.names()) == 1
+
+    def test_what_is_no_function_is_refused(self):
+        class Callable:
+            def __call__(self) -> None:
+                raise NotImplementedError
+
+        with pytest.raises(DeclarationError):
+            Taskmux("memory://").task()(Callable())
+
+    def test_calling_a_task_runs_the_function_itself(self):
+        @Taskmux("memory://").task()
+        def double(number: int) -> int:
+            """Twice."""
+            return 2 * number
+
+        assert double(4) == 8
+        assert double.__doc__ == "Twice."
