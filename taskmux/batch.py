@@ -99,6 +99,7 @@ class GroupCommit(Generic[Item, Reply]):
         self._items.append(item)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(self._ended)
 
     async def flush(self) -> None:
         """Wait until every item put so far has its reply."""
@@ -112,19 +113,23 @@ class GroupCommit(Generic[Item, Reply]):
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        try:
-            while self._items:
-                size = min(len(self._items), self._limit)
-                self._in_flight = [self._items.popleft() for _ in range(size)]
-                await self._commit(self._in_flight)
-                self._in_flight = []
-        finally:
-            self._task = None
-            rest = [*self._in_flight, *self._items]
+        while self._items:
+            size = min(len(self._items), self._limit)
+            self._in_flight = [self._items.popleft() for _ in range(size)]
+            await self._commit(self._in_flight)
             self._in_flight = []
-            self._items.clear()
-            for item in rest:
-                self._deliver(item, asyncio.CancelledError())
+        self._task = None
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Tell the items of a task that was cancelled, perhaps before its first step."""
+        if self._task is not task:  # it ended by itself, and another may be at work
+            return
+        self._task = None
+        rest = [*self._in_flight, *self._items]
+        self._in_flight = []
+        self._items.clear()
+        for item in rest:
+            self._deliver(item, asyncio.CancelledError())
 
     async def _commit(self, batch: list[Item]) -> None:
         op = self._ops.next()

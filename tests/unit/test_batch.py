@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from taskmux.batch import GroupCommit, Ops, Replies, resend
+from taskmux.errors import StoreBusy, StoreFull, StoreUnavailable
+from taskmux.messages import Op
+
+
+class Wire:
+    """A store's end: each batch is seen when it arrives, and answered when the test says so."""
+
+    def __init__(self) -> None:
+        self.batches: asyncio.Queue[tuple[Op, list[Any]]] = asyncio.Queue()
+        self.answers: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def send(self, op: Op, items: Sequence[Any]) -> Sequence[Any]:
+        self.batches.put_nowait((op, list(items)))
+        answer = await self.answers.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        return [f"{item}!" for item in items] if answer is None else answer
+
+    async def arrived(self) -> list[Any]:
+        return (await self.batches.get())[1]
+
+    def answer(self, answer: Any = None) -> None:
+        """Answer the oldest batch: as usual, with these replies, or with an error."""
+        self.answers.put_nowait(answer)
+
+
+@pytest.fixture
+def wire():
+    return Wire()
+
+
+@pytest.fixture
+def delivered():
+    return []
+
+
+@pytest.fixture
+def group(wire, delivered):
+    def deliver(item: Any, reply: Any) -> None:
+        delivered.append((item, reply))
+
+    return GroupCommit(wire.send, deliver, limit=3)
+
+
+async def caught(future: asyncio.Future[Any]) -> BaseException:
+    with pytest.raises(BaseException) as error:  # noqa: PT011 - the caller looks at it
+        await future
+    return error.value
+
+
+class TestGroupCommit:
+    async def test_an_idle_one_sends_at_once(self, group, wire, delivered):
+        group.put("a")
+        assert await wire.arrived() == ["a"]
+        wire.answer()
+        await group.flush()
+        assert delivered == [("a", "a!")]
+
+    async def test_what_comes_while_a_batch_is_on_the_wire_goes_together(self, group, wire):
+        group.put("a")
+        await wire.arrived()
+        for item in "bc":
+            group.put(item)
+        assert wire.batches.empty()  # one batch in flight
+        assert len(group) == 3
+        wire.answer()
+        assert await wire.arrived() == ["b", "c"]
+        wire.answer()
+        await group.flush()
+        assert len(group) == 0
+
+    async def test_a_batch_has_its_limit_and_order_is_kept(self, group, wire, delivered):
+        for item in "abcdefg":
+            group.put(item)
+        for batch in (["a", "b", "c"], ["d", "e", "f"], ["g"]):
+            assert await wire.arrived() == batch
+            wire.answer()
+        await group.flush()
+        assert delivered == [(item, f"{item}!") for item in "abcdefg"]
+
+    async def test_it_starts_again_after_it_was_idle(self, group, wire, delivered):
+        for item in "ab":
+            group.put(item)
+            wire.answer()
+            await group.flush()
+        assert [item for item, _ in delivered] == ["a", "b"]
+
+    async def test_each_batch_has_an_op_of_its_own_and_numbers_rise(self, group, wire):
+        ops = []
+        for item in "ab":
+            group.put(item)
+            ops.append((await wire.batches.get())[0])
+            wire.answer()
+            await group.flush()
+        assert ops[0].origin == ops[1].origin
+        assert ops[1].number == ops[0].number + 1
+
+    async def test_an_error_of_one_item_is_delivered_to_it_alone(self, group, wire, delivered):
+        error = ValueError()
+        for item in "ab":
+            group.put(item)
+        wire.answer([error, "b!"])
+        await group.flush()
+        assert delivered == [("a", error), ("b", "b!")]
+
+    async def test_an_error_of_the_batch_is_delivered_to_each_and_the_next_goes_on(
+        self, group, wire, delivered
+    ):
+        error = StoreFull("no room")
+        for item in "abcd":
+            group.put(item)
+        wire.answer(error)
+        wire.answer()
+        await group.flush()
+        assert delivered == [("a", error), ("b", error), ("c", error), ("d", "d!")]
+
+    async def test_while_the_store_is_away_the_same_batch_is_sent_under_the_same_op(
+        self, group, wire, delivered
+    ):
+        group.put("a")
+        first = await wire.batches.get()
+        group.put("b")
+        wire.answer(StoreUnavailable("away"))
+        assert await wire.batches.get() == first
+        wire.answer()
+        wire.answer()
+        await group.flush()
+        assert delivered == [("a", "a!"), ("b", "b!")]
+
+    async def test_after_its_tries_the_items_are_told(self, group, wire, delivered):
+        group.put("a")
+        for _ in range(3):
+            wire.answer(StoreUnavailable("away"))
+        await group.flush()
+        ((item, reply),) = delivered
+        assert item == "a"
+        assert isinstance(reply, StoreUnavailable)
+
+    async def test_abandoned_items_are_told(self, group, wire, delivered):
+        for item in "abcd":
+            group.put(item)
+        await wire.arrived()
+        await group.abandon()
+        assert [item for item, _ in delivered] == ["a", "b", "c", "d"]
+        assert {type(reply) for _, reply in delivered} == {asyncio.CancelledError}
+        assert len(group) == 0
+        await group.flush()
+
+    async def test_items_are_told_even_if_nothing_was_sent_yet(self, group, delivered):
+        group.put("a")
+        await group.abandon()
+        assert [item for item, _ in delivered] == ["a"]
+        await group.flush()
+
+    async def test_it_may_be_used_again_after_it_was_abandoned(self, group, wire, delivered):
+        group.put("a")
+        await group.abandon()
+        group.put("b")
+        wire.answer()
+        await group.flush()
+        assert delivered[1:] == [("b", "b!")]
+
+    async def test_flushing_or_abandoning_nothing_ends_at_once(self, group):
+        await group.flush()
+        await group.abandon()
+
+    async def test_an_item_put_while_replies_are_delivered_is_sent(self, wire):
+        told = []
+
+        def deliver(item: Any, reply: Any) -> None:
+            told.append(item)
+            if item == "a":
+                group.put("b")
+
+        group = GroupCommit(wire.send, deliver)
+        group.put("a")
+        wire.answer()
+        wire.answer()
+        await group.flush()
+        assert told == ["a", "b"]
+
+
+class TestReplies:
+    async def test_each_caller_gets_its_own(self, wire):
+        replies = Replies(wire.send)
+        futures = [replies.ask(item) for item in "ab"]
+        wire.answer()
+        assert await asyncio.gather(*futures) == ["a!", "b!"]
+
+    async def test_each_caller_gets_the_error(self, wire):
+        replies = Replies(wire.send)
+        futures = [replies.ask(item) for item in "ab"]
+        wire.answer(StoreFull("no room"))
+        assert [type(await caught(one)) for one in futures] == [StoreFull, StoreFull]
+
+    async def test_a_cancelled_caller_takes_nothing_back_and_harms_nobody(self, wire):
+        replies = Replies(wire.send)
+        lost, kept = replies.ask("a"), replies.ask("b")
+        assert await wire.arrived() == ["a", "b"]
+        lost.cancel()
+        wire.answer()
+        assert await kept == "b!"
+        assert lost.cancelled()
+
+    async def test_one_cancelled_before_its_batch_left_is_sent_all_the_same(self, wire):
+        replies = Replies(wire.send)
+        replies.ask("a").cancel()
+        assert await wire.arrived() == ["a"]
+        wire.answer()
+        await replies.close()
+
+    async def test_closing_waits_for_what_is_under_way(self, wire):
+        replies = Replies(wire.send)
+        future = replies.ask("a")
+        await wire.arrived()
+        closing = asyncio.ensure_future(replies.close())
+        wire.answer()
+        await closing
+        assert future.result() == "a!"
+
+
+class TestResending:
+    def failing(self, *errors: BaseException):
+        left = list(errors)
+
+        async def send() -> int:
+            if left:
+                raise left.pop(0)
+            return len(errors) + 1
+
+        return send
+
+    async def test_until_the_store_answers(self):
+        away = [StoreUnavailable("away")] * 5
+        assert await resend(self.failing(*away), None, pause=0) == 6
+
+    async def test_a_limited_number_of_times(self):
+        away = [StoreUnavailable(str(number)) for number in range(3)]
+        with pytest.raises(StoreUnavailable, match="2"):
+            await resend(self.failing(*away), 3, pause=0)
+
+    async def test_an_error_that_repeating_does_not_mend_is_raised_at_once(self):
+        with pytest.raises(StoreFull):
+            await resend(self.failing(StoreFull("no room")), None, pause=0)
+
+    async def test_a_producer_is_told_of_a_lock_at_once_a_worker_waits(self):
+        # The driver has waited for the lock already.
+        with pytest.raises(StoreBusy):
+            await resend(self.failing(StoreBusy("locked")), 3, pause=0)
+        assert await resend(self.failing(StoreBusy("locked")), None, pause=0) == 2
+
+
+class TestOps:
+    def test_no_two_origins_are_alike(self):
+        assert len({Ops().next().origin for _ in range(1000)}) == 1000
