@@ -31,7 +31,7 @@ local INDEX = {w = ready, d = delayed, b = blocked, a = leases,
 local BY_STAMP = {d = true, b = true}
 local FINISHED, AT = field('e', digits(now)), string.format('%013.0f', now)
 
-local ways, one, ids = {}, {}, {}
+local ways, ids = {}, {}
 for i = 1, tonumber(shapes) do
   local way = {states = take(), to = take(), run_at = take(), delay = take(), place = take(),
     age = take(), keep = take()}
@@ -40,11 +40,12 @@ for i = 1, tonumber(shapes) do
   way.asked, way.started = string.match(flags, 'z(%d)'), string.match(flags, 'g(%d)')
   way.unset = take()
   way.is_plain_end = FINAL[way.to] and way.keep == '' and flags == '' and way.unset == ''
+  way.code = 'A' .. way.to
   ways[i] = way
 end
+local ITEM = 4
 for i = 1, count do
-  one[i] = {ways[tonumber(take())], take(), take(), take()}
-  ids[i] = one[i][2]
+  ids[i] = ARGV[items + ITEM * i - 2]
 end
 local states, found = {}, look_up(live, ids)
 for i = 1, count do
@@ -113,7 +114,7 @@ end
 
 local function enter_final(way, state, id)
   -- 2,048 finishes of one millisecond keep their order: exact until the year 2109
-  enter(FINAL[state], now * 2048 + turn % 2048, id)
+  enter(FINAL[state], string.format('%.0f', now * 2048 + turn % 2048), id)
   local list = finished[way.age] or {}
   finished[way.age] = list
   list[#list + 1] = AT .. id
@@ -256,7 +257,7 @@ local function finish_first_run(way, id, fence, setting)
   states[id], written[id] = value, value
   leave(leases, id)
   enter_final(way, way.to, id)
-  return 'A' .. way.to
+  return way.code
 end
 
 local function settle(way, id, fence, setting)
@@ -293,13 +294,13 @@ end
 
 local codes = {}
 for i = 1, count do
-  local way, id, fence, setting = unpack(one[i])
+  local way, id = ways[tonumber(take())], take()
   if touched[id] then
     flush()
   end
   touched[id] = true
   turn = turn + 1
-  codes[i] = settle(way, id, fence, setting)
+  codes[i] = settle(way, id, take(), take())
 end
 flush()
 local values = {}
