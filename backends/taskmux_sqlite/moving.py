@@ -25,10 +25,10 @@ from taskmux_sqlite.rows import decode_logs, decode_steps, encode, encoded
 from taskmux_sqlite.schema import CORRUPT
 from taskmux_sqlite.transaction import Transaction
 
-__all__ = ["annotate", "apply"]
+__all__ = ["BY_FENCE", "annotate", "apply", "update_query"]
 
-_BY_FENCE: Final = "queue = ? AND id = ? AND state = 'active' AND fence = ?"
-_BY_NUMBER: Final = "number = ?"
+BY_FENCE: Final = "queue = ? AND id = ? AND state = 'active' AND fence = ?"
+BY_NUMBER: Final = "number = ?"
 
 _CHANGES: Final = Changes.__struct_fields__
 _TO_COLUMN: Final[dict[str, Callable[[Any], object]]] = {
@@ -105,7 +105,7 @@ def _finish(transaction: Transaction, one: Transition) -> bool:
     columns = _given(one) | _NOT_LEASED | _ended(one, transaction.now)
     columns["state"] = str(one.to)
     key = (one.ref.queue, one.ref.id, one.guard.fence)
-    return _write(transaction, columns, _BY_FENCE, key) == 1
+    return _write(transaction, columns, BY_FENCE, key) == 1
 
 
 def _find(transaction: Transaction, ref: Ref) -> _Job | None:
@@ -142,9 +142,9 @@ def _move(transaction: Transaction, job: _Job, one: Transition) -> Applied:
     if target is State.WAITING and one.to is State.WAITING:
         line = transaction.line(one.ref.queue)
         columns["sequence"] = line.place(one.place, job.sequence)
-        transaction.brought = True
-    if _write(transaction, columns, _BY_NUMBER, (job.number,)) == 0:
+    if _write(transaction, columns, BY_NUMBER, (job.number,)) == 0:
         return Applied(ApplyStatus.CONFLICT, job.state)  # its key has another owner now
+    transaction.brought |= target in (State.WAITING, State.DELAYED)
     return Applied(ApplyStatus.APPLIED, target)
 
 
@@ -179,11 +179,11 @@ def _write(
     """Set columns of one job, unless a unique key forbids it; return how many rows changed."""
     values = [value for value in columns.values() if value is not None]
     nulls = tuple([value is None for value in columns.values()])
-    return transaction.execute(_update(tuple(columns), nulls, where), (*values, *key)).rowcount
+    return transaction.execute(update_query(tuple(columns), nulls, where), (*values, *key)).rowcount
 
 
 @cache
-def _update(columns: tuple[str, ...], nulls: tuple[bool, ...], where: str) -> str:
+def update_query(columns: tuple[str, ...], nulls: tuple[bool, ...], where: str) -> str:
     """Return the statement that sets columns. NULL is written out: binding None is slow."""
     assignments = ", ".join(
         f"{column} = NULL" if null else f"{column} = ?"

@@ -59,11 +59,11 @@ def _push(transaction: Transaction, new: NewJob) -> Pushed:
     job, sequence = _stored(new, transaction.now), 0
     if job.state is State.WAITING:
         sequence = line.place(Place.FRONT if job.lifo else Place.BACK)
-        transaction.brought = True
     columns = new_columns(job, sequence)
     cursor = transaction.execute(_insert(tuple(columns)), tuple(columns.values()))
     if cursor.rowcount == 0:
         return _in_place_of(transaction, job)
+    transaction.brought |= job.state in (State.WAITING, State.DELAYED)
     line.changed = True  # a queue is known from its first job on, even if that is not waiting
     number = cursor.lastrowid
     transaction.execute("INSERT INTO bodies VALUES (?, ?)", (number, new_body(job)))

@@ -23,7 +23,7 @@ from taskmux_sqlite.transaction import Transaction
 
 __all__ = ["counts", "find", "get", "page_query", "queues", "set_aside", "set_aside_page"]
 
-_RECORD: Final = "SELECT * FROM records WHERE queue = ? AND id = ?"
+RECORD: Final = "SELECT * FROM records WHERE queue = ? AND id = ?"
 
 _CURSOR: Final = re.compile(r"(-?\d{1,18}):(-?\d{1,18})")
 _EDGE: Final = 2**63 - 1
@@ -131,7 +131,7 @@ def _cursor(text: str) -> tuple[int, int]:
 
 
 def _row(transaction: Transaction, ref: Ref) -> Row | None:
-    row: Row | None = transaction.execute(_RECORD, (ref.queue, ref.id)).fetchone()
+    row: Row | None = transaction.execute(RECORD, (ref.queue, ref.id)).fetchone()
     return row
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import time
 from collections.abc import Callable
@@ -28,8 +29,12 @@ WAL_LIMIT = 64 * 1024 * 1024
 
 CACHE_KIB = 16 * 1024
 
-RETRY = 0.005
-"""Seconds between tries where SQLite's own busy handler is not asked."""
+RETRY = (0.0001, 0.001)
+"""Seconds between two tries for a lock, at random.
+
+A transaction holds the lock for a millisecond or two. SQLite's own busy handler waits longer after
+each try, up to 100 ms, so that the unlucky one of two busy processes hardly ever gets it.
+"""
 
 
 class Store:
@@ -38,7 +43,7 @@ class Store:
     Args:
         location: the file and its options.
         clock: returns epoch milliseconds.
-        brought: called after a commit that made a job waiting.
+        brought: called after a commit that left more to claim.
 
     Raises:
         StoreUnavailable: there is no such directory, or the path is one.
@@ -50,7 +55,7 @@ class Store:
     def __init__(
         self, location: Location, clock: Callable[[], int], brought: Callable[[], None]
     ) -> None:
-        self._directory = location.file.parent
+        self._location = location
         self._clock = clock
         self._brought = brought
         self._connection = _connect(location)
@@ -63,7 +68,7 @@ class Store:
 
     def read(self, do: Callable[[Transaction], Reply]) -> Reply:
         """Return what `do` reads from one snapshot."""
-        return self._run("BEGIN", do)[0]
+        return self._locked("BEGIN", do)[0]
 
     def write(self, do: Callable[[Transaction], Reply]) -> Reply:
         """Return what `do` answers once all that it wrote is committed.
@@ -71,16 +76,21 @@ class Store:
         The write lock is taken first: a transaction that reads before it locks can find that it
         has to start over.
         """
-        reply, transaction = self._run("BEGIN IMMEDIATE", do)
+        reply, transaction = self._locked("BEGIN IMMEDIATE", do)
         if transaction.brought:
             self.watch.brought()
             self._brought()
         return reply
 
+    def _locked(self, begin: str, do: Callable[[Transaction], Reply]) -> tuple[Reply, Transaction]:
+        return _patiently(self._location, lambda: self._run(begin, do))
+
     def _run(self, begin: str, do: Callable[[Transaction], Reply]) -> tuple[Reply, Transaction]:
         self._connection.execute(begin)
         try:
-            transaction = Transaction(self._connection, self._clock(), self.watch, self._directory)
+            transaction = Transaction(
+                self._connection, self._clock(), self.watch, self._location.file.parent
+            )
             reply = do(transaction)
             transaction.finish()
             self._connection.execute("COMMIT")
@@ -98,11 +108,9 @@ def _connect(location: Location) -> sqlite3.Connection:
             f"Use a newer Python build."
         )
     _check_path(file)
-    connection = sqlite3.connect(
-        file, timeout=location.busy_timeout / 1000, isolation_level=None, cached_statements=200
-    )
+    connection = sqlite3.connect(file, timeout=0, isolation_level=None, cached_statements=200)
     try:
-        _prepare(connection, location)
+        _patiently(location, lambda: _prepare(connection, location))
     except BaseException:
         connection.close()
         raise
@@ -140,18 +148,22 @@ def _prepare(connection: sqlite3.Connection, location: Location) -> None:
 
 
 def _use_wal(connection: sqlite3.Connection, location: Location) -> None:
-    """Switch to the write-ahead log; of several that open a new file at once, all but one wait."""
-    deadline = time.monotonic() + location.busy_timeout / 1000
-    while True:
-        try:
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            break
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(RETRY)
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise StoreIncompatible(
             f"{location.file} cannot use SQLite's write-ahead log, as on some network file "
             f"systems. Put the database on a local disk."
         )
+
+
+def _patiently(location: Location, do: Callable[[], Reply]) -> Reply:
+    """Return what `do` returns, tried again while another process holds the lock it needs."""
+    deadline = time.monotonic() + location.busy_timeout / 1000
+    while True:
+        try:
+            return do()
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(*RETRY))  # noqa: S311 - no secret

@@ -44,7 +44,7 @@ class Transaction:
         self.watch: Final = watch
         self.directory: Final = directory
         self.brought = False
-        """Whether a job became waiting, so that waiters should look."""
+        """Whether there is more to claim, now or at a due time, so that waiters should look."""
         self._lines: dict[str, Line] = {}
 
     def line(self, queue: str) -> Line:

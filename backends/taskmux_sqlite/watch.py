@@ -23,7 +23,7 @@ FASTEST: Final = 0.002
 SLOWEST: Final = 0.025
 SLOWER: Final = 1.25
 
-_READY: Final = """
+READY: Final = """
 SELECT
     settings,
     EXISTS (SELECT 1 FROM jobs WHERE queue = name AND state = 'waiting'),
@@ -32,7 +32,7 @@ FROM queues WHERE name = ?
 """
 
 Version = tuple[int, int]
-"""The connection's data version and the number of its own commits that brought work."""
+"""The connection's data version and the number of its own commits that left more to claim."""
 
 
 class Waiter(msgspec.Struct, eq=False):
@@ -62,7 +62,7 @@ class Watch:
         self._interval = FASTEST
 
     def brought(self) -> None:
-        """Note that a commit of this connection made a job waiting."""
+        """Note that a commit of this connection left more to claim."""
         self._own += 1
 
     def claimed(self, queue: str, due: int | None) -> None:
@@ -125,7 +125,7 @@ class Watch:
 
     def _ready(self, queue: str) -> bool:
         """Return whether a claim may find a job, or learn of an earlier due time."""
-        row = self._connection.execute(_READY, (queue,)).fetchone()
+        row = self._connection.execute(READY, (queue,)).fetchone()
         if row is None or decode_settings(row[0]).paused:
             return False
         _, waiting, due = row

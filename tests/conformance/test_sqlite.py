@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from taskmux.conformance import DriverSuite
 from taskmux.driver import Driver, Ref, StoreError, StoreIncompatible, StoreUnavailable
+
 from taskmux_sqlite import SQLiteDriver
 
 

@@ -26,6 +26,7 @@ from taskmux.driver import (
     StoreUnavailable,
 )
 from taskmux.plugins import driver_for, plugin_manager
+
 from taskmux_sqlite import SQLiteDriver
 from taskmux_sqlite.schema import APPLICATION_ID, VERSION
 
@@ -43,7 +44,7 @@ async def opened(url: str) -> AsyncIterator[SQLiteDriver]:
 
 
 async def push(driver: SQLiteDriver, *ids: str, number: int = 1) -> list[PushStatus]:
-    jobs = [NewJob(JobRecord(queue="q", id=id, task="t")) for id in ids]
+    jobs = [NewJob(JobRecord(queue="q", id=name, task="t")) for name in ids]
     return [reply.status for reply in await driver.push(Op("test", number), jobs)]
 
 
@@ -122,7 +123,9 @@ def test_a_wrong_url_is_refused_with_advice(url: str, advice: str) -> None:
     assert advice in str(caught.value)
 
 
-@pytest.mark.parametrize(("option", "level"), [("", 2), ("?synchronous=full", 2), ("?synchronous=NORMAL", 1)])
+@pytest.mark.parametrize(
+    ("option", "level"), [("", 2), ("?synchronous=full", 2), ("?synchronous=NORMAL", 1)]
+)
 async def test_synchronous_is_as_asked(tmp_path: Path, option: str, level: int) -> None:
     async with opened(f"sqlite:///{tmp_path}/jobs.db{option}") as driver:
         assert driver._session is not None

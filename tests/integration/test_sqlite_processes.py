@@ -35,6 +35,7 @@ from taskmux.driver import (
     StoreUnavailable,
     transition,
 )
+
 from taskmux_sqlite import SQLiteDriver
 
 LEASE = 60_000
@@ -53,7 +54,7 @@ def in_an_hour() -> int:
 
 
 def say(*words: object) -> None:
-    print(*words, flush=True)
+    print(*words, flush=True)  # noqa: T201 - read by the parent
 
 
 async def produce(driver: SQLiteDriver, name: str, batches: str) -> None:
