@@ -21,6 +21,7 @@ logger = logging.getLogger("taskmux.worker")
 
 MAX_CLAIM = 250
 LONGEST_PAUSE = 10.0
+MOST_DOUBLINGS = 10
 
 
 class Fetcher:
@@ -61,12 +62,11 @@ class Fetcher:
                 continue
             try:
                 found, next_in = await self._round()
+                if not found:
+                    await self._wait(next_in)
                 self._failures = 0
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - a worker must not go deaf
                 await self._pause(error)
-                continue
-            if not found:
-                await self._wait(next_in)
 
     def stop(self) -> None:
         """End a sleep; a claim on the wire is let through, since its jobs would be stranded."""
@@ -81,9 +81,10 @@ class Fetcher:
             if room <= 0:
                 return True, None
             began = monotonic()
-            claimed = await self._claim(queue, room)
+            with self._lanes.claiming():
+                claimed = await self._claim(queue, room)
+                self._lanes.add(claimed.jobs, self._link, began + self._options.lease_ms / 1000)
             self.polled_at = monotonic()
-            self._lanes.add(claimed.jobs, self._link, began + self._options.lease_ms / 1000)
             found = found or bool(claimed.jobs)
             if claimed.next_in is not None and claimed.blocked_by is None:
                 soonest = claimed.next_in if soonest is None else min(soonest, claimed.next_in)
@@ -107,19 +108,17 @@ class Fetcher:
                     raise
                 await self._pause(error)
 
-    async def _pause(self, error: StoreError) -> None:
-        self._failures += 1
+    async def _pause(self, error: Exception) -> None:
+        self._failures = min(self._failures + 1, MOST_DOUBLINGS)
         pause = random.uniform(0, min(LONGEST_PAUSE, 0.1 * 2**self._failures))  # noqa: S311 - jitter
-        logger.warning("fetching failed, next try in %.1f s: %s", pause, error)
+        unexpected = None if isinstance(error, StoreError) else error
+        logger.warning("fetching failed, next try in %.1f s: %s", pause, error, exc_info=unexpected)
         await self._asleep(asyncio.sleep(pause, result=False))
 
     async def _wait(self, next_in: int | None) -> None:
         longest = self._options.idle_ms / 1000
         timeout = longest if next_in is None else min(longest, next_in / 1000)
-        try:
-            await self._asleep(self._driver.wait(self._queues, timeout))
-        except StoreError as error:
-            await self._pause(error)
+        await self._asleep(self._driver.wait(self._queues, timeout))
 
     async def _asleep(self, sleep: Coroutine[Any, Any, bool]) -> None:
         if self._lanes.closed:

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from taskmux.conformance import Fault, FaultyDriver, Plan, lost, refused
+from taskmux.errors import StoreDenied
+from taskmux.job import JobRecord, State
+from taskmux.memory import MemoryDriver
+from taskmux.messages import NewJob, Op
+from taskmux.worker.fetch import LONGEST_PAUSE, Fetcher
+from taskmux.worker.lanes import Lanes
+from taskmux.worker.options import WorkerOptions
+
+OPTIONS = WorkerOptions(queues=("q",), name="w", concurrency=2, prefetch=2)
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """Pauses that take no time; what they would have taken, and how often one was asked for."""
+    taken: list[float] = []
+
+    async def at_once(delay: float, result: Any = None) -> Any:
+        taken.append(delay)
+        return result
+
+    monkeypatch.setattr("taskmux.worker.fetch.asyncio.sleep", at_once)
+    return taken
+
+
+class Bench:
+    """A fetcher on a store that fails as often as it is told to."""
+
+    def __init__(self, verb: str, faults: list[Fault]) -> None:
+        self.faults = faults
+        self.store = MemoryDriver()
+        self.lanes = Lanes(2, 2)
+        driver = FaultyDriver(self.store, self._plan(verb))
+        self.fetcher = Fetcher(driver, ("q",), 0, self.lanes, OPTIONS)
+
+    def _plan(self, verb: str) -> Plan:
+        return lambda called: self.faults.pop() if called == verb and self.faults else None
+
+    async def fetch_one(self) -> str:
+        """Push a job and return it as the fetcher brings it."""
+        await self.store.push(Op("p", 1), [NewJob(JobRecord(queue="q", id="a", task="t"))])
+        held = await asyncio.wait_for(self.lanes.take(), 20)
+        assert held is not None
+        return held.job.id
+
+
+@contextlib.asynccontextmanager
+async def fetching(verb: str, faults: list[Fault]) -> AsyncIterator[Bench]:
+    bench = Bench(verb, faults)
+    running = asyncio.ensure_future(bench.fetcher.run())
+    yield bench
+    bench.lanes.drain()
+    bench.fetcher.stop()
+    await running
+
+
+class TestAnAbsentStore:
+    async def test_a_long_outage_does_not_make_a_worker_deaf(self, pauses):
+        # Doubling a pause 1,100 times leaves the range of a float.
+        async with fetching("claim", [refused] * 1100) as bench:
+            assert await bench.fetch_one() == "a"
+        assert len(pauses) == 1100
+        assert max(pauses) <= LONGEST_PAUSE
+
+    async def test_a_claim_whose_reply_was_lost_is_sent_again_under_its_op(self, pauses):
+        # The claim was executed: under any other op the job would be stranded.
+        async with fetching("claim", [lost] * 3) as bench:
+            assert await bench.fetch_one() == "a"
+            assert (await bench.store.counts("q"))[State.ACTIVE] == 1
+
+    @pytest.mark.parametrize("error", [StoreDenied("no"), RuntimeError("a driver's bug")])
+    @pytest.mark.parametrize("verb", ["claim", "wait"])
+    async def test_any_error_is_survived(self, pauses, error, verb):
+        failed = asyncio.Event()
+
+        async def fails(send: object) -> None:
+            failed.set()
+            raise error
+
+        async with fetching(verb, [fails] * 3) as bench:
+            await asyncio.wait_for(failed.wait(), 20)
+            assert await bench.fetch_one() == "a"
