@@ -51,7 +51,7 @@ def group(wire, delivered):
 
 
 async def caught(future: asyncio.Future[Any]) -> BaseException:
-    with pytest.raises(BaseException) as error:  # noqa: PT011 - the caller looks at it
+    with pytest.raises(BaseException) as error:
         await future
     return error.value
 

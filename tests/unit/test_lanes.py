@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from taskmux.job import JobRecord, Policy, State
+from taskmux.worker.lanes import Held, Lanes
+
+
+def job(name: str, *, crashes: int = 0, fence: int = 1) -> JobRecord:
+    return JobRecord(
+        queue="q",
+        id=name,
+        task="t",
+        state=State.ACTIVE,
+        crashes=crashes,
+        policy=Policy(max_crashes=3),
+        fence=fence,
+    )
+
+
+def last(name: str) -> JobRecord:
+    """A job whose next crash would be its last."""
+    return job(name, crashes=2)
+
+
+class Crew:
+    """Lanes and a few runners whose jobs end when the test says so."""
+
+    def __init__(self, concurrency: int = 2, prefetch: int = 2) -> None:
+        self.lanes = Lanes(concurrency, prefetch)
+        self.taken: asyncio.Queue[str] = asyncio.Queue()
+        self.running: dict[str, asyncio.Event] = {}
+        self.together: list[set[str]] = []
+        self.tasks = [asyncio.ensure_future(self._lane()) for _ in range(concurrency)]
+
+    async def _lane(self) -> None:
+        while (held := await self.lanes.take()) is not None:
+            self.running[held.job.id] = asyncio.Event()
+            self.together.append(set(self.running))
+            self.taken.put_nowait(held.job.id)
+            await self.running[held.job.id].wait()
+            del self.running[held.job.id]
+            self.lanes.forget(held)
+            self.lanes.done(held)
+
+    def add(self, *jobs: JobRecord) -> None:
+        self.lanes.add(jobs, 0, 1e9)
+
+    async def started(self, count: int) -> list[str]:
+        return [await self.taken.get() for _ in range(count)]
+
+    def finish(self, *ids: str) -> None:
+        for one in ids:
+            self.running[one].set()
+
+    async def settle(self) -> None:
+        """Let every lane do what it can do now."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def crew():
+    crew = Crew()
+    yield crew
+    for task in crew.tasks:
+        task.cancel()
+    await asyncio.wait(crew.tasks)
+
+
+class TestRoom:
+    async def test_an_empty_worker_wants_its_lanes_and_its_prefetch(self, crew):
+        await crew.settle()
+        assert (crew.lanes.free, crew.lanes.room) == (2, 4)
+
+    async def test_running_and_waiting_jobs_take_it_up(self, crew):
+        crew.add(job("a"))
+        assert (crew.lanes.free, crew.lanes.room) == (1, 3)  # not started yet, and yet counted
+        await crew.started(1)
+        assert (crew.lanes.free, crew.lanes.room) == (1, 3)
+        crew.add(job("b"), job("c"), job("d"))
+        await crew.started(1)
+        assert (crew.lanes.free, crew.lanes.room, crew.lanes.running) == (0, 0, 2)
+
+    async def test_more_than_was_asked_for_is_no_negative_freedom(self, crew):
+        crew.add(*(job(str(number)) for number in range(9)))
+        assert crew.lanes.free == 0
+        assert crew.lanes.room < 0
+
+    async def test_a_finished_job_makes_room_and_says_so(self, crew):
+        crew.add(job("a"))
+        await crew.started(1)
+        crew.lanes.want.clear()
+        crew.finish("a")
+        await crew.lanes.want.wait()
+        assert (crew.lanes.free, crew.lanes.room) == (2, 4)
+
+
+class TestOrder:
+    async def test_jobs_start_in_the_order_they_came(self, crew):
+        crew.add(*(job(name) for name in "abcd"))
+        assert await crew.started(2) == ["a", "b"]
+        crew.finish("b")
+        assert await crew.started(1) == ["c"]
+        crew.finish("a")
+        assert await crew.started(1) == ["d"]
+
+    async def test_no_more_run_than_there_are_lanes(self, crew):
+        crew.add(*(job(name) for name in "abcd"))
+        await crew.settle()
+        assert max(map(len, crew.together)) == 2
+
+
+class TestLastChance:
+    async def test_it_waits_for_the_others_and_runs_alone(self, crew):
+        crew.add(job("a"), last("poison"), job("b"), job("c"))
+        await crew.started(1)
+        await crew.settle()
+        assert set(crew.running) == {"a"}
+        assert (crew.lanes.free, crew.lanes.room) == (0, 0)  # nobody is fetched to wait behind it
+        crew.finish("a")
+        assert await crew.started(1) == ["poison"]
+        await crew.settle()
+        assert set(crew.running) == {"poison"}
+        crew.finish("poison")
+        assert await crew.started(2) == ["b", "c"]
+        assert {"poison"} in crew.together
+        assert not [ids for ids in crew.together if "poison" in ids and len(ids) > 1]
+
+    async def test_two_of_them_run_one_after_the_other(self, crew):
+        crew.add(last("p1"), last("p2"))
+        assert await crew.started(1) == ["p1"]
+        await crew.settle()
+        assert set(crew.running) == {"p1"}
+        crew.finish("p1")
+        assert await crew.started(1) == ["p2"]
+        assert [set(ids) for ids in crew.together] == [{"p1"}, {"p2"}]
+
+    async def test_there_is_room_again_when_it_is_done(self, crew):
+        crew.add(last("poison"))
+        await crew.started(1)
+        assert crew.lanes.room == 0
+        crew.lanes.want.clear()
+        crew.finish("poison")
+        await crew.lanes.want.wait()
+        assert (crew.lanes.free, crew.lanes.room) == (2, 4)
+
+
+class TestDraining:
+    async def test_what_was_not_started_comes_back_and_the_rest_may_finish(self, crew):
+        crew.add(*(job(name) for name in "abcd"))
+        await crew.started(2)
+        assert [held.job.id for held in crew.lanes.drain()] == ["c", "d"]
+        assert crew.lanes.room == 0
+        crew.finish("a", "b")
+        await asyncio.wait_for(asyncio.gather(*crew.tasks), 5)  # every lane has gone home
+
+    async def test_idle_lanes_go_home_at_once(self, crew):
+        await crew.settle()
+        crew.lanes.drain()
+        await asyncio.wait_for(asyncio.gather(*crew.tasks), 5)
+
+    async def test_nothing_is_started_that_arrives_late(self, crew):
+        crew.add(job("a"))
+        await crew.started(1)
+        crew.lanes.drain()
+        crew.add(job("late"))
+        crew.finish("a")
+        await asyncio.wait_for(asyncio.gather(*crew.tasks), 5)
+        assert crew.taken.empty()
+        assert [held.job.id for held in crew.lanes.held.values()] == ["late"]
+
+    async def test_a_last_chance_that_was_waiting_is_not_started(self, crew):
+        crew.add(job("a"), last("poison"))
+        await crew.started(1)
+        await crew.settle()
+        crew.lanes.drain()
+        crew.finish("a")
+        await asyncio.wait_for(asyncio.gather(*crew.tasks), 5)
+        assert crew.taken.empty()
+        assert [held.job.id for held in crew.lanes.held.values()] == ["poison"]
+
+    async def test_idle_is_told_when_the_last_handler_ends(self, crew):
+        crew.add(job("a"), job("b"))
+        await crew.started(2)
+        idle = asyncio.ensure_future(crew.lanes.idle())
+        crew.finish("a")
+        await crew.settle()
+        assert not idle.done()
+        crew.finish("b")
+        await idle
+
+    async def test_a_job_between_two_handlers_is_not_idle(self, crew):
+        # A lane that has taken a job counts as running even before the handler's first step.
+        crew.add(job("a"))
+        await crew.started(1)
+        assert crew.lanes.running == 1
+
+
+class TestHeld:
+    async def test_two_deliveries_of_one_job_are_two(self, crew):
+        crew.add(job("a", fence=1), job("a", fence=2))
+        held = list(crew.lanes.held.values())
+        crew.lanes.forget(held[0])
+        assert [one.job.fence for one in crew.lanes.held.values()] == [2]
+
+    async def test_an_interrupted_one_stops_for_the_first_reason(self):
+        held = Held(job("a"), 0, 0.0)
+        entered = asyncio.Event()
+
+        async def handler() -> str | None:
+            try:
+                entered.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return held.stop
+            return "never"
+
+        lane: Any = asyncio.ensure_future(handler())
+        await entered.wait()
+        held.lane = lane
+        held.interrupt("drain")
+        held.interrupt("cancel")
+        assert await lane == "drain"
+
+    async def test_one_that_does_not_run_is_not_interrupted(self):
+        held = Held(job("a"), 0, 0.0)
+        held.interrupt("drain")
+        assert held.stop is None
