@@ -193,7 +193,9 @@ class Driver(ABC):
         P5 A queue whose settings say `moved_to` takes nothing: MOVED, with that URL as id.
         P6 Jobs pushed in one batch stand in line in the batch's order; of two with the same id or
            key in one batch the first is created.
-        P7 A job that becomes WAITING goes to the back of its priority, or with `lifo` to the front.
+        P7 A job that becomes WAITING goes to the back of its priority, or with `lifo` to the
+           front; so does a delayed one that a claim promotes. (An applied transition says its
+           place itself: A5.)
         """
 
     @abstractmethod
@@ -228,8 +230,9 @@ class Driver(ABC):
            stays. ACTIVE -> ACTIVE keeps the lease. `to=None` keeps state and place, except that a
            waiting job with a new priority moves to it, keeping its sequence. Leaving BLOCKED
            clears `cause`.
-        A4 The same op again: REPEATED, and nothing changes, even when later operations have
-           moved the job on, as long as this is the origin's last op.
+        A4 The same op again: what was APPLIED is answered REPEATED, the rest as before; nothing
+           changes, even when later operations have moved the job on, as long as this is the
+           origin's last op. That holds for a removal, too.
         A5 WAITING places: BACK takes a new sequence, FRONT one before all others of its
            priority, KEEP the one it had when it was last waiting.
         A6 A terminal target or a removal frees the job's deduplication key if it still owns it.
@@ -304,7 +307,7 @@ class Driver(ABC):
     async def queues(self) -> Sequence[str]:
         """Return the names of all queues that hold a job or have settings, sorted.
 
-        G3 A queue appears with its first job or setting.
+        G3 A queue appears with its first job or setting, and goes with its last.
         """
 
     @abstractmethod
@@ -313,8 +316,8 @@ class Driver(ABC):
 
         T1 A terminal record goes when `finished_at` + its retention's age has passed; never
            earlier, and no other record.
-        T2 With a retention count n, at least the newest n of its queue and state stay until their
-           age has passed; older ones may go, save within `spare`.
+        T2 With a retention count n, the newest n of its queue and state stay until their age has
+           passed; older ones go, save within `spare`.
         T3 At most about `limit` go in one call, so the caller can share the store.
         """
 
