@@ -60,7 +60,7 @@ class Taskmux:
 
     Raises:
         InvalidURL, UnknownScheme, MissingExtra: before any connection is made.
-        DeclarationError: a default option is wrong.
+        DeclarationError: a default option or a plug-in is wrong.
     """
 
     def __init__(
@@ -73,9 +73,7 @@ class Taskmux:
         limits: Limits | None = None,
         plugins: Sequence[object] = (),
     ) -> None:
-        self._plugins = plugin_manager()
-        for plugin in plugins:
-            self._plugins.register(plugin)
+        self._plugins = plugin_manager(plugins)
         self._url = load_settings().url if url is None else url
         self._routes = dict(routes or {})
         self._roots: dict[str, Driver] = {}

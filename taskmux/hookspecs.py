@@ -20,7 +20,7 @@ hookimpl = pluggy.HookimplMarker("taskmux")
 
 @hookspec(firstresult=True)
 def taskmux_driver(url: str) -> Driver | None:
-    """Return an unopened driver for a URL of this plug-in's scheme, or None for another's."""
+    """Return an unopened driver for a URL of your scheme (in lower case), None for another's."""
 
 
 @hookspec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
 from typing import Any
 
 import pluggy
@@ -16,6 +17,9 @@ __all__ = ["Hooks"]
 logger = logging.getLogger("taskmux")
 
 Observer = Callable[..., None]
+Leave = Callable[
+    [type[BaseException] | None, BaseException | None, TracebackType | None], bool | None
+]
 
 
 class Hooks:
@@ -39,23 +43,41 @@ class Hooks:
         return bool(self._contexts)
 
     def context(self, job: JobRecord) -> AbstractContextManager[Any]:
-        """Return the contexts that plug-ins want around this run, as one."""
+        """Return the contexts that plug-ins want around this run, entered, as one.
+
+        They see how the run ends and cannot change it.
+        """
         stack = ExitStack()
         for make in self._contexts:
             try:
                 manager = make(job)
                 if manager is not None:
-                    stack.enter_context(manager)
+                    manager.__enter__()
+                    stack.push(_harmless(manager))
             except Exception:
                 logger.exception("taskmux_context: a plug-in failed; the job goes on")
         return stack
+
+
+def _harmless(manager: AbstractContextManager[Any]) -> Leave:
+    """Return the manager's exit, which neither raises nor hides what the handler raised."""
+
+    def leave(
+        kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            manager.__exit__(kind, error, trace)
+        except Exception:
+            logger.exception("taskmux_context: a plug-in failed; the job goes on")
+
+    return leave
 
 
 def _implementations(manager: pluggy.PluginManager, name: str) -> Sequence[Callable[..., Any]]:
     caller = getattr(manager.hook, name)
     return [
         _positional(impl.function, caller.spec.argnames, impl.argnames)
-        for impl in caller.get_hookimpls()
+        for impl in reversed(caller.get_hookimpls())  # pluggy calls the last registered first
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 import pluggy
@@ -10,7 +11,7 @@ import pluggy
 from taskmux import hookspecs
 from taskmux.config import hide_credentials, scheme_of
 from taskmux.driver import Driver
-from taskmux.errors import MissingExtra, UnknownScheme
+from taskmux.errors import DeclarationError, MissingExtra, UnknownScheme
 from taskmux.units import brief
 
 __all__ = ["DRIVERS", "driver_for", "plugin_manager", "schemes"]
@@ -21,10 +22,23 @@ DRIVERS = "taskmux.drivers"
 _EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis", "mongodb": "mongodb"}
 
 
-def plugin_manager() -> pluggy.PluginManager:
-    """Return a manager that knows taskmux's hooks and has no plug-in yet."""
+def plugin_manager(plugins: Sequence[object] = ()) -> pluggy.PluginManager:
+    """Return a manager that knows taskmux's hooks and these plug-ins.
+
+    Raises:
+        DeclarationError: a plug-in implements a hook that does not exist, asks for an argument
+            that its hook does not have, or is given twice.
+    """
     manager = pluggy.PluginManager("taskmux")
     manager.add_hookspecs(hookspecs)
+    try:
+        for plugin in plugins:
+            manager.register(plugin)
+        manager.check_pending()
+    except (pluggy.PluginValidationError, ValueError) as error:
+        raise DeclarationError(
+            f"A plug-in does not fit: {error}. Hooks and their arguments are in taskmux.hookspecs."
+        ) from None
     return manager
 
 
@@ -46,7 +60,8 @@ def driver_for(url: str, manager: pluggy.PluginManager) -> Driver:
         manager.load_setuptools_entrypoints(DRIVERS, name=scheme)
     except ModuleNotFoundError as error:
         raise _missing(scheme, error) from None
-    driver: Driver | None = manager.hook.taskmux_driver(url=url)
+    lowered = scheme + url[len(scheme) :]  # drivers may compare it
+    driver: Driver | None = manager.hook.taskmux_driver(url=lowered)
     if driver is None:
         raise _unknown(scheme, url)
     return driver
