@@ -338,8 +338,9 @@ class Taskmux:
         try:
             return await asyncio.shield(opened)
         except BaseException:
-            if opened.done() and (opened.cancelled() or opened.exception() is not None):
-                mine.pop(url, None)  # the next caller tries again
+            failed = opened.done() and (opened.cancelled() or opened.exception() is not None)
+            if failed and mine.get(url) is opened:  # the next caller tries again
+                del mine[url]
             raise
 
     async def _new_connection(self, url: str) -> Connection:

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+
+import pytest
+from taskmux import Taskmux, hookimpl
+from taskmux.conformance import FaultyDriver, held, refused, script
+from taskmux.errors import ConfigError, StoreUnavailable
+from taskmux.memory import MemoryDriver
+
+
+class Counting(MemoryDriver):
+    """Says how often instances on its store were opened and closed."""
+
+    opened = 0
+    closed = 0
+
+    async def open(self) -> None:
+        type(self).opened += 1
+
+    async def close(self) -> None:
+        type(self).closed += 1
+
+
+class Serving:
+    """A plug-in that serves test:// with one driver."""
+
+    def __init__(self, driver) -> None:
+        self.driver = driver
+
+    @hookimpl
+    def taskmux_driver(self, url):
+        return self.driver
+
+
+@pytest.fixture
+def counting():
+    return type("Counting", (Counting,), {})()
+
+
+def app(driver) -> Taskmux:
+    return Taskmux("test://", plugins=[Serving(driver)])
+
+
+class TestConnections:
+    async def test_concurrent_users_share_one_opening(self, counting):
+        mux = app(counting)
+        await asyncio.gather(*(mux.enqueue("t") for _ in range(10)))
+        await mux.close()
+        assert (counting.opened, counting.closed) == (1, 1)
+
+    async def test_it_opens_again_after_it_was_closed(self, counting):
+        mux = app(counting)
+        for _ in range(2):
+            await mux.enqueue("t")
+            await mux.close()
+        assert (counting.opened, counting.closed) == (2, 2)
+
+    async def test_entering_opens_the_store_so_that_a_wrong_url_shows(self):
+        mux = app(FaultyDriver(MemoryDriver(), script({"open": [refused]})))
+        with pytest.raises(StoreUnavailable):
+            await mux.__aenter__()
+
+    async def test_the_next_caller_tries_again_after_a_failed_opening(self):
+        mux = app(FaultyDriver(MemoryDriver(), script({"open": [refused]})))
+        with pytest.raises(StoreUnavailable):
+            await mux.enqueue("t")
+        await mux.enqueue("t")
+        await mux.close()
+
+    async def test_every_connection_is_closed_though_all_callers_tried_again(self, counting):
+        # The first to try again opens a connection that the others must not forget.
+        mux = app(FaultyDriver(counting, script({"open": [refused]})))
+
+        async def stubborn() -> None:
+            try:
+                await mux.enqueue("t")
+            except StoreUnavailable:
+                await mux.enqueue("t")
+
+        await asyncio.gather(*(stubborn() for _ in range(3)))
+        await mux.close()
+        assert (counting.opened, counting.closed) == (1, 1)
+
+    async def test_a_cancelled_caller_does_not_cancel_the_opening_of_others(self, counting):
+        gate = asyncio.Event()
+        mux = app(FaultyDriver(counting, script({"open": [held(gate)]})))
+        first, second = (asyncio.ensure_future(mux.enqueue("t")) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        gate.set()
+        await second
+        await mux.close()
+        assert (counting.opened, counting.closed) == (1, 1)
+
+    def test_each_event_loop_has_a_connection_of_its_own(self, counting):
+        mux = app(counting)
+
+        async def one() -> None:
+            async with mux:
+                await mux.enqueue("t")
+
+        asyncio.run(one())
+        asyncio.run(one())
+        assert (counting.opened, counting.closed) == (2, 2)
+
+    async def test_another_default_store_may_be_chosen_before_first_use_only(self):
+        mux = Taskmux("memory://a")
+        mux.use("memory://b")
+        assert mux.url == "memory://b"
+        await mux.enqueue("t")
+        with pytest.raises(ConfigError, match="before first use"):
+            mux.use("memory://c")
+        await mux.close()
+
+
+class TestBlocking:
+    def test_it_works_without_a_loop_and_leaves_no_thread(self, counting):
+        mux = app(counting)
+        before = threading.active_count()
+        assert mux.run_blocking(lambda: mux.enqueue("t")).queue == "default"
+        mux.close_blocking()
+        assert threading.active_count() == before
+        assert (counting.opened, counting.closed) == (1, 1)
+
+    def test_it_works_again_after_it_was_closed(self, counting):
+        mux = app(counting)
+        for _ in range(2):
+            mux.run_blocking(lambda: mux.enqueue("t"))
+            mux.close_blocking()
+        assert (counting.opened, counting.closed) == (2, 2)
+
+    def test_closing_what_was_never_used(self):
+        mux = Taskmux("memory://")
+        mux.close_blocking()
+
+    async def test_inside_a_loop_it_is_refused_since_it_would_stop_it(self):
+        mux = Taskmux("memory://")
+        with pytest.raises(ConfigError, match="Use the async verb"):
+            mux.run_blocking(lambda: mux.enqueue("t"))
+
+    def test_many_threads_share_one_loop(self, counting):
+        mux = app(counting)
+        threads = [
+            threading.Thread(target=mux.run_blocking, args=(lambda: mux.enqueue("t"),))
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        mux.close_blocking()
+        assert counting.opened == 1
+
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+    def test_a_forked_process_gets_a_loop_of_its_own(self):
+        mux = Taskmux("memory://")
+        mux.run_blocking(lambda: mux.enqueue("t"))
+        child = os.fork()
+        if child == 0:  # pragma: no cover - another process
+            try:
+                mux.run_blocking(lambda: mux.enqueue("t"))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        mux.close_blocking()
+
+
+class TestShowing:
+    def test_no_credentials(self):
+        mux = app(MemoryDriver("test://***@h"))
+        assert repr(mux) == "<Taskmux test://***@h>"
