@@ -1,0 +1,127 @@
+"""The bell: one small event for each batch of work, heard by every worker that listens.
+
+Events go to a capped collection, and a tailable cursor waits for them on the server. They are
+hints: one that is lost costs a poll's delay, never a job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from pymongo import CursorType
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import PyMongoError
+
+__all__ = ["Bell"]
+
+Document = dict[str, Any]
+
+_AWAIT_MS: Final = 2_000
+"""How long the server holds the cursor's reply back when there is nothing to tell."""
+
+_RETRY_AFTER: Final = 0.5
+_LAST_RING: Final = 1.0
+"""Seconds that closing gives to an event under way."""
+
+
+class Bell:
+    """Rings for queues, and counts what it heard."""
+
+    def __init__(self, collection: AsyncCollection[Document]) -> None:
+        self.collection = collection
+        self.listening = False
+        self._heard: Counter[str] = Counter()
+        self._seen: dict[str, int] = {}
+        self._changed = asyncio.Event()
+        self._to_ring: set[str] = set()
+        self._ringer: asyncio.Task[None] | None = None
+        self._listener: asyncio.Task[None] | None = None
+
+    def ring(self, queues: Iterable[str]) -> None:
+        """Tell every listener, soon and in the background; what comes meanwhile goes together."""
+        self._to_ring.update(queues)
+        if self._to_ring and self._ringer is None:
+            self._ringer = asyncio.create_task(self._ring())
+
+    async def _ring(self) -> None:
+        try:
+            while self._to_ring:
+                event = {"queues": sorted(self._to_ring)}
+                self._to_ring.clear()
+                with suppress(PyMongoError):
+                    await self.collection.insert_one(event)
+        finally:
+            self._ringer = None
+
+    async def listen(self) -> None:
+        """Hear everything from now on. Returns when the first try has come through, or failed."""
+        if self._listener is None:
+            ready = asyncio.Event()
+            self._listener = asyncio.create_task(self._listen(ready))
+            await ready.wait()
+
+    async def _listen(self, ready: asyncio.Event) -> None:
+        while True:
+            try:
+                await self._follow(ready)
+            except PyMongoError:
+                ready.set()
+            finally:
+                self.listening = False
+            self._hear(())
+            await asyncio.sleep(_RETRY_AFTER)
+
+    async def _follow(self, ready: asyncio.Event) -> None:
+        if await self.collection.find_one() is None:  # a cursor on nothing is dead at once
+            await self.collection.insert_one({"queues": []})
+        cursor = self.collection.find(cursor_type=CursorType.TAILABLE_AWAIT)
+        cursor.max_await_time_ms(_AWAIT_MS)
+        try:
+            await cursor.next()
+            self.listening = True
+            ready.set()
+            while cursor.alive:
+                async for event in cursor:
+                    self._hear(event.get("queues", ()))
+        finally:
+            await cursor.close()
+
+    def _hear(self, queues: Sequence[str]) -> None:
+        """Count an event; one without queues means that something may have been missed."""
+        self._heard.update(queues or ("",))
+        self._changed.set()
+
+    def mark(self, queues: Iterable[str]) -> None:
+        """Take everything heard so far for these queues as seen."""
+        for queue in queues:
+            self._seen[queue] = self._count(queue)
+
+    def rang(self, queues: Iterable[str]) -> bool:
+        """Return whether anything was heard for these queues since they were marked."""
+        return any(self._count(queue) != self._seen.get(queue, 0) for queue in queues)
+
+    def _count(self, queue: str) -> int:
+        return self._heard[queue] + self._heard[""]
+
+    async def hear(self, queues: Sequence[str], seconds: float) -> bool:
+        """Wait until something is heard for one of the queues, at most so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self.rang(queues):
+                    self._changed.clear()
+                    await self._changed.wait()
+        return self.rang(queues)
+
+    async def close(self) -> None:
+        """Let the last event go out, and stop listening."""
+        if self._ringer is not None:
+            await asyncio.wait([self._ringer], timeout=_LAST_RING)
+        tasks = [task for task in (self._ringer, self._listener) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._listener = None

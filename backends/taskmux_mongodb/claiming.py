@@ -1,0 +1,241 @@
+"""Claim and reclaim: how jobs get a lease."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec.structs import replace
+from pymongo import ASCENDING, UpdateMany, UpdateOne
+from taskmux.driver import PROMOTE_LIMIT, ClaimAsk, Claimed, JobRecord, Op, ReclaimAsk, State
+
+from taskmux_mongodb.documents import Document, readable
+from taskmux_mongodb.store import Store, Write
+
+__all__ = ["Claims", "claim", "reclaim"]
+
+_TRIES: Final = 8
+"""How often a claim that others were faster than looks again."""
+
+_WIDEST: Final = 8
+_IN_LINE: Final = [("rank", ASCENDING), ("seq", ASCENDING)]
+
+
+class Claims:
+    """What one instance remembers: the last answered operations, and how many rivals it met."""
+
+    def __init__(self) -> None:
+        self._answered: dict[tuple[str, str, str], int] = {}
+        self._spread: dict[str, int] = {}
+
+    def answered(self, verb: str, op: Op, queue: str) -> bool:
+        """Return whether this operation was answered before: then it may lease nothing new."""
+        return self._answered.get((verb, op.origin, queue)) == op.number
+
+    def answer(self, verb: str, op: Op, queue: str) -> None:
+        """Remember that the operation was answered."""
+        self._answered[verb, op.origin, queue] = op.number
+
+    def spread(self, queue: str) -> int:
+        """Return among how many batches at the head of the line to choose one."""
+        return self._spread.get(queue, 1)
+
+    def met_rivals(self, queue: str, *, lost: bool) -> None:
+        """Widen the choice after a lost race; narrow it again after a clean one."""
+        spread = self.spread(queue)
+        self._spread[queue] = min(spread * 2, _WIDEST) if lost else max(spread // 2, 1)
+
+
+async def claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed:
+    """Lease waiting jobs; see `Driver.claim`.
+
+    A handler runs only for a claim that a majority holds, and then the majority holds the job's
+    creation too, which came before it.
+    """
+    async with store.turns[ask.queue]:
+        return await _claim(store, claims, op, ask)
+
+
+async def _claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed:
+    mark = f"claim {op}"
+    repeat = claims.answered("claim", op, ask.queue)
+    limit = 0 if repeat else ask.limit
+    now = store.clock.earliest()
+    settings, held, soonest, found = await asyncio.gather(
+        store.queues.find_one({"_id": ask.queue, "paused": True}, {"_id": 1}),
+        _held(store, mark, ask.queue),
+        _soonest(store, ask.queue),
+        _candidates(store, claims, ask.queue, limit),
+    )
+    next_in = None if soonest is None else max(0, soonest - now)
+    if held or repeat:
+        return Claimed(await _leased(store, ask, held), now, next_in)
+    if settings is not None:
+        return Claimed([], now, next_in, "paused")
+    if next_in == 0:
+        await _promote(store, ask.queue, now)
+        soonest = await _soonest(store, ask.queue)
+        next_in = None if soonest is None else max(0, soonest - now)
+        found = await _candidates(store, claims, ask.queue, limit)
+    jobs = await _lease(store, claims, mark, ask, found)
+    claims.answer("claim", op, ask.queue)
+    return Claimed(jobs, now, next_in)
+
+
+async def _held(store: Store, mark: str, queue: str) -> list[Document]:
+    """Return what this operation leased before, as a majority holds it."""
+    return await store.durable_jobs.find({"claim": mark, "queue": queue}).to_list(None)
+
+
+async def _soonest(store: Store, queue: str) -> int | None:
+    """Return when the first delayed job is due."""
+    while True:
+        found = store.jobs.find({"queue": queue, "state": "delayed"}, {"rank": 1})
+        first = await found.sort(_IN_LINE).limit(1).to_list(None)
+        if not first:
+            return None
+        rank = first[0].get("rank")
+        if isinstance(rank, int):
+            return int(rank)
+        await store.set_aside([first[0]["_id"]])
+
+
+async def _promote(store: Store, queue: str, now: int) -> None:
+    """Let due jobs stand in line, in due order."""
+    due = {"queue": queue, "state": "delayed", "rank": {"$lte": now}}
+    shown = {"rank": 1, "seq": 1, "rev": 1, "priority": 1, "lifo": 1, "created_at": 1}
+    found = store.jobs.find(due, shown).sort(_IN_LINE).limit(PROMOTE_LIMIT)
+    documents = await found.to_list(None)
+    documents.sort(key=lambda one: (one["rank"], one.get("created_at", 0)))
+    writes: list[Write] = []
+    for one in documents:
+        seq = store.numbers.next()
+        place = {
+            "state": "waiting",
+            "rank": one.get("priority"),
+            "seq": -seq if one.get("lifo") else seq,
+            "rev": seq,
+        }
+        writes.append(UpdateOne({"_id": one["_id"], "rev": one.get("rev")}, {"$set": place}))
+    if writes:
+        await store.write(writes, hasty=True)
+
+
+async def _candidates(store: Store, claims: Claims, queue: str, limit: int) -> list[Document]:
+    """Return the head of the line; with rivals about, one of the batches at the head."""
+    if limit <= 0:
+        return []
+    spread = claims.spread(queue)
+    found = store.jobs.find({"queue": queue, "state": "waiting"}).sort(_IN_LINE)
+    if spread > 1:
+        found = found.skip(limit * random.randrange(spread))  # noqa: S311 - spreads rivals
+    return await found.limit(limit).to_list(None)
+
+
+async def _lease(
+    store: Store, claims: Claims, mark: str, ask: ClaimAsk, found: list[Document]
+) -> list[JobRecord]:
+    """Lease candidates, looking for others while rivals are faster."""
+    for _ in range(_TRIES):
+        if not found and claims.spread(ask.queue) == 1:
+            return []
+        jobs, corrupt = readable(found)
+        await store.set_aside(corrupt)
+        if jobs:
+            leased = await _write_leases(store, mark, ask, jobs, [one.get("rev") for one in found])
+            claims.met_rivals(ask.queue, lost=len(leased) < len(jobs))
+            if leased:
+                return leased
+        elif not found:
+            claims.met_rivals(ask.queue, lost=False)
+        found = await _candidates(store, claims, ask.queue, ask.limit)
+    return []
+
+
+async def _write_leases(
+    store: Store, mark: str, ask: ClaimAsk, jobs: list[JobRecord], revs: list[Any]
+) -> list[JobRecord]:
+    """Lease the jobs that are unchanged since they were read; return them as stored."""
+    until = store.clock.latest() + ask.lease
+    lease = {"state": "active", "worker": ask.worker, "lease_until": until, "claim": mark}
+    lease["rev"] = store.numbers.next()
+    keys = [f"{job.queue}/{job.id}" for job in jobs]
+    writes: list[Write] = []
+    for part, started in ((keys[: ask.start], True), (keys[ask.start :], False)):
+        if part:
+            unchanged = {"_id": {"$in": part}, "state": "waiting", "rev": {"$in": revs}}
+            fields = lease | {"started": True} if started else lease
+            writes.append(UpdateMany(unchanged, {"$set": fields, "$inc": {"fence": 1}}))
+    written = await store.write(writes)
+    if written.matched < len(jobs):
+        ours = store.jobs.find({"_id": {"$in": keys}, "claim": mark})
+        return await _leased(store, ask, await ours.to_list(None))
+    return [
+        replace(
+            job,
+            state=State.ACTIVE,
+            worker=ask.worker,
+            lease_until=until,
+            fence=job.fence + 1,
+            started=place < ask.start,
+        )
+        for place, job in enumerate(jobs)
+    ]
+
+
+async def _leased(store: Store, ask: ClaimAsk, documents: list[Document]) -> list[JobRecord]:
+    """Return the records of leased documents in order; mark the first ones started that are not."""
+    documents.sort(key=lambda one: (one["rank"], one["seq"]))
+    first = documents[: ask.start]
+    late = [one["_id"] for one in first if not one.get("started")]
+    if late:
+        held = {"_id": {"$in": late}, "claim": documents[0]["claim"]}
+        await store.jobs.update_many(held, {"$set": {"started": True}})
+    for one in first:
+        one["started"] = True
+    jobs, corrupt = readable(documents)
+    await store.set_aside(corrupt)
+    return jobs
+
+
+async def reclaim(store: Store, claims: Claims, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
+    """Lease lapsed jobs anew; see `Driver.reclaim`."""
+    mark = f"reclaim {op}"
+    held = await _reclaimed(store, await _held(store, mark, ask.queue))
+    if held or ask.limit <= 0 or claims.answered("reclaim", op, ask.queue):
+        return held
+    now, until = store.clock.earliest(), store.clock.latest() + ask.lease
+    lapsed = {"queue": ask.queue, "state": "active", "lease_until": {"$lte": now}}
+    found = store.jobs.find(lapsed, {"fence": 1, "worker": 1, "lease_until": 1})
+    documents = await found.sort("lease_until", ASCENDING).limit(ask.limit).to_list(None)
+    lease = {"worker": ask.worker, "lease_until": until, "claim": mark}
+    writes: list[Write] = [
+        UpdateOne(
+            {"_id": one["_id"], "state": "active"}
+            | {name: one.get(name) for name in ("fence", "lease_until")},
+            {
+                "$set": lease | {"lapsed": [one.get("lease_until"), one.get("worker")]},
+                "$inc": {"fence": 1},
+            },
+        )
+        for one in documents
+    ]
+    if writes:
+        await store.write(writes)
+    keys = [one["_id"] for one in documents]
+    ours = store.jobs.find({"_id": {"$in": keys}, "claim": mark})
+    jobs = await _reclaimed(store, await ours.to_list(None)) if keys else []
+    claims.answer("reclaim", op, ask.queue)
+    return jobs
+
+
+async def _reclaimed(store: Store, documents: list[Document]) -> list[JobRecord]:
+    """Return reclaimed jobs, oldest lapse first; each names the worker that it was taken from."""
+    documents.sort(key=lambda one: one["lapsed"][0])
+    for one in documents:
+        one["worker"] = one["lapsed"][1]
+    jobs, corrupt = readable(documents)
+    await store.set_aside(corrupt)
+    return jobs

@@ -1,0 +1,221 @@
+"""Jobs and documents: which field holds what, and back.
+
+One document per job, `_id` is `queue/id`. Fields that change have their own name; what never
+changes is one encoded record in `body`. Beside the record's own fields a document has:
+
+- `rank`, `seq`: its place among the jobs of its queue and state. `rank` is the priority of a
+  waiting or active job, `run_at` of a delayed, `created_at` of a blocked, `finished_at` of a
+  finished one. `seq` breaks ties, and is a job's place within its priority.
+- `rev`: a number that no other write has: whoever read a document can write it if it is
+  unchanged.
+- `born`, `ops`: the operation that created it, and the last ones that moved it.
+- `claim`, `lapsed`: while active, the operation that leased it, and the worker it was taken from.
+- `dedup`: its deduplication key, owned while `finished_at` is absent.
+- `expires`, `keep_count`, `expire_at`: when a finished one goes; the server removes it itself
+  after `expire_at`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+from taskmux.driver import BlockedCause, CorruptRecord, JobRecord, Ref, State
+
+__all__ = [
+    "CORRUPT",
+    "OPS_KEPT",
+    "REMOVED",
+    "Document",
+    "encode_field",
+    "key_of",
+    "new_document",
+    "readable",
+    "record",
+    "ref_of",
+    "step_field",
+]
+
+Document = dict[str, Any]
+
+REMOVED: Final = "removed"
+"""The state of a tombstone: it remembers operations, and is no job any more."""
+
+CORRUPT: Final = "corrupt"
+"""The state of a document that was set aside."""
+
+OPS_KEPT: Final = 8
+"""How many operations a document remembers: the last of so many origins can be repeated."""
+
+_FIELDS: Final = {field.name: field for field in msgspec.structs.fields(JobRecord)}
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_body: Final = msgspec.msgpack.Decoder(JobRecord).decode
+_error: Final = msgspec.msgpack.Decoder(_FIELDS["error"].type).decode
+_history: Final = msgspec.msgpack.Decoder(_FIELDS["history"].type).decode
+
+
+def _integer(value: Any) -> int:
+    # BSON's 64-bit integers come as a subclass of int, which is no business of the core's.
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is no integer")
+    return int(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _data(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError(f"{value!r} is not binary")
+    return value
+
+
+def _lines(value: Any) -> tuple[str, ...]:
+    return tuple(_text(line) for line in value)
+
+
+def _steps(value: Mapping[str, Any]) -> dict[str, bytes]:
+    return {_unescape(name): _data(result) for name, result in value.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value
+
+
+def _escaped(steps: Mapping[str, bytes]) -> Document:
+    return {_escape(name): result for name, result in steps.items()}
+
+
+def _escape(name: str) -> str:
+    for char in "%.$\0":
+        name = name.replace(char, f"%{ord(char):02x}")
+    return f"_{name}"
+
+
+def _unescape(name: str) -> str:
+    for char in "\0$.%":
+        name = name.replace(f"%{ord(char):02x}", char)
+    return name[1:]
+
+
+_CODECS: Final[dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]] = {
+    "state": (str, State),
+    "cause": (str, BlockedCause),
+    "priority": (_plain, _integer),
+    "created_at": (_plain, _integer),
+    "run_at": (_plain, _integer),
+    "finished_at": (_plain, _integer),
+    "attempts": (_plain, _integer),
+    "crashes": (_plain, _integer),
+    "children": (_plain, _integer),
+    "fence": (_plain, _integer),
+    "lease_until": (_plain, _integer),
+    "worker": (_plain, _text),
+    "started": (_plain, bool),
+    "cancel_requested": (_plain, bool),
+    "lifo": (_plain, bool),
+    "reason": (_plain, _text),
+    "result": (_plain, _data),
+    "notice": (_plain, _data),
+    "progress": (_plain, _data),
+    "error": (_encode, _error),
+    "history": (_encode, _history),
+    "logs": (list, _lines),
+    "steps": (_escaped, _steps),
+}
+"""By field: how it goes into a document, and how it comes out. A default is not stored."""
+
+_BLANK: Final[dict[str, Any]] = {
+    name: _FIELDS[name].default_factory()
+    if _FIELDS[name].default is msgspec.NODEFAULT
+    else _FIELDS[name].default
+    for name in _CODECS
+} | {"queue": "", "id": ""}
+
+_ALWAYS: Final = ("state", "priority", "created_at", "fence")
+_UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, msgspec.MsgspecError)
+
+
+def key_of(ref: Ref) -> str:
+    """Return the `_id` of a job. Queue names have no slash, so no two jobs share one."""
+    return f"{ref.queue}/{ref.id}"
+
+
+def ref_of(key: Any) -> Ref:
+    """Return the job that an `_id` names, as well as it can be told."""
+    queue, _, job_id = str(key).partition("/")
+    return Ref(queue, job_id)
+
+
+def step_field(name: str) -> str:
+    """Return the path of a step's result, whatever characters its name has."""
+    return f"steps.{_escape(name)}"
+
+
+def encode_field(name: str, value: Any) -> Any:
+    """Return a field of the record as a document holds it; None: it is not stored."""
+    if value is None or value == _BLANK[name]:
+        return value if name in _ALWAYS else None
+    return _CODECS[name][0](value)
+
+
+def new_document(job: JobRecord, seq: int, rank: int, born: str) -> Document:
+    """Return the document of a new job; its own number is also its first `rev`."""
+    document: Document = {
+        "_id": key_of(job.ref),
+        "queue": job.queue,
+        "rank": rank,
+        "seq": seq,
+        "rev": abs(seq),
+        "born": born,
+        "body": _encode(replace(job, **_BLANK)),
+    }
+    for name in _CODECS:
+        value = encode_field(name, getattr(job, name))
+        if value is not None:
+            document[name] = value
+    if job.dedup is not None:
+        document["dedup"] = job.dedup.key
+    return document
+
+
+def record(document: Document) -> JobRecord:
+    """Return the record of a document.
+
+    Raises:
+        CorruptRecord: it is foreign, damaged or set aside.
+    """
+    try:
+        queue = document["queue"]
+        fields = {
+            name: codec[1](document[name]) for name, codec in _CODECS.items() if name in document
+        }
+        missing = [name for name in _ALWAYS if name not in fields]
+        if missing:
+            raise LookupError(f"{missing[0]} is missing")
+        job_id = document["_id"][len(queue) + 1 :]
+        return replace(_body(document["body"]), queue=queue, id=job_id, **fields)
+    except _UNREADABLE as error:
+        raise CorruptRecord(
+            f"Job {ref_of(document.get('_id'))} cannot be read ({type(error).__name__}: "
+            f"{str(error)[:100]}). It is set aside and the queue goes on; look at the document, "
+            f"then delete it."
+        ) from None
+
+
+def readable(documents: Iterable[Document]) -> tuple[list[JobRecord], list[Any]]:
+    """Return the records of documents, and the `_id`s of those that cannot be read."""
+    jobs: list[JobRecord] = []
+    corrupt: list[Any] = []
+    for document in documents:
+        try:
+            jobs.append(record(document))
+        except CorruptRecord:
+            corrupt.append(document["_id"])
+    return jobs, corrupt

@@ -1,0 +1,249 @@
+"""The MongoDB driver: every verb is guarded writes of single documents, sent again when lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Self, TypeVar
+
+from pymongo import AsyncMongoClient
+from taskmux.driver import (
+    Applied,
+    Beat,
+    BeatReply,
+    ClaimAsk,
+    Claimed,
+    Driver,
+    Extended,
+    FindAsk,
+    HeldLease,
+    JobRecord,
+    NewJob,
+    Note,
+    Op,
+    Page,
+    PruneAsk,
+    Pushed,
+    QueueSettings,
+    ReclaimAsk,
+    Ref,
+    State,
+    StoreUnavailable,
+    Transition,
+    WorkerInfo,
+    hookimpl,
+)
+
+from taskmux_mongodb import claiming, moving, noting, pushing, reading, schema, upkeep, waiting
+from taskmux_mongodb.address import DATABASE, Address, check_database, connect, parse
+from taskmux_mongodb.claiming import Claims
+from taskmux_mongodb.documents import Document
+from taskmux_mongodb.failures import FAULTS, translate
+from taskmux_mongodb.store import Store
+
+__all__ = ["MongoDriver", "taskmux_driver"]
+
+Reply = TypeVar("Reply")
+
+_TRIES: Final = 3
+"""How often an operation is sent before the core hears that the store is unavailable."""
+
+_PAUSE: Final = 0.1
+_LAST_SENT: Final = 5.0
+"""Seconds that closing gives to operations whose callers were cancelled."""
+
+
+class MongoDriver(Driver):
+    """Jobs in a MongoDB database, on a replica set, a sharded cluster or a single server.
+
+    Args:
+        url: `mongodb://` or `mongodb+srv://`, as PyMongo takes it; its path names the database
+            (`taskmux` if it has none).
+
+    Raises:
+        InvalidURL: host, database or an option is wrong.
+    """
+
+    def __init__(self, url: str = "mongodb://localhost") -> None:
+        self._address: Address | None = parse(url)
+        self._given: AsyncMongoClient[Document] | None = None
+        self._database = self._address.database
+        self._store: Store | None = None
+        self._claims: Final = Claims()
+        self._sent: Final[set[asyncio.Task[Any]]] = set()
+
+    @classmethod
+    def from_client(cls, client: Any, *, database: str = DATABASE) -> Self:
+        """Return a driver that uses an application's own client, as it is.
+
+        The client, and so this driver and its forks, belong to the application's event loop. It
+        is neither opened nor closed here, and keeps its own timeouts and options; read and write
+        concerns are set for each operation all the same.
+
+        Args:
+            client: a PyMongo `AsyncMongoClient` or a Motor `AsyncIOMotorClient`.
+            database: where the collections go.
+
+        Raises:
+            InvalidURL: the database's name cannot be one.
+        """
+        driver = cls()
+        driver._address, driver._given = None, client
+        driver._database = check_database(database)
+        return driver
+
+    @property
+    def url(self) -> str:
+        """The store's URL, without credentials."""
+        if self._address is None:
+            return f"mongodb://client/{self._database}"
+        return self._address.shown
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """See `Driver.open`."""
+        if self._store is not None:
+            return
+        client = connect(self._address) if self._address is not None else self._given
+        assert client is not None
+        self._store = Store(client, self._database)
+        try:
+            await self._send(lambda store: schema.prepare(store, self.url))
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """See `Driver.close`."""
+        store, self._store = self._store, None
+        if store is not None:
+            if self._sent:
+                await asyncio.wait(self._sent, timeout=_LAST_SENT)
+            await store.bell.close()
+            if self._given is None:
+                await store.client.close()
+
+    def fork(self) -> Self:
+        """Return another unopened instance: on the same URL, or on the same client handed in."""
+        if self._address is None:
+            return self.from_client(self._given, database=self._database)
+        return type(self)(self._address.url)
+
+    # -- the hot path ---------------------------------------------------------------------------
+
+    async def push(self, op: Op, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
+        """See `Driver.push`."""
+        return await self._send(lambda store: pushing.push(store, op, jobs))
+
+    async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
+        """See `Driver.claim`."""
+        await self._opened().bell.listen()
+        self._opened().bell.mark([ask.queue])
+        return await self._send(lambda store: claiming.claim(store, self._claims, op, ask))
+
+    async def apply(self, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
+        """See `Driver.apply`."""
+        return await self._send(lambda store: moving.apply(store, op, transitions))
+
+    async def annotate(self, notes: Sequence[Note]) -> Sequence[Applied]:
+        """See `Driver.annotate`."""
+        return await self._send(lambda store: noting.annotate(store, notes))
+
+    # -- leases ---------------------------------------------------------------------------------
+
+    async def extend(self, leases: Sequence[HeldLease], lease: int) -> Sequence[Extended]:
+        """See `Driver.extend`."""
+        return await self._send(lambda store: noting.extend(store, leases, lease))
+
+    async def reclaim(self, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
+        """See `Driver.reclaim`."""
+        return await self._send(lambda store: claiming.reclaim(store, self._claims, op, ask))
+
+    # -- reading --------------------------------------------------------------------------------
+
+    async def get(self, refs: Sequence[Ref]) -> Sequence[JobRecord | None]:
+        """See `Driver.get`."""
+        return await self._send(lambda store: reading.get(store, refs))
+
+    async def find(self, ask: FindAsk) -> Page:
+        """See `Driver.find`."""
+        return await self._send(lambda store: reading.find(store, ask))
+
+    async def counts(self, queue: str) -> dict[State, int]:
+        """See `Driver.counts`."""
+        return await self._send(lambda store: reading.counts(store, queue))
+
+    async def queues(self) -> Sequence[str]:
+        """See `Driver.queues`."""
+        return await self._send(reading.queues)
+
+    async def prune(self, ask: PruneAsk) -> int:
+        """See `Driver.prune`."""
+        return await self._send(lambda store: upkeep.prune(store, ask))
+
+    # -- settings, wake-ups, presence -----------------------------------------------------------
+
+    async def settings(self, queue: str) -> QueueSettings:
+        """See `Driver.settings`."""
+        return await self._send(lambda store: upkeep.settings(store, queue))
+
+    async def put_settings(self, queue: str, settings: QueueSettings) -> bool:
+        """See `Driver.put_settings`."""
+        return await self._send(lambda store: upkeep.put_settings(store, queue, settings))
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109 - the interface's
+        """See `Driver.wait`."""
+        return await waiting.wait(
+            self._opened().bell,
+            queues,
+            timeout,
+            lambda: self._send(lambda store: waiting.look(store, queues)),
+        )
+
+    async def beat(self, beat: Beat) -> BeatReply:
+        """See `Presence.beat`."""
+        return await self._send(lambda store: upkeep.beat(store, beat))
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        """See `Presence.workers`."""
+        return await self._send(upkeep.workers)
+
+    # -- helpers --------------------------------------------------------------------------------
+
+    async def _send(self, do: Callable[[Store], Awaitable[Reply]]) -> Reply:
+        """Do it in a task of its own, which goes on if the caller is cancelled.
+
+        A command cut off on the wire costs its connection, and may leak the socket.
+        """
+        task = asyncio.ensure_future(self._try(self._opened(), do))
+        self._sent.add(task)
+        task.add_done_callback(self._sent.discard)
+        return await asyncio.shield(task)
+
+    async def _try(self, store: Store, do: Callable[[Store], Awaitable[Reply]]) -> Reply:
+        """Do it, again if the connection broke: every verb can be repeated."""
+        for left in reversed(range(_TRIES)):
+            try:
+                await store.clock.fresh()
+                return await do(store)
+            except FAULTS as error:
+                store.clock.forget()
+                mapped = translate(error, self.url)
+                if not left or not isinstance(mapped, StoreUnavailable):
+                    raise mapped from None
+            await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311 - jitter
+        raise AssertionError("unreachable")
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            raise StoreUnavailable(f"The driver of {self.url} is not open. Await its open() first.")
+        return self._store
+
+
+@hookimpl
+def taskmux_driver(url: str) -> Driver | None:
+    """Serve `mongodb://` and `mongodb+srv://` URLs."""
+    scheme = url.partition("://")[0].lower()
+    return MongoDriver(url) if scheme in {"mongodb", "mongodb+srv"} else None

@@ -1,0 +1,229 @@
+"""Apply: every change of state, as guarded writes of single documents.
+
+A worker's batch is written blind: each write is guarded by the fence, and one round trip does
+all of them. Only if not all matched, and for transitions from outside, documents are read, the
+transition is decided from what was read, and written if the document is unchanged; then again
+until every transition has its answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from pymongo import ReplaceOne, UpdateOne
+from taskmux.driver import (
+    TERMINAL,
+    Applied,
+    ApplyStatus,
+    Guard,
+    Op,
+    State,
+    StoreBusy,
+    Transition,
+)
+
+from taskmux_mongodb.documents import Document, key_of
+from taskmux_mongodb.failures import store_error
+from taskmux_mongodb.store import DUPLICATE_KEY, Store, Write
+from taskmux_mongodb.writing import Before, removal, request, update
+
+__all__ = ["apply"]
+
+_ROUNDS: Final = 100
+_BLIND: Final = TERMINAL | {State.ACTIVE, State.WAITING, State.DELAYED}
+_WAKING: Final = {State.WAITING, State.DELAYED}
+_STATES: Final = {state.value: state for state in State}
+
+
+class _Move(msgspec.Struct):
+    """A transition on its way; `rev` and `outcome` belong to the write that was tried last."""
+
+    place: int
+    one: Transition
+    key: str
+    mark: str
+    rev: int = 0
+    outcome: Applied = Applied(ApplyStatus.APPLIED)
+
+    @property
+    def asked(self) -> str:
+        """The mark of a request to cancel, which is no transition."""
+        return f"{self.mark}?"
+
+
+async def apply(store: Store, op: Op, transitions: Sequence[Transition]) -> list[Applied]:
+    """Apply transitions in order; see `Driver.apply`."""
+    answers: dict[int, Applied] = {}
+    moves = [
+        _Move(place, one, key_of(one.ref), f"{op}:{place}") for place, one in enumerate(transitions)
+    ]
+    wrote = False
+    for batch in _one_of_each(moves):
+        wrote = await _apply(store, batch, answers) or wrote
+    if not wrote and any(one.status is not ApplyStatus.GONE for one in answers.values()):
+        await store.barrier()  # what was read may be the unacknowledged write of an earlier try
+    store.bell.ring(
+        move.one.ref.queue for move in moves if answers[move.place].state in _WAKING
+    )  # fmt: skip
+    return [answers[place] for place in range(len(transitions))]
+
+
+def _one_of_each(moves: list[_Move]) -> list[list[_Move]]:
+    """Split a batch so that no part has two transitions of one job, keeping their order."""
+    parts: list[list[_Move]] = []
+    depth: dict[str, int] = {}
+    for move in moves:
+        part = depth[move.key] = depth.get(move.key, -1) + 1
+        if part == len(parts):
+            parts.append([])
+        parts[part].append(move)
+    return parts
+
+
+async def _apply(store: Store, moves: list[_Move], answers: dict[int, Applied]) -> bool:
+    """Apply transitions of different jobs; return whether anything was sent to be written."""
+    wrote = False
+    if all(_may_go_blind(move.one) for move in moves):
+        wrote = True
+        if await _write_blind(store, moves):
+            answers.update((move.place, move.outcome) for move in moves)
+            return True
+    for _ in range(_ROUNDS):
+        moves, sent = await _decide(store, moves, answers)
+        wrote = wrote or sent
+        if not moves:
+            return wrote
+    raise StoreBusy("Others keep changing the same jobs. The operation may be sent again.")
+
+
+# -- blind ----------------------------------------------------------------------------------------
+
+
+def _may_go_blind(one: Transition) -> bool:
+    return (
+        one.guard.fence is not None
+        and not one.remove
+        and not one.flag
+        and (one.to is None or one.to in _BLIND)
+    )
+
+
+async def _write_blind(store: Store, moves: list[_Move]) -> bool:
+    """Write transitions of running jobs; return whether every one was applied."""
+    writes: list[Write] = []
+    for move in moves:
+        one, target = move.one, move.one.to or State.ACTIVE
+        held = {
+            "_id": move.key,
+            "state": "active",
+            "fence": one.guard.fence,
+            "ops": {"$ne": move.mark},
+        }
+        if target is not State.ACTIVE and target not in TERMINAL:
+            held["cancel_requested"] = None
+        written = update(store, one, target, Before(State.ACTIVE), move.mark)
+        move.rev, move.outcome = written["$set"]["rev"], Applied(ApplyStatus.APPLIED, target)
+        writes.append(UpdateOne(held, written))
+    done = await store.write(writes)
+    _raise_first(done.errors.values())
+    return done.matched == len(moves)
+
+
+# -- read, decide, write if unchanged -------------------------------------------------------------
+
+_SHOWN: Final = dict.fromkeys(
+    ("state", "fence", "rev", "ops", "born", "priority", "created_at", "cancel_requested"), 1
+)
+
+
+async def _decide(
+    store: Store, moves: list[_Move], answers: dict[int, Applied]
+) -> tuple[list[_Move], bool]:
+    """Answer what can be answered; return what was written meanwhile, to be looked at again."""
+    found = store.jobs.find({"_id": {"$in": [move.key for move in moves]}}, _SHOWN)
+    there = {one["_id"]: one for one in await found.to_list(None)}
+    tried: list[_Move] = []
+    writes: list[Write] = []
+    for move in moves:
+        document = there.get(move.key)
+        answer = _settled(document, move)
+        if answer is not None:
+            answers[move.place] = answer
+        elif document is not None:
+            tried.append(move)
+            writes.append(_planned(store, move, document))
+    if not writes:
+        return [], False
+    done = await store.write(writes)
+    conflicts = {at for at, one in done.errors.items() if one.get("code") == DUPLICATE_KEY}
+    for at in conflicts:
+        state = _STATES[there[tried[at].key]["state"]]
+        answers[tried[at].place] = Applied(ApplyStatus.CONFLICT, state)
+    _raise_first(one for at, one in done.errors.items() if at not in conflicts)
+    if done.matched == len(writes) - len(conflicts):
+        answers.update((one.place, one.outcome) for one in tried if one.place not in answers)
+    return [one for one in tried if one.place not in answers], True
+
+
+def _settled(document: Document | None, move: _Move) -> Applied | None:
+    """Return the answer if nothing is to be written, else None."""
+    if document is None:
+        return Applied(ApplyStatus.GONE)
+    state, ops = _STATES.get(document["state"]), document.get("ops", ())
+    if move.rev and document.get("rev") == move.rev:
+        return move.outcome
+    if move.mark in ops:
+        return Applied(ApplyStatus.REPEATED, state)
+    if move.asked in ops:
+        return Applied(ApplyStatus.REQUESTED, state)
+    return _refused(document, state, move.one)
+
+
+def _refused(document: Document, state: State | None, one: Transition) -> Applied | None:
+    if state is None:  # a tombstone, or set aside
+        return Applied(ApplyStatus.GONE)
+    if one.flag and state is State.ACTIVE:
+        return None
+    holds = _holds(one.guard, state, document["fence"])
+    return None if holds else Applied(ApplyStatus.STALE, state)
+
+
+def _holds(guard: Guard, state: State, fence: int) -> bool:
+    if guard.fence is not None:
+        return state is State.ACTIVE and fence == guard.fence
+    return guard.states is not None and state in guard.states
+
+
+def _planned(store: Store, move: _Move, document: Document) -> Write:
+    """Return the write for a transition whose guard holds, if the document stays as it was read."""
+    one, state = move.one, _STATES[document["state"]]
+    unchanged = {"_id": move.key, "rev": document["rev"], "state": state.value}
+    unchanged["fence"] = document["fence"]
+    if one.flag and state is State.ACTIVE:
+        move.outcome = Applied(ApplyStatus.REQUESTED, state)
+        written = request(store, move.asked)
+    elif one.remove:
+        move.outcome = Applied(ApplyStatus.APPLIED)
+        tombstone = removal(store, document, move.mark)
+        move.rev = tombstone["rev"]
+        return ReplaceOne(unchanged, tombstone)
+    else:
+        target = _target(one, state, asked=bool(document.get("cancel_requested")))
+        before = Before(state, document["priority"], document["created_at"])
+        move.outcome = Applied(ApplyStatus.APPLIED, target)
+        written = update(store, one, target, before, move.mark)
+    move.rev = written["$set"]["rev"]
+    return UpdateOne(unchanged, written)
+
+
+def _target(one: Transition, state: State, *, asked: bool) -> State:
+    target = one.to or state
+    leaves = state is State.ACTIVE and target is not State.ACTIVE
+    return State.CANCELLED if leaves and asked and target not in TERMINAL else target
+
+
+def _raise_first(failed: Any) -> None:
+    for one in failed:
+        raise store_error(one.get("code"), str(one.get("errmsg")))

@@ -1,0 +1,80 @@
+"""Annotate and extend: what the holder of a lease writes while the job runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pymongo import UpdateOne
+from taskmux.driver import (
+    Applied,
+    ApplyStatus,
+    Extended,
+    HeldLease,
+    LeaseStatus,
+    Note,
+    Ref,
+    State,
+)
+
+from taskmux_mongodb.documents import Document, key_of, step_field
+from taskmux_mongodb.store import Store, Write
+
+__all__ = ["annotate", "extend", "held_documents"]
+
+
+def _held(ref: Ref, fence: int) -> Document:
+    return {"_id": key_of(ref), "state": "active", "fence": fence}
+
+
+async def annotate(store: Store, notes: Sequence[Note]) -> list[Applied]:
+    """Write notes, then look which of them still held; see `Driver.annotate`."""
+    writes: list[Write] = []
+    for note in notes:
+        held = _held(note.ref, note.fence)
+        fields: dict[str, Any] = {step_field(k): v for k, v in (note.steps or {}).items()}
+        if note.progress is not None:
+            fields["progress"] = note.progress
+        if fields:
+            writes.append(UpdateOne(held, {"$set": fields}))
+        if note.log is not None:
+            untaken = held | {f"logs.{note.log_index}": {"$exists": False}}
+            writes.append(UpdateOne(untaken, {"$push": {"logs": note.log}}))
+    if writes:
+        await store.write(writes)
+    there = await held_documents(store, [note.ref for note in notes])
+    return [_noted(there.get(key_of(note.ref)), note.fence) for note in notes]
+
+
+def _noted(document: Document | None, fence: int) -> Applied:
+    if document is None:
+        return Applied(ApplyStatus.GONE)
+    state = State(document["state"])
+    holds = state is State.ACTIVE and document["fence"] == fence
+    return Applied(ApplyStatus.APPLIED if holds else ApplyStatus.STALE, state)
+
+
+async def extend(store: Store, leases: Sequence[HeldLease], lease: int) -> list[Extended]:
+    """Renew leases, then look which are lost; see `Driver.extend`."""
+    until = {"$set": {"lease_until": store.clock.latest() + lease}}
+    writes: list[Write] = [UpdateOne(_held(one.ref, one.fence), until) for one in leases]
+    if writes:
+        await store.write(writes)
+    there = await held_documents(store, [one.ref for one in leases])
+    return [Extended(_lease_of(there.get(key_of(one.ref)), one.fence)) for one in leases]
+
+
+def _lease_of(document: Document | None, fence: int) -> LeaseStatus:
+    if _noted(document, fence).status is not ApplyStatus.APPLIED:
+        return LeaseStatus.LOST
+    asked = document is not None and document.get("cancel_requested")
+    return LeaseStatus.CANCEL if asked else LeaseStatus.HELD
+
+
+async def held_documents(store: Store, refs: Sequence[Ref]) -> dict[str, Document]:
+    """Return state, fence and cancel request of jobs, by `_id`."""
+    states = [state.value for state in State]
+    wanted = {"_id": {"$in": [key_of(ref) for ref in refs]}, "state": {"$in": states}}
+    shown = {"state": 1, "fence": 1, "cancel_requested": 1}
+    found = await store.jobs.find(wanted, shown).to_list(None) if refs else []
+    return {one["_id"]: one for one in found}

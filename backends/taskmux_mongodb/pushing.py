@@ -1,0 +1,179 @@
+"""Push: insert first, then ask why what was refused was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+from pymongo import ReplaceOne
+from pymongo.errors import BulkWriteError
+from taskmux.driver import PENDING, NewJob, Op, Pushed, PushStatus, State, StoreBusy
+
+from taskmux_mongodb.documents import REMOVED, Document, key_of, new_document
+from taskmux_mongodb.failures import store_error
+from taskmux_mongodb.store import DUPLICATE_KEY, Store
+
+__all__ = ["push"]
+
+_ROUNDS: Final = 100
+"""How often a batch is looked at again: each round settles an item, or somebody else made way."""
+
+
+class _Item(msgspec.Struct):
+    """One job on its way in."""
+
+    place: int
+    new: NewJob
+    born: str
+    key: str
+
+
+async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
+    """Create jobs; see `Driver.push`.
+
+    Whether a queue has moved is read before and after the insert. What was inserted while the
+    queue moved is taken back, unless a worker has it already: then it counts as created here.
+    """
+    answers: dict[int, Pushed] = {}
+    items = [
+        _Item(place, new, f"{op}:{place}", key_of(new.job.ref)) for place, new in enumerate(jobs)
+    ]
+    queues = {new.job.queue for new in jobs}
+    moved = await store.moves.suspected(queues)
+    left = _answer_moved(items, moved, answers)
+    for _ in range(_ROUNDS):
+        if not left:
+            break
+        left = await _round(store, left, answers)
+    else:
+        raise StoreBusy("Others keep creating and removing the same jobs. Send it again.")
+    staying = queues - moved.keys()
+    if staying:
+        store.bell.ring(staying)
+        moved = await store.moves.check(staying)
+        await _take_back(
+            store, [one for one in items if one.new.job.queue in moved], moved, answers
+        )
+    return [answers[place] for place in range(len(jobs))]
+
+
+def _answer_moved(
+    items: list[_Item], moved: dict[str, str], answers: dict[int, Pushed]
+) -> list[_Item]:
+    for item in items:
+        if item.new.job.queue in moved:
+            answers[item.place] = Pushed(PushStatus.MOVED, moved[item.new.job.queue])
+    return [item for item in items if item.place not in answers]
+
+
+async def _round(store: Store, items: list[_Item], answers: dict[int, Pushed]) -> list[_Item]:
+    """Try the first item of each id and key; return what must be tried again."""
+    first, later = _first_of_each(items)
+    refused = await _insert(store, first)
+    for item in first:
+        if item.place not in refused:
+            answers[item.place] = Pushed(PushStatus.CREATED, item.new.job.id)
+    unsettled = [item for item in first if item.place in refused]
+    if unsettled:
+        await _explain(store, unsettled, answers)
+    return [item for item in unsettled if item.place not in answers] + later
+
+
+def _first_of_each(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
+    taken: set[Any] = set()
+    first: list[_Item] = []
+    later: list[_Item] = []
+    for item in items:
+        job = item.new.job
+        names = {item.key} if job.dedup is None else {item.key, (job.queue, job.dedup.key)}
+        (later if taken & names else first).append(item)
+        taken |= names
+    return first, later
+
+
+def _document(store: Store, item: _Item, fence: int = 0) -> Document:
+    new, now = item.new, max(store.clock.latest(), fence + 1)
+    job = replace(new.job, created_at=now, fence=now)
+    if job.state is State.DELAYED and job.run_at is None:
+        job = replace(job, run_at=now + new.delay)
+    seq = store.numbers.next()
+    match job.state:
+        case State.WAITING:
+            rank = job.priority
+            seq = -seq if job.lifo else seq
+        case State.DELAYED:
+            rank = job.run_at or 0
+        case _:
+            rank = job.created_at
+    return new_document(job, seq, rank, item.born)
+
+
+async def _insert(store: Store, items: list[_Item]) -> set[int]:
+    """Insert; return the places of the items whose id or key is taken."""
+    try:
+        await store.jobs.insert_many([_document(store, item) for item in items], ordered=False)
+    except BulkWriteError as error:
+        details: Any = error.details
+        if details.get("writeConcernErrors"):
+            raise
+        for one in details["writeErrors"]:
+            if one["code"] != DUPLICATE_KEY:
+                raise store_error(one["code"], one["errmsg"]) from None
+        return {items[one["index"]].place for one in details["writeErrors"]}
+    return set()
+
+
+async def _explain(store: Store, items: list[_Item], answers: dict[int, Pushed]) -> None:
+    """Answer refused items; those whose obstacle is gone stay unanswered."""
+    shown = {"born": 1, "state": 1, "rev": 1, "ops": 1, "fence": 1}
+    found = store.jobs.find({"_id": {"$in": [item.key for item in items]}}, shown)
+    there = {one["_id"]: one for one in await found.to_list(None)}
+    for item in items:
+        document = there.get(item.key)
+        job = item.new.job
+        if document is None:
+            await _find_owner(store, item, answers)
+        elif document.get("born") == item.born:
+            answers[item.place] = Pushed(PushStatus.CREATED, job.id)
+        elif document["state"] != REMOVED:
+            answers[item.place] = Pushed(PushStatus.DUPLICATE, job.id)
+        else:
+            await _replace(store, item, document, answers)
+
+
+async def _find_owner(store: Store, item: _Item, answers: dict[int, Pushed]) -> None:
+    job = item.new.job
+    if job.dedup is None:
+        return
+    owned = {"queue": job.queue, "dedup": job.dedup.key, "finished_at": None}
+    owner = await store.jobs.find_one(owned, {"_id": 1})
+    if owner is not None:
+        owner_id = owner["_id"][len(job.queue) + 1 :]
+        answers[item.place] = Pushed(PushStatus.DEDUPLICATED, owner_id)
+
+
+async def _replace(
+    store: Store, item: _Item, tombstone: Document, answers: dict[int, Pushed]
+) -> None:
+    """Put a new job where a removed one was; what that remembered stays remembered."""
+    document = _document(store, item, fence=tombstone["fence"])
+    document["ops"] = tombstone["ops"]
+    there = {"_id": item.key, "rev": tombstone["rev"]}
+    written = await store.write([ReplaceOne(there, document)])
+    if written.errors:
+        await _find_owner(store, item, answers)
+    elif written.matched:
+        answers[item.place] = Pushed(PushStatus.CREATED, item.new.job.id)
+
+
+async def _take_back(
+    store: Store, items: list[_Item], moved: dict[str, str], answers: dict[int, Pushed]
+) -> None:
+    for item in items:
+        if answers[item.place].status is PushStatus.CREATED:
+            untouched = {"_id": item.key, "born": item.born, "state": {"$in": sorted(PENDING)}}
+            if not (await store.jobs.delete_one(untouched)).deleted_count:
+                continue
+        answers[item.place] = Pushed(PushStatus.MOVED, moved[item.new.job.queue])

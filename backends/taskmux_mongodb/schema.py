@@ -1,0 +1,107 @@
+"""What must be there before a driver works: server version, indexes, the bell. Made and checked."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+from pymongo import ASCENDING, IndexModel
+from pymongo.errors import CollectionInvalid, DuplicateKeyError, OperationFailure
+from taskmux.driver import StoreIncompatible
+
+from taskmux_mongodb.store import Store
+
+__all__ = ["COUNTED", "EXPIRY", "LINE", "SCHEMA", "prepare"]
+
+SCHEMA: Final = 1
+"""The version of the documents that this driver reads and writes."""
+
+LINE: Final = "line"
+EXPIRY: Final = "expiry"
+COUNTED: Final = "counted"
+
+_WIRE_4_4: Final = 9
+_NAMESPACE_EXISTS: Final = 48
+_INDEX_DIFFERS: Final = {67, 85, 86}
+_BELL_BYTES: Final = 262_144
+_WORKERS_KEPT: Final = 86_400
+
+
+def _keys(*names: str) -> list[tuple[str, int]]:
+    return [(name, ASCENDING) for name in names]
+
+
+_JOBS: Final = (
+    IndexModel(_keys("queue", "state", "rank", "seq", "lease_until"), name=LINE),
+    IndexModel(
+        _keys("claim", "queue"), name="claim", partialFilterExpression={"claim": {"$exists": True}}
+    ),
+    IndexModel(
+        _keys("queue", "dedup"),
+        name="dedup",
+        unique=True,
+        partialFilterExpression={"dedup": {"$exists": True}, "finished_at": None},
+    ),
+    IndexModel(_keys("expire_at"), name=EXPIRY, expireAfterSeconds=0, sparse=True),
+    IndexModel(
+        _keys("queue", "state", "keep_count", "rank"),
+        name=COUNTED,
+        partialFilterExpression={"keep_count": {"$exists": True}},
+    ),
+)
+_WORKERS: Final = (IndexModel(_keys("until"), name=EXPIRY, expireAfterSeconds=_WORKERS_KEPT),)
+
+
+async def prepare(store: Store, where: str) -> None:
+    """Make and check everything; several drivers may do so at once.
+
+    Raises:
+        StoreIncompatible: the server is too old, or something of another shape is in the way.
+    """
+    hello = await store.database.command("hello")
+    if hello.get("maxWireVersion", 0) < _WIRE_4_4:
+        raise StoreIncompatible(
+            f"The MongoDB server at {where} is older than 4.4. Upgrade it, or use another one."
+        )
+    await _check_schema(store, where)
+    await _make_bell(store, where)
+    await _make_indexes(store, where)
+
+
+async def _check_schema(store: Store, where: str) -> None:
+    with suppress(DuplicateKeyError):  # its majority write shows that there is a majority
+        await store.meta.insert_one({"_id": "schema", "version": SCHEMA})
+    found = await store.meta.find_one({"_id": "schema"})
+    version = None if found is None else found.get("version")
+    if version != SCHEMA:
+        raise StoreIncompatible(
+            f"The database at {where} has taskmux documents of version {version!r}, and this "
+            f"driver knows {SCHEMA}. Use the taskmux that wrote them, or another database."
+        )
+
+
+async def _make_bell(store: Store, where: str) -> None:
+    try:
+        await store.database.create_collection("bell", capped=True, size=_BELL_BYTES)
+    except (CollectionInvalid, OperationFailure) as error:
+        if isinstance(error, OperationFailure) and error.code != _NAMESPACE_EXISTS:
+            raise
+    options = await store.bell.collection.options()
+    if not options.get("capped"):
+        raise StoreIncompatible(
+            f"The collection 'bell' at {where} is not capped, so nobody can listen to it. Drop "
+            f"it, or name another database in the URL."
+        )
+
+
+async def _make_indexes(store: Store, where: str) -> None:
+    try:
+        await store.jobs.create_indexes(list(_JOBS))
+        await store.workers.create_indexes(list(_WORKERS))
+    except OperationFailure as error:
+        if error.code not in _INDEX_DIFFERS:
+            raise
+        raise StoreIncompatible(
+            f"An index of taskmux at {where} has other options than this driver's: {error}. Drop "
+            f"that index while no worker runs, or name another database in the URL."
+        ) from None

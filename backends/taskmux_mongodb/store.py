@@ -1,0 +1,105 @@
+"""The open store: its collections, its clock, and the few ways in which it is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from bson.codec_options import CodecOptions
+from pymongo import (
+    AsyncMongoClient,
+    ReadPreference,
+    ReplaceOne,
+    UpdateMany,
+    UpdateOne,
+    WriteConcern,
+)
+from pymongo.errors import BulkWriteError
+from pymongo.read_concern import ReadConcern
+
+from taskmux_mongodb.bell import Bell
+from taskmux_mongodb.clock import Clock, Numbers
+from taskmux_mongodb.documents import CORRUPT, Document
+from taskmux_mongodb.moves import Moves
+
+__all__ = ["DUPLICATE_KEY", "Store", "Written"]
+
+DUPLICATE_KEY: Final = 11000
+
+_WTIMEOUT: Final = 10_000
+"""Milliseconds to wait for a majority before the write is sent again."""
+
+Write = UpdateOne | UpdateMany | ReplaceOne[Document]
+
+
+class Written:
+    """What a bulk write did: how many documents matched, and the error of each write that failed.
+
+    Errors are the server's own documents (`code`, `errmsg`), by the write's place in the bulk.
+    """
+
+    def __init__(self, matched: int, errors: dict[int, Document]) -> None:
+        self.matched = matched
+        self.errors = errors
+
+
+class Store:
+    """Collections with every guarantee explicit, whatever the client's own defaults are.
+
+    Writes are acknowledged by a majority. A write that changes nothing waits for the majority
+    too, so an operation that is sent again is durable when it is answered.
+    """
+
+    def __init__(self, client: AsyncMongoClient[Document], database: str) -> None:
+        self.client = client
+        self.database = client.get_database(
+            database,
+            codec_options=CodecOptions(),
+            read_preference=ReadPreference.PRIMARY,
+            write_concern=WriteConcern("majority", wtimeout=_WTIMEOUT),
+            read_concern=ReadConcern("local"),
+        )
+        self.jobs = self.database.get_collection("jobs")
+        self.durable_jobs = self.jobs.with_options(read_concern=ReadConcern("majority"))
+        self.hasty_jobs = self.jobs.with_options(write_concern=WriteConcern(1))
+        self.queues = self.database.get_collection("queues")
+        self.workers = self.database.get_collection("workers")
+        self.meta = self.database.get_collection("meta")
+        self.clock = Clock(self._server_ms)
+        self.numbers = Numbers(self.clock)
+        # Claims of one instance take turns: at once they would only collide.
+        self.turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.moves = Moves(self.queues, self.clock)
+        self.bell = Bell(self.database.get_collection("bell", write_concern=WriteConcern(1)))
+
+    async def _server_ms(self) -> int:
+        hello = await self.database.command("hello")
+        told: datetime = hello["localTime"]
+        return round(told.replace(tzinfo=UTC).timestamp() * 1000)
+
+    async def write(self, writes: Sequence[Write], *, hasty: bool = False) -> Written:
+        """Write, each write for itself, in order; `hasty`: a later write makes it durable."""
+        jobs = self.hasty_jobs if hasty else self.jobs
+        try:
+            result = await jobs.bulk_write(list(writes), ordered=False)
+        except BulkWriteError as error:
+            details: Any = error.details
+            if details.get("writeConcernErrors"):
+                raise
+            errors = {one["index"]: one for one in details["writeErrors"]}
+            return Written(details["nMatched"], errors)
+        return Written(result.matched_count, {})
+
+    async def barrier(self) -> None:
+        """Return when all that was read is held by a majority."""
+        await self.jobs.update_one({"_id": ""}, {"$unset": {"nothing": ""}})
+
+    async def set_aside(self, keys: Sequence[Any]) -> None:
+        """Take documents that cannot be read out of their queue; they stay to be looked at."""
+        if keys:
+            dropped = dict.fromkeys(("claim", "dedup", "expire_at", "keep_count"), "")
+            aside = {"$set": {"state": CORRUPT}, "$unset": dropped}
+            await self.jobs.update_many({"_id": {"$in": list(keys)}}, aside)

@@ -1,0 +1,59 @@
+"""Wait: sleep until the bell rings, and look now and then in case it did not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from taskmux_mongodb.bell import Bell
+from taskmux_mongodb.store import Store
+
+__all__ = ["look", "wait"]
+
+_FIRST_LOOK: Final = 0.005
+_LONGEST_DEAF: Final = 0.25
+"""Seconds between looks while nobody can listen: they begin dense and double up to this."""
+
+_LONGEST: Final = 1.0
+"""Seconds between looks while the bell is heard; pushes inside a transaction do not ring it."""
+
+
+async def wait(
+    bell: Bell, queues: Sequence[str], seconds: float, look: Callable[[], Awaitable[bool]]
+) -> bool:
+    """Sleep until work may be there; see `Driver.wait`."""
+    await bell.listen()
+    end = time.monotonic() + seconds
+    pause = _FIRST_LOOK
+    while True:
+        left = end - time.monotonic()
+        if bell.rang(queues):
+            bell.mark(queues)
+            return True
+        if left <= 0:
+            return False
+        longest = _LONGEST if bell.listening else pause
+        if await bell.hear(queues, min(left, longest)):
+            continue
+        pause = min(pause * 2, _LONGEST_DEAF)
+        if left > longest and await look():
+            return True
+
+
+async def look(store: Store, queues: Sequence[str]) -> bool:
+    """Look for a job that could be claimed now."""
+    paused = await store.queues.find(
+        {"_id": {"$in": list(queues)}, "paused": True}, {"_id": 1}
+    ).to_list(None)
+    held = {one["_id"] for one in paused}
+    names = {"$in": [queue for queue in queues if queue not in held]}
+    now = store.clock.earliest()
+    waiting, due = await asyncio.gather(
+        store.jobs.find_one({"queue": names, "state": "waiting"}, {"_id": 1}),
+        store.jobs.find_one(
+            {"queue": names, "state": "delayed", "rank": {"$lte": now}}, {"_id": 1}
+        ),
+    )
+    return waiting is not None or due is not None
