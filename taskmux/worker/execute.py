@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from taskmux import transition
 from taskmux.batch import Replies
 from taskmux.codec import encode_value
 from taskmux.config import Limits
@@ -90,12 +91,12 @@ class Runner:
     async def _execute(self, held: Held) -> None:
         job = held.job
         settler = self._with.settlers[held.link]
+        alone = last_chance(job)
+        if alone:
+            await self._seclude()
         if not held.started and not await self._may_start(held, settler):
             self._lanes.forget(held)
             return
-        alone = last_chance(job)
-        if alone:  # what the others finished must not be lost with this one
-            await self._quiet()
         began = self._with.now_ms()
         task = self._with.registry.get(job.task)
         outcome: Outcome | None
@@ -116,6 +117,12 @@ class Runner:
         settler.settle(held, decide(job, outcome, run, self._rng))
         if alone:  # nor may what comes next take this one's outcome with it
             await self._quiet()
+
+    async def _seclude(self) -> None:
+        """Leave nothing that a crash could take along: neither outcomes nor waiting jobs."""
+        for other in await self._lanes.seclude():
+            self._with.settlers[other.link].settle(other, transition.release(other.job))
+        await self._quiet()
 
     async def _quiet(self) -> None:
         for settler in self._with.settlers:

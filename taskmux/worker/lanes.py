@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from taskmux.context import Context
 from taskmux.job import JobRecord
@@ -82,6 +83,9 @@ class Lanes:
         self._ready: deque[Held] = deque()
         self._lanes: deque[asyncio.Future[None]] = deque()
         self._alone: Held | None = None
+        self._claims = 0
+        self._landed = asyncio.Event()
+        self._landed.set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -129,6 +133,29 @@ class Lanes:
         self._alone = held
         await self._idle.wait()
         return not self.closed
+
+    @contextmanager
+    def claiming(self) -> Iterator[None]:
+        """A claim is on the wire: some of its jobs may be marked started already."""
+        self._claims += 1
+        self._landed.clear()
+        try:
+            yield
+        finally:
+            self._claims -= 1
+            if self._claims == 0:
+                self._landed.set()
+
+    async def seclude(self) -> list[Held]:
+        """Return all jobs that wait here, to be given back: one that runs alone comes next.
+
+        The store takes some of them for started. Should this process die now, the crash would
+        count against them, though they never ran.
+        """
+        await self._landed.wait()
+        rest = list(self._ready)
+        self._ready.clear()
+        return rest
 
     def done(self, held: Held) -> None:
         """A lane has finished running a job (its outcome may still be on the way)."""
