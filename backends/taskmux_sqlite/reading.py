@@ -38,12 +38,11 @@ _ORDERS: Final = {
 """What orders the jobs of a state; finished ones have the order of their end."""
 
 COUNTS: Final = """
-SELECT 'waiting', count(*) FROM jobs WHERE queue = ?1 AND state = 'waiting'
+SELECT state, count(*) FROM jobs WHERE queue = ?1 AND finished_at IS NOT NULL GROUP BY state
+UNION ALL SELECT 'waiting', count(*) FROM jobs WHERE queue = ?1 AND state = 'waiting'
 UNION ALL SELECT 'delayed', count(*) FROM jobs WHERE queue = ?1 AND state = 'delayed'
 UNION ALL SELECT 'blocked', count(*) FROM jobs WHERE queue = ?1 AND state = 'blocked'
 UNION ALL SELECT 'active', count(*) FROM jobs WHERE queue = ?1 AND state = 'active'
-UNION ALL
-SELECT state, count(*) FROM jobs WHERE queue = ?1 AND expires_at IS NOT NULL GROUP BY state
 """
 
 
@@ -84,7 +83,7 @@ def set_aside_page(transaction: Transaction, ask: FindAsk) -> None:
 
 
 def counts(transaction: Transaction, queue: str) -> dict[State, int]:
-    """See `Driver.counts`. Counted from the states' indexes: about 6 ms for 100,000 jobs."""
+    """See `Driver.counts`. Counted from the states' indexes: about 9 ms for 100,000 jobs."""
     found = dict.fromkeys(State, 0)
     for state, count in transaction.execute(COUNTS, (queue,)):
         found[State(state)] = count
@@ -105,7 +104,7 @@ def queues(transaction: Transaction) -> Sequence[str]:
 def page_query(state: State, *, newest: bool) -> str:
     """Return the query for a page of a state: arguments are queue, two of a cursor, limit."""
     first, second = _ORDERS.get(state, ("finished_at", "number"))
-    ended = " AND expires_at IS NOT NULL" if state in TERMINAL else ""
+    ended = " AND finished_at IS NOT NULL" if state in TERMINAL else ""
     sense, beyond = ("DESC", "<") if newest else ("ASC", ">")
     return (
         f"SELECT *, {first}, {second} FROM records"  # noqa: S608 - made of constants

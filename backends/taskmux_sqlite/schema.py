@@ -5,7 +5,8 @@ with what never changes, so that a large payload is written once. `notes` has a 
 that report progress, steps or log lines. The view `records` puts the three together.
 
 A state's index holds exactly the jobs in that state, so a job is in one of them at a time and a
-change of state moves one entry. Counts are taken from these indexes; nothing is kept twice.
+change of state moves one entry. Counts are taken from these indexes alone (which is why each has
+the state): nothing is kept twice.
 """
 
 from __future__ import annotations
@@ -70,11 +71,11 @@ _FIRST = (
     FROM jobs LEFT JOIN bodies USING (number) LEFT JOIN notes USING (number)
     """,
     "CREATE UNIQUE INDEX jobs_id ON jobs (queue, id)",
-    "CREATE INDEX jobs_waiting ON jobs (queue, priority, sequence) WHERE state = 'waiting'",
-    "CREATE INDEX jobs_delayed ON jobs (queue, run_at) WHERE state = 'delayed'",
-    "CREATE INDEX jobs_blocked ON jobs (queue, created_at) WHERE state = 'blocked'",
-    "CREATE INDEX jobs_active ON jobs (queue, lease_until) WHERE state = 'active'",
-    "CREATE INDEX jobs_finished ON jobs (queue, state, finished_at) WHERE expires_at IS NOT NULL",
+    "CREATE INDEX jobs_waiting ON jobs (queue, state, priority, sequence) WHERE state = 'waiting'",
+    "CREATE INDEX jobs_delayed ON jobs (queue, state, run_at) WHERE state = 'delayed'",
+    "CREATE INDEX jobs_blocked ON jobs (queue, state, created_at) WHERE state = 'blocked'",
+    "CREATE INDEX jobs_active ON jobs (queue, state, lease_until) WHERE state = 'active'",
+    "CREATE INDEX jobs_finished ON jobs (queue, state, finished_at) WHERE finished_at IS NOT NULL",
     "CREATE INDEX jobs_expiring ON jobs (queue, expires_at) WHERE expires_at IS NOT NULL",
     """
     CREATE INDEX jobs_counted ON jobs (queue, state, keep_count, finished_at)

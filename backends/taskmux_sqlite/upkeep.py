@@ -36,14 +36,14 @@ SELECT DISTINCT state, keep_count FROM jobs WHERE queue = ? AND keep_count IS NO
 
 OLDEST_KEPT: Final = """
 SELECT finished_at, number FROM jobs
-WHERE queue = ? AND state = ? AND expires_at IS NOT NULL
+WHERE queue = ? AND state = ? AND finished_at IS NOT NULL
 ORDER BY finished_at DESC, number DESC LIMIT 1 OFFSET ?
 """
 
 BEYOND: Final = """
 DELETE FROM jobs WHERE number IN (
     SELECT number FROM jobs
-    WHERE queue = ? AND state = ? AND keep_count = ? AND expires_at IS NOT NULL
+    WHERE queue = ? AND state = ? AND keep_count = ?
     AND finished_at <= ? AND (finished_at, number) < (?, ?)
     ORDER BY finished_at, number LIMIT ?
 )

@@ -1,9 +1,9 @@
 """Wake-ups: who waits for which queues, and when to look whether work is there.
 
 Commits of other connections are seen by polling `PRAGMA data_version`, which reads a number from
-shared memory. The poll runs only while somebody waits: every 2 ms after a change, slower and
-slower to every 25 ms when nothing happens. The connection's own commits do not change that number
-and are counted here. A change alone wakes nobody: work must be there too.
+shared memory. The poll runs only while somebody waits: every 2 ms right after a change, then about
+every twentieth of the time that nothing happened, up to 50 ms. The connection's own commits do not
+change that number and are counted here. A change alone wakes nobody: work must be there too.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from taskmux_sqlite.rows import decode_settings
 __all__ = ["Waiter", "Watch"]
 
 FASTEST: Final = 0.002
-SLOWEST: Final = 0.025
-SLOWER: Final = 1.25
+SLOWEST: Final = 0.05
+SLOWER: Final = 1.05
 
 READY: Final = """
 SELECT
