@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
+from msgspec import UNSET
+
 from taskmux.blocking import BackgroundLoop
 from taskmux.codec import encode_mapping
 from taskmux.config import Limits, load_settings
@@ -23,7 +25,7 @@ from taskmux.instrument import Hooks
 from taskmux.job import Ref
 from taskmux.messages import Pushed, PushStatus
 from taskmux.options import JobOptions, parse_call, parse_shared
-from taskmux.plugins import driver_for, plugin_manager
+from taskmux.plugins import driver_for, driver_for_client, plugin_manager
 from taskmux.queue import Queue
 from taskmux.task import Call, Registry, Task, TaskDecorator, decorator
 from taskmux.units import Duration, check_name, check_queue, milliseconds
@@ -50,6 +52,8 @@ class Taskmux:
     Args:
         url: the default store; None takes `TASKMUX_URL`, a configuration file, or
             `sqlite:///taskmux.db`.
+        client: the application's own async client instead (PyMongo, Motor, redis-py), used as it
+            is, or a driver. Everything then belongs to the client's event loop.
         routes: queue-name patterns (`"reports.*"`) and the URLs of the stores they live in; the
             first that matches wins.
         defaults: job options for all tasks that do not say otherwise.
@@ -67,6 +71,7 @@ class Taskmux:
         self,
         url: str | None = None,
         *,
+        client: object = None,
         routes: Mapping[str, str] | None = None,
         defaults: JobOptions | None = None,
         lifespan: Lifespan | None = None,
@@ -74,9 +79,15 @@ class Taskmux:
         plugins: Sequence[object] = (),
     ) -> None:
         self._plugins = plugin_manager(plugins)
-        self._url = load_settings().url if url is None else url
         self._routes = dict(routes or {})
         self._roots: dict[str, Driver] = {}
+        if client is not None:
+            if url is not None:
+                raise DeclarationError("Give a url or a client: each says where the store is.")
+            given = driver_for_client(client, self._plugins)
+            url = given.url
+            self._roots[url] = given
+        self._url = load_settings().url if url is None else url
         for one in (self._url, *self._routes.values()):
             if one not in self._roots:
                 self._roots[one] = driver_for(one, self._plugins)
@@ -131,7 +142,7 @@ class Taskmux:
             function: nothing; it is there to say what is wrong with `@mux.task`.
             name: the task's name in stored jobs; `module.function` by default. Workers find the
                 function by it, so keep it when the function moves.
-            options: see `JobOptions`; `id`, `run_at` and `dedup` belong to single calls.
+            options: see `JobOptions`; `id`, `run_at`, `dedup` and `session` belong to single calls.
 
         Raises:
             DeclarationError: the signature or an option cannot work, or the name is taken.
@@ -160,10 +171,16 @@ class Taskmux:
 
         Raises:
             Moved: the queue lives in another store now.
+            UnsupportedFeature: `session` is given and the store has no transactions.
             StoreError: the store refused or could not be reached.
         """
         connection = await self._connect(call.queue)
-        return self._handle(call, await connection.push(call.new_job()))
+        session = call.options.session
+        if session is UNSET or session is None:
+            pushed = await connection.push(call.new_job())
+        else:
+            pushed = await connection.push_within(session, call.new_job())
+        return self._handle(call, pushed)
 
     async def enqueue(
         self, task: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[JobOptions]

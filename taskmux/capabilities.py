@@ -7,12 +7,12 @@ startup, and a feature whose capability is missing is refused by name (`Unsuppor
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from taskmux.job import JobRecord, Ref
-from taskmux.messages import Beat, BeatReply, NewJob, Op, WorkerInfo
+from taskmux.messages import Beat, BeatReply, NewJob, Op, Pushed, WorkerInfo
 
 __all__ = [
     "CAPABILITIES",
@@ -25,6 +25,7 @@ __all__ = [
     "Presence",
     "ScheduleRecord",
     "Schedules",
+    "Transactions",
     "capabilities_of",
 ]
 
@@ -139,12 +140,26 @@ class Portable(Protocol):
         ...
 
 
+@runtime_checkable
+class Transactions(Protocol):
+    """Takes jobs inside a transaction that the application began on its own client."""
+
+    async def push_within(self, session: Any, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
+        """Create jobs as `push` does, in the session's transaction.
+
+        X1 A commit makes the jobs, an abort none; no worker sees them before the commit.
+        X2 A duplicate id or key is answered as by `push` and does not abort the transaction.
+        """
+        ...
+
+
 CAPABILITIES: dict[str, type] = {
     "presence": Presence,
     "schedules": Schedules,
     "flows": Flows,
     "events": Events,
     "portable": Portable,
+    "transactions": Transactions,
 }
 """Every capability by the name that errors and `taskmux drivers` use."""
 

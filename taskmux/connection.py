@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from taskmux.batch import Ops, Replies, resend
+from taskmux.capabilities import Transactions
 from taskmux.driver import Driver
-from taskmux.errors import CorruptRecord
+from taskmux.errors import CorruptRecord, UnsupportedFeature
 from taskmux.job import JobRecord, Ref
 from taskmux.messages import Applied, NewJob, Op, Pushed
 from taskmux.transition import Transition
@@ -46,6 +48,19 @@ class Connection:
         async with self._bulk:  # an origin has one operation in flight
             op = self._bulk_ops.next()
             return await resend(lambda: self.driver.push(op, news), tries=3)
+
+    async def push_within(self, session: Any, new: NewJob) -> Pushed:
+        """Create one job inside the application's own transaction: it exists once that commits.
+
+        Raises:
+            UnsupportedFeature: the store has no transactions.
+        """
+        if not isinstance(self.driver, Transactions):
+            raise UnsupportedFeature(
+                f"{self.driver.url} has no capability 'transactions', which session= needs. "
+                f"Enqueue after your transaction has committed, or use a store that has it."
+            )
+        return (await self.driver.push_within(session, [new]))[0]
 
     async def apply(self, one: Transition) -> Applied:
         """Apply one transition, together with others asked for meanwhile."""

@@ -148,6 +148,14 @@ class Driver(ABC):
     def url(self) -> str:
         """The store's URL, with credentials hidden. Safe to log."""
 
+    @property
+    def bound(self) -> bool:
+        """Whether this instance and its forks use one client of the application's.
+
+        Then all of them belong to that client's event loop, and leases are renewed in it.
+        """
+        return False
+
     # -- life -----------------------------------------------------------------------------
 
     @abstractmethod

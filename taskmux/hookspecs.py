@@ -23,6 +23,11 @@ def taskmux_driver(url: str) -> Driver | None:
     """Return an unopened driver for a URL of your scheme (in lower case), None for another's."""
 
 
+@hookspec(firstresult=True)
+def taskmux_client_driver(client: object) -> Driver | None:
+    """Return an unopened driver that uses an application's own client, or None."""
+
+
 @hookspec
 def taskmux_enqueued(ref: Ref, task: str, status: PushStatus) -> None:
     """A producer's `push` was answered; called in the producer's process."""

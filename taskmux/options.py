@@ -42,6 +42,7 @@ class JobOptions(TypedDict, total=False):
 
     `delay` and `run_at` exclude each other. `max_attempts` counts all tries. `backoff` is a policy,
     a delay, a list of delays or a function of attempt and error. `timeout` is for one run.
+    `session` is a transaction of the application's own, in a store that has them.
     `dedup` is a key that at most one unfinished job of the queue owns.
     """
 
@@ -60,6 +61,7 @@ class JobOptions(TypedDict, total=False):
     tags: Sequence[str]
     headers: Mapping[str, str]
     dedup: str
+    session: Any
 
 
 class Parsed(msgspec.Struct, frozen=True):
@@ -84,6 +86,7 @@ class Parsed(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] | UnsetType = UNSET
     headers: dict[str, str] | UnsetType = UNSET
     dedup: Dedup | UnsetType = UNSET
+    session: Any = UNSET
 
     def over(self, base: Parsed) -> Parsed:
         """Return these options, with what they leave unsaid taken from `base`."""
@@ -134,7 +137,7 @@ def parse_shared(options: JobOptions) -> Parsed:
     Raises:
         DeclarationError: also for what only a single call can say.
     """
-    if misplaced := sorted({"id", "run_at", "dedup"} & set(options)):
+    if misplaced := sorted({"id", "run_at", "dedup", "session"} & set(options)):
         raise DeclarationError(
             f"{misplaced[0]} belongs to a single call, not to a task or an app: "
             f"task.options({misplaced[0]}=...).enqueue(...)."
@@ -246,4 +249,5 @@ _PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "tags": _tags,
     "headers": _headers,
     "dedup": lambda value: {"dedup": Dedup(check_name(value, "dedup key"))},
+    "session": lambda value: {"session": value},
 }

@@ -14,10 +14,14 @@ from taskmux.driver import Driver
 from taskmux.errors import DeclarationError, MissingExtra, UnknownScheme
 from taskmux.units import brief
 
-__all__ = ["DRIVERS", "driver_for", "plugin_manager", "schemes"]
+__all__ = ["CLIENTS", "DRIVERS", "driver_for", "driver_for_client", "plugin_manager", "schemes"]
 
 DRIVERS = "taskmux.drivers"
 """The entry-point group: one entry per URL scheme, naming a module with `taskmux_driver`."""
+
+CLIENTS = "taskmux.clients"
+"""The entry-point group for clients handed in: one entry per top-level package of a client's class,
+naming a module with `taskmux_client_driver`."""
 
 _EXTRAS = {"redis": "redis", "rediss": "redis", "unix": "redis", "mongodb": "mongodb"}
 
@@ -64,6 +68,26 @@ def driver_for(url: str, manager: pluggy.PluginManager) -> Driver:
     driver: Driver | None = manager.hook.taskmux_driver(url=lowered)
     if driver is None:
         raise _unknown(scheme, url)
+    return driver
+
+
+def driver_for_client(client: object, manager: pluggy.PluginManager) -> Driver:
+    """Return an unopened driver that uses an application's own client (or is one already).
+
+    Raises:
+        DeclarationError: no installed driver takes such a client.
+    """
+    if isinstance(client, Driver):
+        return client
+    package = type(client).__module__.partition(".")[0]
+    manager.load_setuptools_entrypoints(CLIENTS, name=package)
+    driver: Driver | None = manager.hook.taskmux_client_driver(client=client)
+    if driver is None:
+        known = sorted({entry.name for entry in entry_points(group=CLIENTS)})
+        raise DeclarationError(
+            f"No installed driver takes a {type(client).__module__}.{type(client).__qualname__}. "
+            f"Async clients of {', '.join(known) or 'no package'} are taken; or give a URL."
+        )
     return driver
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 
@@ -17,7 +18,7 @@ from taskmux.messages import LeaseStatus
 from taskmux.worker.lanes import Held, Lanes, monotonic
 from taskmux.worker.options import WorkerOptions
 
-__all__ = ["Renewer"]
+__all__ = ["Renewer", "extend"]
 
 logger = logging.getLogger("taskmux.worker")
 
@@ -48,10 +49,14 @@ class Renewer:
         self._stop = threading.Event()
         self._wake: Callable[[], None] = self._stop.set
         self._thread = threading.Thread(target=self._main, name="taskmux-renew", daemon=True)
+        self._here: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread; or a task here, where a driver is bound to this event loop."""
+        if any(driver.bound for driver in self._drivers):
+            self._here = self._home.create_task(self._run())
+        else:
+            self._thread.start()
 
     def turn(self) -> None:
         """The worker's loop turns. Called by its heartbeat."""
@@ -61,7 +66,10 @@ class Renewer:
         """Stop the thread and wait for it."""
         self._stop.set()
         self._wake()
-        await asyncio.to_thread(self._thread.join)
+        if self._here is not None:
+            await self._here
+        else:
+            await asyncio.to_thread(self._thread.join)
 
     def _main(self) -> None:
         asyncio.run(self._run())
@@ -96,21 +104,28 @@ class Renewer:
                 await self._extend(driver, mine[start : start + MAX_EXTEND])
 
     async def _extend(self, driver: Driver, batch: Sequence[Held]) -> None:
-        began = monotonic()
         try:
             await driver.open()
-            answers = await driver.extend([held.lease for held in batch], self._options.lease_ms)
+            answers = await extend(driver, batch, self._options.lease_ms)
         except StoreError as error:
             logger.warning("renewing %d leases failed, trying again: %s", len(batch), error)
             return
         except Exception:
             logger.exception("renewing %d leases failed, trying again", len(batch))
             return
-        for held, answer in zip(batch, answers, strict=True):
-            if answer.status is not LeaseStatus.LOST:
-                held.until = began + self._options.lease_ms / 1000
-            if answer.status is not LeaseStatus.HELD:
-                _call_soon(self._home, self._notify, held, answer.status)
+        for held, status in zip(batch, answers, strict=True):
+            if status is not LeaseStatus.HELD:
+                _call_soon(self._home, self._notify, held, status)
+
+
+async def extend(driver: Driver, batch: Sequence[Held], lease_ms: int) -> list[LeaseStatus]:
+    """Renew leases and note until when they hold; a lost one holds no more."""
+    began = monotonic()
+    answers = await driver.extend([held.lease for held in batch], lease_ms)
+    for held, answer in zip(batch, answers, strict=True):
+        lost = answer.status is LeaseStatus.LOST
+        held.until = -math.inf if lost else began + lease_ms / 1000
+    return [answer.status for answer in answers]
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object) -> None:
