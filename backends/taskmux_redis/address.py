@@ -36,6 +36,7 @@ _CONNECTIONS: Final = 32
 class Address(msgspec.Struct, frozen=True):
     """What a URL says."""
 
+    url: str
     shown: str
     """The URL with credentials hidden."""
     scheme: str
@@ -79,6 +80,7 @@ def parse(url: str) -> Address:
     default = 26379 if scheme == "redis+sentinel" else 6379
     tls = {name: options[name] for name in _FILES if name in options}
     return Address(
+        url=url,
         shown=shown,
         scheme=scheme,
         hosts=tuple(_host(text, default, shown) for text in _hosts(parts)),

@@ -83,7 +83,6 @@ class RedisDriver(Driver):
     """
 
     def __init__(self, url: str, client: Client | None = None) -> None:
-        self._url = url
         self.address = parse(url)
         self.link = Link(
             self._connect if client is None else lambda: client,
@@ -93,6 +92,7 @@ class RedisDriver(Driver):
         )
         self._keys: dict[str, QueueKeys] = {}
         self._registered: set[str] = set()
+        self._may_have_missed = False
 
     def _connect(self) -> Client:
         return connect(self.address)
@@ -121,7 +121,7 @@ class RedisDriver(Driver):
 
     def fork(self) -> Self:
         """Return another unopened instance on the same URL, with connections of its own."""
-        return type(self)(self._url)
+        return type(self)(self.address.url)
 
     # -- the hot path ---------------------------------------------------------------------------
 
@@ -273,10 +273,18 @@ class RedisDriver(Driver):
 
     async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109 - the interface's
         """See `Driver.wait`."""
+        if self._may_have_missed:
+            self._may_have_missed = False
+            return True
         markers = [self.keys(queue)["marker"] for queue in queues]
-        if self.address.scheme == "redis+cluster":
-            return await wait_for_work(self.link, [[marker] for marker in markers], timeout)
-        return await wait_for_work(self.link, [markers], timeout)
+        is_cluster = self.address.scheme == "redis+cluster"
+        groups = [[marker] for marker in markers] if is_cluster else [markers]
+        try:
+            return await wait_for_work(self.link, groups, timeout)
+        except asyncio.CancelledError:
+            # the server may give a wake-up to the dying connection
+            self._may_have_missed = True
+            raise
 
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""

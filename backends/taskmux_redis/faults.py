@@ -106,7 +106,7 @@ def translate(error: BaseException, where: str) -> StoreError:
             f"and redis:// where it does not; name its authority with ?ssl_ca_certs=FILE."
         )
     if isinstance(error, OSError | TimeoutError) and not str(error):
-        return _unavailable(where, "it did not answer in time")
+        return _unavailable(where, "it did not answer in time (do both sides agree on TLS?)")
     return StoreUnavailable(
         f"Redis at {where} cannot be reached ({_reason(error)}). Start it, or check host, "
         f"port, TLS (rediss://) and firewall; the operation may be sent again."

@@ -1,15 +1,65 @@
-"""The kit on Redis: a real server."""
+"""The kit on Redis: a real server, and fakeredis for a machine without one."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import fakeredis
 import pytest
 import redis
 from taskmux.conformance import DriverSuite
-from tests.servers import redis_program, running
+from taskmux.driver import StoreDenied, StoreIncompatible, StoreUnavailable
+from tests.servers import free_port, redis_program, running
 
 from taskmux_redis import RedisDriver
+
+INDEXES = ("ready", "delayed", "blocked", "leases", "completed", "dead", "cancelled", "moved")
+STAMPED = {"delayed", "blocked"}
+STAMP = 23
+
+
+def leaks(client: Any, prefix: str = "tm") -> list[str]:
+    """What is stored of a job beyond its record: index entries, states and notes without one."""
+    found = []
+    bases = {key.split(b"}:")[0] for key in client.scan_iter(f"{{{prefix}:*", count=1000)}
+    for base in bases:
+
+        def key(name: str, base: bytes = base) -> bytes:
+            return base + b"}:" + name.encode()
+
+        work = set(client.hkeys(key("work")))
+        indexed: list[bytes] = []
+        for index in INDEXES:
+            cut = STAMP if index in STAMPED else 0
+            indexed += [member[cut:] for member in client.zrange(key(index), 0, -1)]
+        aside = set(client.hkeys(key("corrupt")))
+        live = set(client.hkeys(key("live"))) - {b""}
+        notes = {name.split(b"}:n:")[1] for name in client.scan_iter(key("n:*"))}
+        found += [f"{base!r}: {name!r} is in two indexes" for name in twice(indexed)]
+        found += [f"{base!r}: {name!r} is in no index" for name in work - set(indexed) - aside]
+        for what, names in (("indexed", set(indexed)), ("live", live), ("noted", notes)):
+            found += [f"{base!r}: {name!r} is {what} without a record" for name in names - work]
+        for owner in client.hvals(key("dedup")):
+            if owner not in work:
+                found.append(f"{base!r}: {owner!r} owns a key without a record")
+    return found
+
+
+def twice(names: list[bytes]) -> set[bytes]:
+    return {name for name in names if names.count(name) > 1}
+
+
+class RedisHooks(DriverSuite):
+    """What the kit may do behind the driver's back."""
+
+    client: Any
+
+    async def leaked(self, driver: RedisDriver) -> list[str]:
+        return leaks(self.client)
+
+    async def damage(self, driver: RedisDriver, ref) -> bool:
+        return bool(self.client.hset(f"{{tm:{ref.queue}}}:work", ref.id, b"garbage") == 0)
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +74,43 @@ def server_url():
             yield server.url
 
 
-class TestRedis(DriverSuite):
+class TestRedis(RedisHooks):
     @pytest.fixture
     def unopened_driver(self, server_url):
-        self.server_url = server_url
-        with redis.Redis.from_url(server_url) as client:
-            client.flushdb()
-        return RedisDriver(server_url)
+        self.url = server_url
+        with redis.Redis.from_url(server_url) as self.client:
+            self.client.flushdb()
+            yield RedisDriver(server_url)
+
+    async def unfit(self):
+        return [
+            (RedisDriver(f"redis://127.0.0.1:{free_port()}"), StoreUnavailable),
+            (RedisDriver(f"{self.url}/999"), StoreIncompatible),
+            (RedisDriver(self.url.replace("redis://", "redis://nobody:wrong@")), StoreDenied),
+        ]
+
+
+class FakeClient(fakeredis.FakeAsyncRedis):
+    """fakeredis does not know INFO, which `open` asks for."""
+
+    async def execute_command(self, *args, **options):
+        if args[0] == "INFO":
+            return {"redis_version": "7.0.0"}
+        return await super().execute_command(*args, **options)
+
+
+class FakeRedisDriver(RedisDriver):
+    """A driver whose every instance talks to one server inside the process."""
+
+    fake: fakeredis.FakeServer
+
+    def _connect(self):
+        return FakeClient(server=self.fake)
+
+
+class TestFakeRedis(RedisHooks):
+    @pytest.fixture
+    def unopened_driver(self):
+        fake = fakeredis.FakeServer()
+        self.client = fakeredis.FakeRedis(server=fake)
+        return type("OnThisServer", (FakeRedisDriver,), {"fake": fake})("redis://fake")

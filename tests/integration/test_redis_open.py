@@ -1,0 +1,252 @@
+"""Opening a Redis driver: what is wrong is said in words, and no credential is among them."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import traceback
+
+import pytest
+import redis
+from taskmux.driver import (
+    InvalidURL,
+    Op,
+    Ref,
+    State,
+    StoreDenied,
+    StoreIncompatible,
+    StoreUnavailable,
+)
+from taskmux.plugins import driver_for, plugin_manager
+from tests.redis_load import Load, new
+from tests.servers import free_port, redis_program, running
+
+from taskmux_redis import RedisDriver
+from taskmux_redis.address import parse
+
+needs_server = pytest.mark.skipif(redis_program() is None, reason="no redis-server")
+
+
+async def refused(url: str) -> Exception:
+    driver = RedisDriver(url)
+    with pytest.raises((StoreDenied, StoreIncompatible, StoreUnavailable)) as caught:
+        await driver.open()
+    shown = "".join(traceback.format_exception(caught.value)) + repr(driver) + driver.url
+    assert "hunter2" not in shown
+    assert "hunter2" not in repr(vars(driver))
+    await driver.close()
+    return caught.value
+
+
+async def test_a_server_that_is_down():
+    port = free_port()
+    error = await refused(f"redis://127.0.0.1:{port}")
+    assert isinstance(error, StoreUnavailable)
+    assert f"127.0.0.1:{port}" in str(error)
+    assert "Start it" in str(error)
+
+
+@needs_server
+class TestRefusals:
+    async def test_a_wrong_password(self):
+        with running("--requirepass", "right") as server:
+            url = f"redis://:hunter2@127.0.0.1:{server.port}"
+            assert isinstance(await refused(url), StoreDenied)
+            assert isinstance(await refused(server.url), StoreDenied)
+
+    async def test_a_permission_that_is_missing(self):
+        with running() as server:
+            with redis.Redis(port=server.port) as admin:
+                admin.execute_command("ACL", "SETUSER", "app", "on", ">hunter2", "~*", "+ping")
+            error = await refused(f"redis://app:hunter2@127.0.0.1:{server.port}")
+            assert isinstance(error, StoreDenied)
+            assert "ACL" in str(error)
+
+    async def test_the_published_acl_suffices(self):
+        with running() as server:
+            with redis.Redis(port=server.port) as admin:
+                admin.execute_command("ACL", "SETUSER", "app", *PUBLISHED_ACL)
+            driver = RedisDriver(f"redis://app:hunter2@127.0.0.1:{server.port}")
+            await driver.open()
+            load = Load(driver, "q", 50)
+            await load.run()
+            await load.check()
+            assert await driver.queues() == ["q"]
+            await driver.close()
+
+    async def test_a_database_that_is_not_there(self):
+        with running() as server:
+            error = await refused(f"{server.url}/99")
+            assert isinstance(error, StoreIncompatible)
+            assert "database" in str(error)
+
+    async def test_tls_where_the_server_has_none(self):
+        with running() as server:
+            error = await refused(f"rediss://:hunter2@127.0.0.1:{server.port}?timeout=0.5")
+            assert isinstance(error, StoreUnavailable)
+            assert "TLS" in str(error)
+
+    async def test_eviction_would_throw_jobs_away(self):
+        with running("--maxmemory-policy", "allkeys-lru") as server:
+            error = await refused(server.url)
+            assert isinstance(error, StoreIncompatible)
+            assert "noeviction" in str(error)
+            driver = RedisDriver(f"{server.url}?allow_eviction=1")
+            await driver.open()
+            await driver.close()
+
+    async def test_a_cluster_node_wants_another_scheme(self):
+        with running("--cluster-enabled", "yes") as server:
+            error = await refused(server.url)
+            assert isinstance(error, StoreIncompatible)
+            assert "redis+cluster://" in str(error)
+
+    async def test_a_unix_socket(self, tmp_path):
+        path = tmp_path / "redis.sock"
+        with running("--unixsocket", str(path)) as server:
+            driver = RedisDriver(f"unix://{path}?db=3&prefix=app")
+            await driver.open()
+            await driver.push(Op("p", 1), [new("q", "a")])
+            with redis.Redis(port=server.port, db=3) as other:
+                assert other.zcard("{app:q}:ready") == 1
+            await driver.close()
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    try:
+        subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    except OSError:
+        pytest.skip("no openssl program to make a certificate with")
+    return key, cert
+
+
+@needs_server
+async def test_tls_is_verified(certificate):
+    key, cert = certificate
+    tls_port = free_port()
+    try:
+        with running(
+            *("--tls-port", str(tls_port), "--tls-cert-file", str(cert)),
+            *("--tls-key-file", str(key), "--tls-ca-cert-file", str(cert)),
+            *("--tls-auth-clients", "no"),
+        ):
+            error = await refused(f"rediss://:hunter2@localhost:{tls_port}")
+            assert "TLS" in str(error)
+            assert isinstance(await refused(f"redis://localhost:{tls_port}"), StoreUnavailable)
+            driver = RedisDriver(f"rediss://localhost:{tls_port}?ssl_ca_certs={cert}")
+            await driver.open()
+            assert await driver.queues() == []
+            await driver.close()
+    except RuntimeError as error:
+        if "tls" not in str(error).lower():
+            raise
+        pytest.skip("this redis-server is built without TLS")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@h/x",
+        "redis://:hunter2@h:0",
+        "redis://:hunter2@h?prefix=a{b}",
+        "redis://:hunter2@h?prefix=a:b",
+        "redis://:hunter2@h?prefix=",
+        "redis://:hunter2@h?unknown=1",
+        "redis://:hunter2@h?timeout=never",
+        "redis://:hunter2@h?timeout=nan",
+        "redis://:hunter2@h?allow_eviction=perhaps",
+        "redis+sentinel://:hunter2@h",
+        "redis+cluster://:hunter2@h/3",
+    ],
+)
+def test_a_url_that_cannot_be_meant(url):
+    with pytest.raises(InvalidURL) as caught:
+        RedisDriver(url)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "rest"),
+    [
+        ("redis://", (("localhost", 6379),), ("", 0)),
+        ("redis://h:1/2", (("h", 1),), ("", 2)),
+        ("redis://[::1]:7/0", (("::1", 7),), ("", 0)),
+        ("redis://[::1]", (("::1", 6379),), ("", 0)),
+        ("redis+cluster://a:1,b", (("a", 1), ("b", 6379)), ("", 0)),
+        ("redis+sentinel://a,b:2/main/3", (("a", 26379), ("b", 2)), ("main", 3)),
+        ("unix:///run/r.sock?db=4", (), ("/run/r.sock", 4)),
+    ],
+)
+def test_a_url_says_where(url, hosts, rest):
+    address = parse(url)
+    assert address.hosts == hosts
+    assert (address.path, address.database) == rest
+
+
+def test_credentials_are_decoded_and_hidden():
+    address = parse("redis://me:p%40ss@h:1")
+    assert (address.username, address.password) == ("me", "p@ss")
+    assert "p@ss" not in repr(address)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster"])
+def test_every_scheme_has_an_entry_point(scheme):
+    assert isinstance(driver_for(f"{scheme}://localhost", plugin_manager()), RedisDriver)
+
+
+@needs_server
+async def test_a_client_may_be_handed_in():
+    with running() as server:
+        client = redis.asyncio.Redis(port=server.port)
+        driver = RedisDriver(server.url, client=client)
+        await driver.open()
+        await driver.push(Op("p", 1), [new("q", "a")])
+        fork = driver.fork()
+        await fork.open()
+        job = (await fork.get([Ref("q", "a")]))[0]
+        assert job is not None
+        assert job.state is State.WAITING
+        await fork.close()
+        await driver.close()
+        assert await client.ping()
+        await client.aclose()
+
+
+@needs_server
+async def test_many_calls_at_once_share_the_connections():
+    with running() as server:
+        driver = RedisDriver(server.url)
+        await driver.open()
+        await asyncio.gather(
+            *(driver.push(Op(f"p{n}", 1), [new("q", f"j{n}")]) for n in range(500))
+        )
+        assert (await driver.counts("q"))[State.WAITING] == 500
+        await driver.close()
+
+
+PUBLISHED_ACL = (
+    "on",
+    ">hunter2",
+    "resetkeys",
+    "~{tm}:*",
+    "~{tm:*",
+    "+@scripting",
+    "-script",
+    "+@connection",
+    "+info",
+    "+time",
+    "+exists",
+    "+del",
+    "+@hash",
+    "+@sortedset",
+    "+@list",
+    "+@set",
+    "+incrby",
+    "+get",
+    "+pexpire",
+    "+pttl",
+)
