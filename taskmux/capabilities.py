@@ -147,8 +147,8 @@ class Transactions(Protocol):
     async def push_within(self, session: Any, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
         """Create jobs as `push` does, in the session's transaction.
 
-        X1 A commit makes the jobs, an abort none; no worker sees them before the commit.
-        X2 A duplicate id or key is answered as by `push` and does not abort the transaction.
+        A commit makes the jobs, an abort none; no worker sees them before the commit.
+        A duplicate id or key is answered as by `push` and does not abort the transaction.
         """
         ...
 
