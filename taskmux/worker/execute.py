@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from taskmux import transition
-from taskmux.batch import Replies
+from taskmux.batch import Replies, resend
 from taskmux.codec import encode_value
 from taskmux.config import Limits
 from taskmux.context import Context
+from taskmux.driver import Driver
 from taskmux.errors import PayloadError
 from taskmux.instrument import Hooks
 from taskmux.job import JobRecord
@@ -35,10 +36,11 @@ from taskmux.lifecycle import (
     timed_out,
     unknown_task,
 )
-from taskmux.messages import Applied, Note
+from taskmux.messages import Applied, LeaseStatus, Note
 from taskmux.retry import DEFAULT_BACKOFF
 from taskmux.task import Registry, Task
 from taskmux.worker.lanes import Held, Lanes, monotonic
+from taskmux.worker.renew import extend
 from taskmux.worker.settle import Settler
 
 __all__ = ["Equipment", "Runner"]
@@ -47,12 +49,14 @@ logger = logging.getLogger("taskmux.worker")
 
 AnyTask = Task[Any, Any, Any, Any]
 
+TRIES = 3
+
 
 class Equipment(msgspec.Struct, frozen=True):
     """What every run shares.
 
-    `settlers` and `notes` are by the number of the job's store. `now_ms` returns the store's
-    time, as well as this process knows it; it is for histories only, never for decisions.
+    `drivers`, `settlers` and `notes` are by the number of the job's store. `now_ms` returns the
+    store's time, as well as this process knows it; it is for histories only, never for decisions.
     """
 
     registry: Registry
@@ -60,9 +64,11 @@ class Equipment(msgspec.Struct, frozen=True):
     limits: Limits
     worker: str
     threads: Executor
+    drivers: Sequence[Driver]
     settlers: Sequence[Settler]
     notes: Sequence[Replies[Note, Applied]]
     now_ms: Callable[[], int]
+    lease_ms: int
     state: Any = None
 
 
@@ -94,7 +100,7 @@ class Runner:
         alone = last_chance(job)
         if alone:
             await self._seclude()
-        if not held.started and not await self._may_start(held, settler):
+        if not await self._may_start(held, settler):
             self._lanes.forget(held)
             return
         began = self._with.now_ms()
@@ -129,11 +135,25 @@ class Runner:
             await settler.quiet()
 
     async def _may_start(self, held: Held, settler: Settler) -> bool:
-        first_delivery = held.job.fence == held.job.created_at + 1
-        if first_delivery:
-            settler.mark_started(held)
-            return True
-        return await settler.confirm_started(held)
+        """Say whether the run may begin: the store is told, and the lease holds."""
+        if not held.started:
+            if held.job.fence == held.job.created_at + 1:  # its first delivery
+                settler.mark_started(held)
+            elif not await settler.confirm_started(held):
+                return False
+        return held.until > monotonic() or await self._still_held(held)
+
+    async def _still_held(self, held: Held) -> bool:
+        """Renew a lease that has lapsed by this process's clock; False if it is lost.
+
+        A process that was stopped or swapped out wakes up with jobs that others may have run.
+        """
+        driver = self._with.drivers[held.link]
+        while held.until <= monotonic():
+            (status,) = await resend(lambda: extend(driver, [held], self._with.lease_ms), TRIES)
+            if status is LeaseStatus.LOST:
+                return False
+        return True
 
     async def _run(self, held: Held, task: AnyTask) -> Outcome | None:
         job = held.job

@@ -146,9 +146,11 @@ class Worker:
             limits=self._limits,
             worker=self.name,
             threads=threads,
+            drivers=drivers,
             settlers=self._settlers,
             notes=[_notes(driver) for driver in drivers],
             now_ms=_now_ms,
+            lease_ms=self.options.lease_ms,
             state=state,
         )
         renewer = Renewer(drivers, self._lanes, self.options, self._lease_news)
