@@ -114,3 +114,7 @@ class TestFakeRedis(RedisHooks):
         fake = fakeredis.FakeServer()
         self.client = fakeredis.FakeRedis(server=fake)
         return type("OnThisServer", (FakeRedisDriver,), {"fake": fake})("redis://fake")
+
+    @pytest.mark.skip(reason="fakeredis goes on blocking when a command is cancelled")
+    async def test_w2_a_cancelled_wait_harms_nothing(self):
+        raise NotImplementedError

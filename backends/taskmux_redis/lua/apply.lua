@@ -215,9 +215,11 @@ local function load(id)
       text = '', fields = {}}
   end
   local text = fields_text(state)
-  local fields = parse(text)
-  return fields and {state = string.sub(state, 1, 1), flags = string.sub(state, 2, 4),
-    fence = tonumber(string.sub(state, 5, 17)), last = string.sub(state, 18, 33),
+  local fields, fence = parse(text), tonumber(string.sub(state, 5, 17))
+  if not (fields and fence and INDEX[string.sub(state, 1, 1)]) then
+    return nil
+  end
+  return {state = string.sub(state, 1, 1), flags = string.sub(state, 2, 4), fence = fence, last = string.sub(state, 18, 33),
     worker = string.sub(state, 34, #state - #text), text = text, fields = fields}
 end
 
@@ -249,7 +251,7 @@ end
 local function finish_first_run(way, id, fence, setting)
   local state = states[id]
   if not (way.is_plain_end and state) or string.sub(state, 1, 1) ~= 'a'
-    or string.sub(state, 5, 17) ~= fence or #state ~= 36 + string.sub(state, 34, 36) then
+    or string.sub(state, 5, 17) ~= fence or fields_text(state) ~= '' then
     return nil
   end
   local value = way.to .. string.sub(state, 2, 2) .. '0' .. string.sub(state, 4, 33) .. NOBODY

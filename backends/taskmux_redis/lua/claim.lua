@@ -83,7 +83,7 @@ local function lease_out(id, job, state, score)
   else
     fence = tonumber(string.sub(job, 1, 13))
   end
-  if not fence then
+  if not (fence and fields) then
     set_aside(id)
     return
   end

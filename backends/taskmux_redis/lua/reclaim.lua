@@ -36,14 +36,14 @@ local lapsed = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, limi
 in_chunks('ZREM', leases, lapsed)
 local states, held = look_up(live, lapsed), {}
 for i = 1, #lapsed do
-  local id, state = lapsed[i], states[i]
-  local job = redis.call('HGET', work, id)
-  if not job or not state or string.sub(state, 1, 1) ~= 'a' then
+  local id, state = lapsed[i], states[i] or ''
+  local job, fields = redis.call('HGET', work, id), fields_text(state)
+  local fence = tonumber(string.sub(state, 5, 17))
+  if not (job and fields and fence) or string.sub(state, 1, 1) ~= 'a' then
     redis.call('HSET', corrupt, id, now)
   else
-    local fields = fields_text(state)
     local holder = string.sub(state, 37, #state - #fields)
-    local fence = string.format('%013.0f', string.sub(state, 5, 17) + 1)
+    fence = string.format('%013.0f', fence + 1)
     state = string.sub(state, 1, 4) .. fence .. string.sub(state, 18, 33) .. me .. fields
     redis.call('HSET', live, id, state)
     redis.call('ZADD', leases, now + lease, id)

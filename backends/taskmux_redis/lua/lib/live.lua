@@ -14,9 +14,11 @@ local function head(state, flags, fence, last)
   return state .. flags .. string.format('%013.0f', fence) .. string.sub(NOWHERE .. last, -16)
 end
 
--- The text of the fields that follow the worker.
+-- The text of the fields that follow the worker; nil if the string is not ours. Nothing here may
+-- raise: an error would leave a script half done, and its jobs in no index.
 local function fields_text(live)
-  return string.sub(live, 37 + string.sub(live, 34, 36))
+  local length = tonumber(string.sub(live, 34, 36))
+  return length and string.sub(live, 37 + length)
 end
 
 local function field(name, value)
@@ -25,6 +27,9 @@ end
 
 -- Returns the fields by letter, or nil if the text is not ours.
 local function parse(text)
+  if not text then
+    return nil
+  end
   local fields, at = {}, 1
   while at <= #text do
     local name, length, start = string.match(text, '^(.)(%d+):()', at)
