@@ -1,0 +1,79 @@
+"""What the user-level tests share: a store's URL, apps on it, and a witness of what happens.
+
+Every test that takes `url` (or `app`, or `mux`) runs once for each backend, unchanged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from taskmux import JobHandle, JobRecord, Taskmux, hookimpl
+from taskmux.job import Ref
+from taskmux.transition import Transition
+
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest], str]] = {
+    "memory": lambda request: f"memory://{uuid4().hex}",
+    "sqlite": lambda request: f"sqlite:///{request.getfixturevalue('tmp_path')}/jobs.db",
+}
+"""For each backend, the URL of an empty store."""
+
+PATIENCE = 20.0
+"""Seconds after which a test fails instead of waiting for ever."""
+
+
+class Witness:
+    """A plug-in that sees outcomes stored, so that tests can await them."""
+
+    def __init__(self) -> None:
+        self._news = asyncio.Condition()
+        self._settled: dict[Ref, list[Transition]] = {}
+
+    @hookimpl
+    def taskmux_settled(self, job: JobRecord, transition: Transition) -> None:
+        self._settled.setdefault(job.ref, []).append(transition)
+        self._told = asyncio.ensure_future(self._tell())
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    async def settled(self, job: JobHandle[Any], runs: int = 1) -> JobRecord:
+        """Wait until so many runs of the job have ended and return its record."""
+        async with asyncio.timeout(PATIENCE), self._news:
+            await self._news.wait_for(lambda: len(self._settled.get(job.ref, [])) >= runs)
+        return await job.record()
+
+
+@pytest.fixture(params=BACKENDS)
+def url(request: pytest.FixtureRequest) -> str:
+    """Return the URL of an empty store, of each backend in turn."""
+    return BACKENDS[request.param](request)
+
+
+@pytest.fixture
+def witness() -> Witness:
+    return Witness()
+
+
+@pytest.fixture
+async def app(url: str, witness: Witness) -> AsyncIterator[Callable[..., Taskmux]]:
+    """Return a maker of apps on the store; they are closed at the end."""
+    made: list[Taskmux] = []
+
+    def make(**options: Any) -> Taskmux:
+        made.append(Taskmux(url, **{"plugins": [witness]} | options))
+        return made[-1]
+
+    yield make
+    for mux in made:
+        await mux.close()
+
+
+@pytest.fixture
+def mux(app: Callable[..., Taskmux]) -> Taskmux:
+    """Return an app on the store."""
+    return app()
