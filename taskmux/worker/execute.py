@@ -103,6 +103,8 @@ class Runner:
         if not await self._may_start(held, settler):
             self._lanes.forget(held)
             return
+        if self._lanes.cut:  # it is given back with all that never began
+            return
         began = self._with.now_ms()
         task = self._with.registry.get(job.task)
         outcome: Outcome | None

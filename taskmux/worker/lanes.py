@@ -78,6 +78,8 @@ class Lanes:
         self.held: dict[tuple[str, str, int], Held] = {}
         self.running = 0
         self.closed = False
+        self.cut = False
+        """Handlers are being stopped: one that has not begun yet must not begin any more."""
         self.want = asyncio.Event()
         """Set when there is room to fetch."""
         self._ready: deque[Held] = deque()

@@ -258,14 +258,16 @@ class Worker:
                 self._hooks.worker_stopped(self.name)
 
     async def _drain(self) -> None:
-        for held in self._lanes.drain():
-            self._give_back(held)
+        self._give_back_unstarted()
         for fetcher in self._fetchers:
             fetcher.stop()
+        # A claim on the wire is let through: its jobs would be stranded otherwise.
+        for fetching in self._fetching:
+            fetching.add_done_callback(lambda _: self._give_back_unstarted())
         await self._until_idle(self.options.drain_ms / 1000)
+        self._lanes.cut = True
         for held in self._lanes.running_jobs():
             held.interrupt("drain")
-        # A claim on the wire is let through: its jobs would be stranded otherwise.
         _, late = await asyncio.wait([*self._runners, *self._fetching], timeout=GRACE)
         if late:
             logger.error("handlers ignore their cancellation, or the store does not answer")
@@ -273,6 +275,10 @@ class Worker:
             if held.outcome is None and held.lane is None:
                 self._give_back(held)
         await self._flush()
+
+    def _give_back_unstarted(self) -> None:
+        for held in self._lanes.drain():
+            self._give_back(held)
 
     def _give_back(self, held: Held) -> None:
         self._settlers[held.link].settle(held, transition.release(held.job))
