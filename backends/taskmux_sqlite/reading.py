@@ -38,11 +38,11 @@ _ORDERS: Final = {
 """What orders the jobs of a state; finished ones have the order of their end."""
 
 COUNTS: Final = """
-SELECT state, count(*) FROM jobs WHERE queue = ?1 AND finished_at IS NOT NULL GROUP BY state
-UNION ALL SELECT 'waiting', count(*) FROM jobs WHERE queue = ?1 AND state = 'waiting'
-UNION ALL SELECT 'delayed', count(*) FROM jobs WHERE queue = ?1 AND state = 'delayed'
-UNION ALL SELECT 'blocked', count(*) FROM jobs WHERE queue = ?1 AND state = 'blocked'
-UNION ALL SELECT 'active', count(*) FROM jobs WHERE queue = ?1 AND state = 'active'
+SELECT state, count(*) FROM jobs WHERE queue = :queue AND finished_at IS NOT NULL GROUP BY state
+UNION ALL SELECT 'waiting', count(*) FROM jobs WHERE queue = :queue AND state = 'waiting'
+UNION ALL SELECT 'delayed', count(*) FROM jobs WHERE queue = :queue AND state = 'delayed'
+UNION ALL SELECT 'blocked', count(*) FROM jobs WHERE queue = :queue AND state = 'blocked'
+UNION ALL SELECT 'active', count(*) FROM jobs WHERE queue = :queue AND state = 'active'
 """
 
 
@@ -85,7 +85,7 @@ def set_aside_page(transaction: Transaction, ask: FindAsk) -> None:
 def counts(transaction: Transaction, queue: str) -> dict[State, int]:
     """See `Driver.counts`. Counted from the states' indexes: about 9 ms for 100,000 jobs."""
     found = dict.fromkeys(State, 0)
-    for state, count in transaction.execute(COUNTS, (queue,)):
+    for state, count in transaction.execute(COUNTS, {"queue": queue}):
         found[State(state)] = count
     return found
 

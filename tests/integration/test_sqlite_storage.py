@@ -136,8 +136,8 @@ PLANS = {
 
 
 def plan(connection: sqlite3.Connection, query: str) -> list[str]:
-    marks = max(map(int, re.findall(r"\?(\d+)", query)), default=query.count("?"))
-    rows = connection.execute(f"EXPLAIN QUERY PLAN {query}", [None] * marks)
+    arguments = {"queue": None} if ":queue" in query else [None] * query.count("?")
+    rows = connection.execute(f"EXPLAIN QUERY PLAN {query}", arguments)
     return [detail for *_, detail in rows]
 
 
