@@ -112,7 +112,7 @@ class Runner:
             outcome = unknown_task(job, self._with.worker)
         else:
             outcome = await self._run(held, task)
-        if outcome is None:  # the lease is lost: whatever is written now would be refused
+        if outcome is None or held.stop == "lost":  # what is written now would be refused
             self._lanes.forget(held)
             return
         run = Run(
@@ -139,7 +139,8 @@ class Runner:
     async def _may_start(self, held: Held, settler: Settler) -> bool:
         """Say whether the run may begin: the store is told, and the lease holds."""
         if not held.started:
-            if held.job.fence == held.job.created_at + 1:  # its first delivery
+            first = held.job.fence == held.job.created_at + 1
+            if first and held.job.policy.max_crashes > 1:  # one uncounted crash does no harm
                 settler.mark_started(held)
             elif not await settler.confirm_started(held):
                 return False
@@ -170,13 +171,17 @@ class Runner:
         held.began = monotonic()
         try:
             value = await self._invoke(job, task, args, named)
-        except asyncio.CancelledError:
-            if held.stop is None:
-                raise  # the lane itself is being cancelled
-            return _stopped(held, task)
+        except asyncio.CancelledError as error:
+            if held.stop is not None:
+                return _stopped(held, task)
+            if _being_cancelled():  # the lane itself, since the worker ends
+                raise
+            return outcome_of(error, self._with.limits)  # what the handler awaited was cancelled
         except _Overran:
             return timed_out(job.policy.timeout_ms or 0)
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its outcome
+        except (KeyboardInterrupt, GeneratorExit):  # meant for the process and for the lane
+            raise
+        except BaseException as error:  # noqa: BLE001 - what a handler raises is its outcome
             return outcome_of(error, self._with.limits)
         finally:
             held.lane = None
@@ -248,6 +253,11 @@ def _stopped(held: Held, task: AnyTask) -> Outcome | None:
             return Released()
         case _:
             return None
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _forgive_cancellation() -> None:

@@ -57,12 +57,15 @@ class Held:
         return HeldLease(self.job.ref, self.job.fence)
 
     def interrupt(self, why: str) -> None:
-        """Stop the handler if it runs; the first reason counts."""
+        """Stop the handler if it runs. The first reason counts, but for a lost lease."""
         if why == "cancel" and self.context is not None:
             self.context.ask_to_cancel()
-        if self.lane is not None and self.stop is None:
-            self.stop = why
+        if self.lane is None:
+            return
+        if self.stop is None:
             self.lane.cancel()
+        if self.stop is None or why == "lost":
+            self.stop = why
 
 
 class Lanes:

@@ -204,6 +204,8 @@ class Worker:
     def _lease_news(self, held: Held, status: LeaseStatus) -> None:
         if held.outcome is not None:  # on its way to the store, whose answer decides
             return
+        if held.stop == "lost":  # told already; its handler takes its time to stop
+            return
         if status is LeaseStatus.CANCEL:
             held.interrupt("cancel")
         elif held.lane is not None:
