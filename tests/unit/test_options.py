@@ -31,6 +31,7 @@ GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "tags": (["a", "b"], {"tags": ("a", "b")}),
     "headers": ({"traceparent": "00-1"}, {"headers": {"traceparent": "00-1"}}),
+    "session": ("a transaction", {"session": "a transaction"}),
 }
 WRONG = [
     ("queue", "a b"),
@@ -147,7 +148,7 @@ class TestPrecedence:
         with pytest.raises(DeclarationError, match="cannot be stored"):
             parse_call({"backoff": lambda attempt, error: 1})
 
-    @pytest.mark.parametrize("name", ["id", "run_at", "dedup"])
+    @pytest.mark.parametrize("name", ["id", "run_at", "dedup", "session"])
     def test_what_only_a_call_can_say(self, name):
         value: Any = MIDNIGHT if name == "run_at" else "x"
         with pytest.raises(DeclarationError, match="single call"):
