@@ -22,7 +22,6 @@ from taskmux.driver import (
 )
 
 from taskmux_sqlite.rows import decode_logs, decode_steps, encode, encoded
-from taskmux_sqlite.schema import CORRUPT
 from taskmux_sqlite.transaction import Transaction
 
 __all__ = ["BY_FENCE", "annotate", "apply", "update_query"]
@@ -30,6 +29,7 @@ __all__ = ["BY_FENCE", "annotate", "apply", "update_query"]
 BY_FENCE: Final = "queue = ? AND id = ? AND state = 'active' AND fence = ?"
 BY_NUMBER: Final = "number = ?"
 
+_STATES: Final = {state.value: state for state in State}
 _CHANGES: Final = Changes.__struct_fields__
 _TO_COLUMN: Final[dict[str, Callable[[Any], object]]] = {
     "error": encoded,
@@ -114,10 +114,10 @@ def _find(transaction: Transaction, ref: Ref) -> _Job | None:
         " WHERE queue = ? AND id = ?",
         (ref.queue, ref.id),
     ).fetchone()
-    if row is None or row[1] == CORRUPT:
+    if row is None or row[1] not in _STATES:  # a row that was set aside has none of them
         return None
     number, state, *rest = row
-    return _Job(number, State(state), *rest)
+    return _Job(number, _STATES[state], *rest)
 
 
 def _holds(guard: Guard, job: _Job) -> bool:
@@ -206,8 +206,17 @@ def _annotate(transaction: Transaction, note: Note) -> Applied:
         return Applied(ApplyStatus.GONE)
     if not _holds(Guard(fence=note.fence), job):
         return Applied(ApplyStatus.STALE, job.state)
+    try:
+        _add(transaction, job.number, note)
+    except msgspec.MsgspecError:
+        transaction.set_aside([job.number])
+        return Applied(ApplyStatus.GONE)
+    return Applied(ApplyStatus.APPLIED, job.state)
+
+
+def _add(transaction: Transaction, number: int, note: Note) -> None:
     query = "SELECT progress, steps, logs FROM notes WHERE number = ?"
-    row = transaction.execute(query, (job.number,)).fetchone()
+    row = transaction.execute(query, (number,)).fetchone()
     progress, steps, logs = row or (None, None, None)
     if note.progress is not None:
         progress = note.progress
@@ -217,6 +226,5 @@ def _annotate(transaction: Transaction, note: Note) -> Applied:
         logs = encode((*lines, note.log))
     transaction.execute(
         "INSERT OR REPLACE INTO notes (number, progress, steps, logs) VALUES (?, ?, ?, ?)",
-        (job.number, progress, steps, logs),
+        (number, progress, steps, logs),
     )
-    return Applied(ApplyStatus.APPLIED, job.state)

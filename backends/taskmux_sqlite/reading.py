@@ -86,7 +86,8 @@ def counts(transaction: Transaction, queue: str) -> dict[State, int]:
     """See `Driver.counts`. Counted from the states' indexes: about 9 ms for 100,000 jobs."""
     found = dict.fromkeys(State, 0)
     for state, count in transaction.execute(COUNTS, {"queue": queue}):
-        found[State(state)] = count
+        if state in found:
+            found[state] = count
     return found
 
 

@@ -59,6 +59,7 @@ class Store:
         self._clock = clock
         self._brought = brought
         self._connection = _connect(location)
+        self._inode = _inode(location.file)
         self.watch = Watch(self._connection)
 
     def close(self) -> None:
@@ -75,7 +76,15 @@ class Store:
 
         The write lock is taken first: a transaction that reads before it locks can find that it
         has to start over.
+
+        Raises:
+            StoreIncompatible: the file was moved or deleted, which SQLite would not notice.
         """
+        if _inode(self._location.file) != self._inode:
+            raise StoreIncompatible(
+                f"{self._location.file} was moved, deleted or replaced while it was open; what is "
+                f"written now would be lost. Restart this process."
+            )
         reply, transaction = self._locked("BEGIN IMMEDIATE", do)
         if transaction.brought:
             self.watch.brought()
@@ -136,6 +145,14 @@ def _check_path(file: Path) -> None:
         raise StoreDenied(
             f"This user may not read and write {file}. Change the file's or the directory's mode."
         )
+
+
+def _inode(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _prepare(connection: sqlite3.Connection, location: Location) -> None:

@@ -85,7 +85,7 @@ class Transaction:
     def set_aside(self, numbers: list[int]) -> None:
         """Take rows that cannot be read out of every queue, and free their keys."""
         self.executemany(
-            "UPDATE jobs SET state = ?, dedup = NULL, expires_at = NULL, keep_count = NULL"
-            " WHERE number = ?",
+            "UPDATE jobs SET state = ?, dedup = NULL, finished_at = NULL, expires_at = NULL,"
+            " keep_count = NULL WHERE number = ?",
             [(CORRUPT, number) for number in numbers],
         )

@@ -25,6 +25,7 @@ from taskmux.driver import (
     JobRecord,
     Keep,
     NewJob,
+    Note,
     Op,
     Policy,
     PruneAsk,
@@ -34,6 +35,7 @@ from taskmux.driver import (
     Ref,
     State,
     StoreFull,
+    StoreIncompatible,
     WorkerInfo,
     transition,
 )
@@ -219,6 +221,36 @@ async def test_unreadable_jobs_are_left_out_of_pages(bench: Bench) -> None:
     assert (await bench.driver.counts("q"))[State.WAITING] == 6
 
 
+async def test_an_unreadable_finished_job_is_counted_nowhere(bench: Bench) -> None:
+    await bench.push(new("bad"), new("good"))
+    await bench.complete(await bench.claim())
+    bench.break_body("bad")
+    page = await bench.driver.find(FindAsk(queue="q", state=State.COMPLETED))
+    assert [job.id for job in page.jobs] == ["good"]
+    assert await bench.driver.counts("q") == dict.fromkeys(State, 0) | {State.COMPLETED: 1}
+
+
+async def test_notes_on_unreadable_notes_spoil_no_neighbour(bench: Bench) -> None:
+    await bench.push(new("bad", logs=("line",)), new("good"))
+    bad, good = await bench.claim()
+    with bench.sqlite() as connection:
+        connection.execute("UPDATE notes SET logs = x'c1'")
+    notes = [Note(ref=job.ref, fence=job.fence, log="more", log_index=1) for job in (bad, good)]
+    replies = await bench.driver.annotate(notes)
+    assert [reply.status for reply in replies] == [ApplyStatus.GONE, ApplyStatus.APPLIED]
+
+
+async def test_a_row_in_an_unknown_state_is_no_job(bench: Bench) -> None:
+    await bench.push(new("odd"))
+    with bench.sqlite() as connection:
+        connection.execute("UPDATE jobs SET state = 'odd', finished_at = 1, expires_at = 1")
+    (answer,) = await bench.driver.apply(bench.op(), [transition.remove(Ref("q", "odd"))])
+    assert answer == Applied(ApplyStatus.GONE)
+    assert await bench.driver.counts("q") == dict.fromkeys(State, 0)
+    with pytest.raises(CorruptRecord, match="odd"):
+        await bench.driver.get([Ref("q", "odd")])
+
+
 async def test_an_unreadable_lapsed_job_does_not_stop_recovery(bench: Bench) -> None:
     await bench.push(new("bad"), new("good"))
     await bench.claim()
@@ -279,6 +311,18 @@ async def test_a_full_database_says_so_and_takes_more_when_there_is_room(bench: 
     await bench.on_thread(limit(10_000))
     replies = await bench.driver.push(op, jobs)
     assert {reply.status for reply in replies} == {PushStatus.CREATED}
+
+
+async def test_a_file_that_was_deleted_or_replaced_takes_no_jobs(bench: Bench) -> None:
+    away = bench.file.with_name("away.db")
+    bench.file.rename(away)
+    with pytest.raises(StoreIncompatible, match="Restart"):
+        await bench.push(new("a"))
+    bench.file.touch()
+    with pytest.raises(StoreIncompatible, match="Restart"):
+        await bench.push(new("a"))
+    away.rename(bench.file)
+    assert await bench.push(new("a")) == {PushStatus.CREATED}
 
 
 async def test_a_pruned_job_leaves_nothing(bench: Bench) -> None:
