@@ -242,6 +242,8 @@ class Worker:
         What still runs then is cancelled and released; nothing of this spends an attempt.
         """
         self._told.set()
+        if not self._runners:  # it has not begun, so there is nothing to drain
+            return
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
         await asyncio.shield(self._stopping)
