@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from pymongo import CursorType
+from pymongo import CursorType, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 
@@ -24,6 +24,9 @@ _AWAIT_MS: Final = 2_000
 """How long the server holds the cursor's reply back when there is nothing to tell."""
 
 _RETRY_AFTER: Final = 0.5
+_REST: Final = 0.002
+"""Seconds between two events of one instance; what rings meanwhile shares the second."""
+
 _LAST_RING: Final = 1.0
 """Seconds that closing gives to an event under way."""
 
@@ -54,6 +57,7 @@ class Bell:
                 self._to_ring.clear()
                 with suppress(PyMongoError):
                     await self.collection.insert_one(event)
+                await asyncio.sleep(_REST)
         finally:
             self._ringer = None
 
@@ -77,7 +81,9 @@ class Bell:
 
     async def _follow(self, ready: asyncio.Event) -> None:
         if await self.collection.find_one() is None:  # a cursor on nothing is dead at once
-            await self.collection.insert_one({"queues": []})
+            await self.collection.with_options(write_concern=WriteConcern(1)).insert_one(
+                {"queues": []}
+            )
         cursor = self.collection.find(cursor_type=CursorType.TAILABLE_AWAIT)
         cursor.max_await_time_ms(_AWAIT_MS)
         try:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Any, Final
+from itertools import groupby
+from operator import itemgetter
+from typing import Final
 
 from msgspec.structs import replace
 from pymongo import ASCENDING, UpdateMany, UpdateOne
+from pymongo.asynchronous.cursor import AsyncCursor
 from taskmux.driver import PROMOTE_LIMIT, ClaimAsk, Claimed, JobRecord, Op, ReclaimAsk, State
 
 from taskmux_mongodb.documents import Document, readable
+from taskmux_mongodb.schema import LINE
 from taskmux_mongodb.store import Store, Write
 
 __all__ = ["Claims", "claim", "reclaim"]
@@ -59,34 +63,37 @@ async def claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed:
 
 
 async def _claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed:
-    mark = f"claim {op}"
+    mark, now = f"claim {op}", store.clock.earliest()
     repeat = claims.answered("claim", op, ask.queue)
-    limit = 0 if repeat else ask.limit
-    now = store.clock.earliest()
-    settings, held, soonest, found = await asyncio.gather(
-        store.queues.find_one({"_id": ask.queue, "paused": True}, {"_id": 1}),
+    restrictions, held, found = await asyncio.gather(
+        store.rules.restrictions([ask.queue]),
         _held(store, mark, ask.queue),
-        _soonest(store, ask.queue),
-        _candidates(store, claims, ask.queue, limit),
+        _head(store, claims, ask, now),
     )
-    next_in = None if soonest is None else max(0, soonest - now)
+    paused = bool(restrictions.get(ask.queue, {}).get("paused"))
     if held or repeat:
-        return Claimed(await _leased(store, ask, held), now, next_in)
-    if settings is not None:
-        return Claimed([], now, next_in, "paused")
-    if next_in == 0:
-        await _promote(store, ask.queue, now)
-        soonest = await _soonest(store, ask.queue)
-        next_in = None if soonest is None else max(0, soonest - now)
-        found = await _candidates(store, claims, ask.queue, limit)
-    jobs = await _lease(store, claims, mark, ask, found)
+        leasing = _leased(store, ask, held)
+    elif paused:
+        leasing = _leased(store, ask, [])
+    else:
+        if any(one["state"] == "delayed" for one in found):
+            await _promote(store, ask.queue, now)
+            found = await _candidates(store, claims, ask)
+        leasing = _lease(store, claims, mark, ask, found)
+    jobs, soonest = await asyncio.gather(leasing, _soonest(store, ask.queue))
     claims.answer("claim", op, ask.queue)
-    return Claimed(jobs, now, next_in)
+    next_in = None if soonest is None else max(0, soonest - now)
+    return Claimed(jobs, now, next_in, "paused" if paused and not jobs else None)
 
 
 async def _held(store: Store, mark: str, queue: str) -> list[Document]:
-    """Return what this operation leased before, as a majority holds it."""
-    return await store.durable_jobs.find({"claim": mark, "queue": queue}).to_list(None)
+    """Return what this operation leased before."""
+    leased = {"claim": mark, "queue": queue}
+    found = await store.jobs.find(leased).to_list(None)
+    if found:
+        await store.barrier()
+        found = await store.jobs.find(leased).to_list(None)
+    return found
 
 
 async def _soonest(store: Store, queue: str) -> int | None:
@@ -123,15 +130,27 @@ async def _promote(store: Store, queue: str, now: int) -> None:
         await store.write(writes, hasty=True)
 
 
-async def _candidates(store: Store, claims: Claims, queue: str, limit: int) -> list[Document]:
+async def _head(store: Store, claims: Claims, ask: ClaimAsk, now: int) -> list[Document]:
+    """Return due jobs that are not in line yet, then candidates; one query finds both."""
+    due = {"queue": ask.queue, "state": "delayed", "rank": {"$lte": now}}
+    waiting = {"queue": ask.queue, "state": "waiting"}
+    order = [("state", ASCENDING), *_IN_LINE]
+    return await _some(store.jobs.find({"$or": [due, waiting]}).sort(order), claims, ask)
+
+
+async def _candidates(store: Store, claims: Claims, ask: ClaimAsk) -> list[Document]:
     """Return the head of the line; with rivals about, one of the batches at the head."""
-    if limit <= 0:
+    waiting = {"queue": ask.queue, "state": "waiting"}
+    return await _some(store.jobs.find(waiting).sort(_IN_LINE), claims, ask)
+
+
+async def _some(found: AsyncCursor[Document], claims: Claims, ask: ClaimAsk) -> list[Document]:
+    if ask.limit <= 0:
         return []
-    spread = claims.spread(queue)
-    found = store.jobs.find({"queue": queue, "state": "waiting"}).sort(_IN_LINE)
+    spread = claims.spread(ask.queue)
     if spread > 1:
-        found = found.skip(limit * random.randrange(spread))  # noqa: S311 - spreads rivals
-    return await found.limit(limit).to_list(None)
+        found = found.skip(ask.limit * random.randrange(spread))  # noqa: S311 - spreads rivals
+    return await found.limit(ask.limit).to_list(None)
 
 
 async def _lease(
@@ -144,33 +163,32 @@ async def _lease(
         jobs, corrupt = readable(found)
         await store.set_aside(corrupt)
         if jobs:
-            leased = await _write_leases(store, mark, ask, jobs, [one.get("rev") for one in found])
+            line = [one for one in found if one["_id"] not in corrupt]
+            leased = await _write_leases(store, mark, ask, jobs, line)
             claims.met_rivals(ask.queue, lost=len(leased) < len(jobs))
             if leased:
                 return leased
         elif not found:
             claims.met_rivals(ask.queue, lost=False)
-        found = await _candidates(store, claims, ask.queue, ask.limit)
+        found = await _candidates(store, claims, ask)
     return []
 
 
 async def _write_leases(
-    store: Store, mark: str, ask: ClaimAsk, jobs: list[JobRecord], revs: list[Any]
+    store: Store, mark: str, ask: ClaimAsk, jobs: list[JobRecord], line: list[Document]
 ) -> list[JobRecord]:
     """Lease the jobs that are unchanged since they were read; return them as stored."""
     until = store.clock.latest() + ask.lease
     lease = {"state": "active", "worker": ask.worker, "lease_until": until, "claim": mark}
     lease["rev"] = store.numbers.next()
-    keys = [f"{job.queue}/{job.id}" for job in jobs]
     writes: list[Write] = []
-    for part, started in ((keys[: ask.start], True), (keys[ask.start :], False)):
-        if part:
-            unchanged = {"_id": {"$in": part}, "state": "waiting", "rev": {"$in": revs}}
-            fields = lease | {"started": True} if started else lease
-            writes.append(UpdateMany(unchanged, {"$set": fields, "$inc": {"fence": 1}}))
+    for started, part in ((True, line[: ask.start]), (False, line[ask.start :])):
+        fields = lease | {"started": True} if started else lease
+        leased = {"$set": fields, "$inc": {"fence": 1}}
+        writes += [UpdateMany(where, leased, hint=LINE) for where in _stretches(ask.queue, part)]
     written = await store.write(writes)
     if written.matched < len(jobs):
-        ours = store.jobs.find({"_id": {"$in": keys}, "claim": mark})
+        ours = store.jobs.find({"_id": {"$in": [one["_id"] for one in line]}, "claim": mark})
         return await _leased(store, ask, await ours.to_list(None))
     return [
         replace(
@@ -183,6 +201,28 @@ async def _write_leases(
         )
         for place, job in enumerate(jobs)
     ]
+
+
+def _stretches(queue: str, line: list[Document]) -> list[Document]:
+    """Return filters for documents that are unchanged, one for each priority.
+
+    Neighbours in line are neighbours in its index: a stretch of it is walked once, where ids
+    would be looked up one by one.
+    """
+    stretches: list[Document] = []
+    for rank, group in groupby(line, key=itemgetter("rank")):
+        part = list(group)
+        stretches.append(
+            {
+                "queue": queue,
+                "state": "waiting",
+                "rank": rank,
+                "seq": {"$gte": part[0]["seq"], "$lte": part[-1]["seq"]},
+                "_id": {"$in": [one["_id"] for one in part]},
+                "rev": {"$in": [one["rev"] for one in part]},
+            }
+        )
+    return stretches
 
 
 async def _leased(store: Store, ask: ClaimAsk, documents: list[Document]) -> list[JobRecord]:

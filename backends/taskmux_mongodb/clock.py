@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Final
 
 __all__ = ["Clock", "Numbers"]
@@ -26,9 +27,9 @@ def _local_ms() -> float:
 class Clock:
     """Bounds of the server's time, from the offset that its `hello` showed.
 
-    The server's time is never before `earliest` and never after `latest`. Instants that are
-    written (created, due, leased until) are made from `latest`; what is due or lapsed is judged
-    by `earliest`: nothing happens early, whatever the network does.
+    The server's time is never before `earliest` and never after `latest`. What something is
+    delayed or leased until is counted from `latest`, and all else is judged and written by
+    `earliest`: nothing happens early, whatever the network does.
 
     Args:
         server_ms: asks the server for its time, in epoch milliseconds.
@@ -36,29 +37,37 @@ class Clock:
 
     def __init__(self, server_ms: Callable[[], Awaitable[int]]) -> None:
         self._server_ms = server_ms
-        self._low = 0.0
-        self._high = 0.0
-        self._measured: float | None = None
+        self._low = -inf
+        self._high = inf
+        self._measured = 0.0
+        self._stale = True
 
     async def fresh(self) -> None:
         """Measure the offset if it was never measured, is old, or was forgotten."""
-        if self._measured is None:
+        if self._stale:
             samples = [await self._sample() for _ in range(_SAMPLES)]
         elif _local_ms() - self._measured > REMEASURE_AFTER:
             samples = [await self._sample()]
         else:
             return
-        self._low, self._high = min(samples, key=lambda bounds: bounds[1] - bounds[0])
-        self._measured = _local_ms()
+        self._learn(*min(samples, key=lambda bounds: bounds[1] - bounds[0]))
 
     async def _sample(self) -> tuple[float, float]:
         before = _local_ms()
         server = await self._server_ms()
         return server - _local_ms(), server + 1 - before
 
+    def _learn(self, low: float, high: float) -> None:
+        """Take new bounds; what was known still narrows them, unless the clock was moved."""
+        now = _local_ms()
+        known = self._low - self._drift(now), self._high + self._drift(now)
+        if known[0] <= high and low <= known[1]:
+            low, high = max(low, known[0]), min(high, known[1])
+        self._low, self._high, self._measured, self._stale = low, high, now, False
+
     def forget(self) -> None:
         """Measure before the next use: another server may answer now."""
-        self._measured = None
+        self._stale = True
 
     def earliest(self) -> int:
         """Return an instant that the server's clock has reached."""
@@ -71,7 +80,7 @@ class Clock:
         return int(now + self._high + self._drift(now)) + 1
 
     def _drift(self, now: float) -> float:
-        return _DRIFT * (now - (self._measured or now))
+        return _DRIFT * (now - self._measured)
 
 
 class Numbers:

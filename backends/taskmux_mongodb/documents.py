@@ -139,6 +139,9 @@ _BLANK: Final[dict[str, Any]] = {
 } | {"queue": "", "id": ""}
 
 _ALWAYS: Final = ("state", "priority", "created_at", "fence")
+_STORED: Final = tuple(
+    (name, _BLANK[name], codec[0]) for name, codec in _CODECS.items() if name not in _ALWAYS
+)
 _UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, msgspec.MsgspecError)
 
 
@@ -175,11 +178,15 @@ def new_document(job: JobRecord, seq: int, rank: int, born: str) -> Document:
         "rev": abs(seq),
         "born": born,
         "body": _encode(replace(job, **_BLANK)),
+        "state": job.state.value,
+        "priority": job.priority,
+        "created_at": job.created_at,
+        "fence": job.fence,
     }
-    for name in _CODECS:
-        value = encode_field(name, getattr(job, name))
-        if value is not None:
-            document[name] = value
+    for name, default, encode in _STORED:
+        value = getattr(job, name)
+        if value != default:
+            document[name] = encode(value)
     if job.dedup is not None:
         document["dedup"] = job.dedup.key
     return document

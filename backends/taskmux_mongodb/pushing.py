@@ -33,39 +33,40 @@ class _Item(msgspec.Struct):
 async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
     """Create jobs; see `Driver.push`.
 
-    Whether a queue has moved is read before and after the insert. What was inserted while the
-    queue moved is taken back, unless a worker has it already: then it counts as created here.
+    What was inserted while its queue moved is taken back, unless a worker has it already: then it
+    counts as created here.
     """
     answers: dict[int, Pushed] = {}
     items = [
         _Item(place, new, f"{op}:{place}", key_of(new.job.ref)) for place, new in enumerate(jobs)
     ]
     queues = {new.job.queue for new in jobs}
-    moved = await store.moves.suspected(queues)
-    left = _answer_moved(items, moved, answers)
+    moved = _moved(await store.rules.restrictions(queues))
+    for item in items:
+        if item.new.job.queue in moved:
+            answers[item.place] = Pushed(PushStatus.MOVED, moved[item.new.job.queue])
+    # Once now, for those who will look when the jobs are there, and once when they surely are.
+    store.bell.ring(queues - moved.keys())
+    left = staying = [item for item in items if item.place not in answers]
     for _ in range(_ROUNDS):
         if not left:
             break
         left = await _round(store, left, answers)
     else:
         raise StoreBusy("Others keep creating and removing the same jobs. Send it again.")
-    staying = queues - moved.keys()
-    if staying:
-        store.bell.ring(staying)
-        moved = await store.moves.check(staying)
-        await _take_back(
-            store, [one for one in items if one.new.job.queue in moved], moved, answers
-        )
+    store.bell.ring(queues - moved.keys())
+    late = store.rules.doubtful(queues - moved.keys())
+    if late:
+        await _take_back(store, staying, _moved(await store.rules.read(late)), answers)
     return [answers[place] for place in range(len(jobs))]
 
 
-def _answer_moved(
-    items: list[_Item], moved: dict[str, str], answers: dict[int, Pushed]
-) -> list[_Item]:
-    for item in items:
-        if item.new.job.queue in moved:
-            answers[item.place] = Pushed(PushStatus.MOVED, moved[item.new.job.queue])
-    return [item for item in items if item.place not in answers]
+def _moved(restrictions: dict[str, Document]) -> dict[str, str]:
+    return {
+        name: one["moved_to"]
+        for name, one in restrictions.items()
+        if one.get("moved_to") is not None
+    }
 
 
 async def _round(store: Store, items: list[_Item], answers: dict[int, Pushed]) -> list[_Item]:
@@ -94,10 +95,10 @@ def _first_of_each(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
 
 
 def _document(store: Store, item: _Item, fence: int = 0) -> Document:
-    new, now = item.new, max(store.clock.latest(), fence + 1)
+    new, now = item.new, max(store.clock.earliest(), fence + 1)
     job = replace(new.job, created_at=now, fence=now)
     if job.state is State.DELAYED and job.run_at is None:
-        job = replace(job, run_at=now + new.delay)
+        job = replace(job, run_at=store.clock.latest() + new.delay)
     seq = store.numbers.next()
     match job.state:
         case State.WAITING:
@@ -172,6 +173,8 @@ async def _take_back(
     store: Store, items: list[_Item], moved: dict[str, str], answers: dict[int, Pushed]
 ) -> None:
     for item in items:
+        if item.new.job.queue not in moved:
+            continue
         if answers[item.place].status is PushStatus.CREATED:
             untouched = {"_id": item.key, "born": item.born, "state": {"$in": sorted(PENDING)}}
             if not (await store.jobs.delete_one(untouched)).deleted_count:

@@ -23,7 +23,7 @@ from pymongo.read_concern import ReadConcern
 from taskmux_mongodb.bell import Bell
 from taskmux_mongodb.clock import Clock, Numbers
 from taskmux_mongodb.documents import CORRUPT, Document
-from taskmux_mongodb.moves import Moves
+from taskmux_mongodb.rules import Rules
 
 __all__ = ["DUPLICATE_KEY", "Store", "Written"]
 
@@ -63,7 +63,6 @@ class Store:
             read_concern=ReadConcern("local"),
         )
         self.jobs = self.database.get_collection("jobs")
-        self.durable_jobs = self.jobs.with_options(read_concern=ReadConcern("majority"))
         self.hasty_jobs = self.jobs.with_options(write_concern=WriteConcern(1))
         self.queues = self.database.get_collection("queues")
         self.workers = self.database.get_collection("workers")
@@ -72,8 +71,8 @@ class Store:
         self.numbers = Numbers(self.clock)
         # Claims of one instance take turns: at once they would only collide.
         self.turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self.moves = Moves(self.queues, self.clock)
-        self.bell = Bell(self.database.get_collection("bell", write_concern=WriteConcern(1)))
+        self.rules = Rules(self.queues)
+        self.bell = Bell(self.database.get_collection("bell", write_concern=WriteConcern(0)))
 
     async def _server_ms(self) -> int:
         hello = await self.database.command("hello")
@@ -94,7 +93,11 @@ class Store:
         return Written(result.matched_count, {})
 
     async def barrier(self) -> None:
-        """Return when all that was read is held by a majority."""
+        """Return when all that was written before is held by a majority, or gone for good.
+
+        Whoever looks for what an earlier try of an operation wrote looks after this: what a
+        failover can still undo must not be answered for.
+        """
         await self.jobs.update_one({"_id": ""}, {"$unset": {"nothing": ""}})
 
     async def set_aside(self, keys: Sequence[Any]) -> None:

@@ -121,8 +121,8 @@ async def put_settings(store: Store, queue: str, new: QueueSettings) -> bool:
             stored = True
         except DuplicateKeyError:
             stored = False
-    store.moves.forget(queue)
     if stored:
+        await store.rules.in_force(queue)
         store.bell.ring([queue])
     return stored
 
@@ -136,7 +136,7 @@ async def beat(store: Store, beat: Beat) -> BeatReply:
     if beat.last:
         await store.workers.delete_one({"_id": worker.id})
     else:
-        now = store.clock.latest()
+        now = store.clock.earliest()
         info = msgspec.msgpack.encode(replace(worker, seen_at=now))
         until = datetime.fromtimestamp((now + beat.ttl) / 1000, UTC)
         await store.workers.replace_one(

@@ -50,7 +50,7 @@ def update(store: Store, one: Transition, target: State, before: Before, mark: s
         fields["finished_at"] = None
         dropped |= _FORGOTTEN if before.state in TERMINAL else {}
     elif target is not before.state:
-        fields["finished_at"] = now = store.clock.latest()
+        fields["finished_at"] = now = store.clock.earliest()
         extra |= _retention(now, one.retention)
         if one.retention.count is None:
             dropped["keep_count"] = ""
@@ -113,7 +113,7 @@ def request(store: Store, mark: str) -> Document:
 
 def removal(store: Store, before: Document, mark: str) -> Document:
     """Return the tombstone of a job: it has no queue, and nothing of the job but its memory."""
-    now = store.clock.latest()
+    now = store.clock.earliest()
     return {
         "_id": before["_id"],
         "state": REMOVED,

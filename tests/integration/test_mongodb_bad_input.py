@@ -1,0 +1,215 @@
+"""Wrong URLs, servers, documents and values: one typed error each, and no credential shown."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import AsyncIterator
+
+import pytest
+from pymongo import AsyncMongoClient
+from taskmux.driver import (
+    ClaimAsk,
+    CorruptRecord,
+    InvalidURL,
+    JobRecord,
+    NewJob,
+    Note,
+    Op,
+    PushStatus,
+    Ref,
+    State,
+    StoreDenied,
+    StoreIncompatible,
+    StoreUnavailable,
+    errors,
+    transition,
+)
+from tests.mongo_servers import MongoServer, mongod_program, running
+from tests.servers import free_port
+
+from taskmux_mongodb import MongoDriver
+
+real = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
+
+SECRET = "s3cret%21"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+async def driver(server: MongoServer) -> AsyncIterator[MongoDriver]:
+    with server.client() as client:
+        client.drop_database("taskmux")
+    driver = MongoDriver(server.url)
+    await driver.open()
+    yield driver
+    await driver.close()
+
+
+def job(name: str = "job", **fields: object) -> JobRecord:
+    return JobRecord(**{"queue": "q", "id": name, "task": "t"} | fields)
+
+
+async def push(driver: MongoDriver, number: int, *jobs: JobRecord) -> list[PushStatus]:
+    answers = await driver.push(Op("producer", number), [NewJob(one) for one in jobs])
+    return [answer.status for answer in answers]
+
+
+async def refused(driver: MongoDriver) -> tuple[BaseException, str]:
+    """Open a driver that must fail; return the error and all that could be printed of it."""
+    with pytest.raises(errors.TaskmuxError) as raised:
+        await driver.open()
+    await driver.close()
+    return raised.value, "".join(traceback.format_exception(raised.value)) + repr(raised.value)
+
+
+# -- URLs and servers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://",
+        "mongodb://host/bad.name",
+        "mongodb://host/db?nosuchoption=1",
+        f"mongodb://user:{SECRET}@host:port/db",
+        f"mongodb://user:{SECRET}@/db",
+        f"mongodb://host/db?tlsCertificateKeyFilePassword={SECRET}&tls=maybe",
+        f"mongodb://us@er:{SECRET}@host/db",
+    ],
+)
+def test_a_wrong_url_is_refused_before_anything_is_sent(url: str) -> None:
+    with pytest.raises(InvalidURL) as raised:
+        MongoDriver(url)
+    assert len(str(raised.value)) > 20
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "s3cret" not in shown.replace(url, "")
+
+
+async def test_a_server_that_is_down_is_unavailable() -> None:
+    url = f"mongodb://user:{SECRET}@127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=100"
+    driver = MongoDriver(url)
+    assert "s3cret" not in driver.url
+    error, shown = await refused(driver)
+    assert isinstance(error, StoreUnavailable)
+    assert "s3cret" not in shown
+
+
+@real
+async def test_refused_credentials_are_told_and_not_shown() -> None:
+    with running("--auth", replica_set=None) as server:
+        url = f"mongodb://user:{SECRET}@127.0.0.1:{server.port}/taskmux"
+        error, shown = await refused(MongoDriver(url))
+    assert isinstance(error, StoreDenied)
+    assert "s3cret" not in shown
+
+
+@real
+async def test_a_closed_driver_says_so(driver) -> None:
+    with pytest.raises(StoreUnavailable, match="open"):
+        await driver.fork().get([Ref("q", "job")])
+
+
+# -- what is in the database already --------------------------------------------------------------
+
+
+@real
+@pytest.mark.parametrize("what", ["index", "bell", "schema"])
+async def test_another_shape_in_the_way_is_incompatible(server, what: str) -> None:
+    with server.client() as client:
+        client.drop_database("strange")
+        database = client["strange"]
+        if what == "index":
+            database["jobs"].create_index([("queue", 1)], name="line")
+        elif what == "bell":
+            database.create_collection("bell")
+        else:
+            database["meta"].insert_one({"_id": "schema", "version": 99})
+    driver = MongoDriver(server.url.replace("/taskmux", "/strange"))
+    error, _ = await refused(driver)
+    assert isinstance(error, StoreIncompatible)
+
+
+@real
+async def test_foreign_documents_are_set_aside(server, driver) -> None:
+    await push(driver, 1, job("good"))
+    with server.client() as client:
+        client["taskmux"]["jobs"].insert_many(
+            [
+                {"queue": "q", "state": "waiting"},
+                {"_id": "q/text", "queue": "q", "state": "waiting", "rank": 0, "body": "text"},
+                {"_id": "q/bare", "queue": "q", "state": "waiting", "rank": 1, "seq": "x"},
+                {"_id": "q/late", "queue": "q", "state": "delayed"},
+                {"_id": "q/due", "queue": "q", "state": "delayed", "rank": 1},
+                {"_id": "q/odd", "queue": "q", "state": "no state"},
+            ]
+        )
+    claimed = [
+        one.id
+        for number in range(3)
+        for one in (await driver.claim(Op("w", number), ClaimAsk("q", "w", 10, 60_000))).jobs
+    ]
+    assert claimed == ["good"]
+    counts = await driver.counts("q")
+    assert {state: n for state, n in counts.items() if n} == {State.ACTIVE: 1}
+    with pytest.raises(CorruptRecord):
+        await driver.get([Ref("q", "text")])
+
+
+@real
+async def test_a_client_that_its_owner_closed_is_unavailable(server) -> None:
+    client = AsyncMongoClient(server.url)
+    driver = MongoDriver.from_client(client)
+    await driver.open()
+    await client.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await driver.get([Ref("q", "job")])
+    await driver.close()
+
+
+# -- values ---------------------------------------------------------------------------------------
+
+
+@real
+async def test_a_document_over_16_mib_is_too_large(driver) -> None:
+    with pytest.raises(errors.PayloadTooLarge):
+        await push(driver, 1, job(payload=b"x" * 17_000_000))
+    assert await push(driver, 2, job()) == [PushStatus.CREATED]
+
+
+@real
+async def test_a_document_that_grows_over_16_mib_is_too_large(driver) -> None:
+    await push(driver, 1, job("large", payload=b"x" * 9_000_000), job("small"))
+    large, small = (await driver.claim(Op("w", 1), ClaimAsk("q", "w", 2, 60_000))).jobs
+    done = [transition.complete(large, b"y" * 9_000_000), transition.complete(small, b"1")]
+    with pytest.raises(errors.PayloadTooLarge):
+        await driver.apply(Op("w", 2), done)
+    states = [one and one.state for one in await driver.get([large.ref, small.ref])]
+    assert states == [State.ACTIVE, State.COMPLETED], "one item harms no other"
+
+
+@real
+@pytest.mark.parametrize("name", ["nul\0", "$set", "a.b", "", "%24", "%00", "0", "_x"])
+async def test_step_names_come_back_equal(driver, name: str) -> None:
+    await push(driver, 1, job(steps={name: b"0"}))
+    (held,) = (await driver.claim(Op("w", 1), ClaimAsk("q", "w", 1, 60_000))).jobs
+    assert held.steps == {name: b"0"}
+    await driver.annotate([Note(ref=held.ref, fence=held.fence, steps={name: b"1"})])
+    (stored,) = await driver.get([held.ref])
+    assert stored is not None
+    assert stored.steps == {name: b"1"}
+
+
+@real
+@pytest.mark.parametrize(
+    "fields",
+    [{"run_at": 2**63, "state": State.DELAYED}, {"id": "lone \ud800"}, {"reason": "\udfff"}],
+)
+async def test_a_value_without_a_bson_form_is_not_encodable(driver, fields) -> None:
+    with pytest.raises(errors.NotEncodable):
+        await push(driver, 1, job(**fields))
+    assert sum((await driver.counts("q")).values()) == 0
