@@ -60,7 +60,9 @@ def types(session: nox.Session) -> None:
 
 def _tests(session: nox.Session, *extra: str) -> None:
     session.install("-e", ".[dev]")
-    session.run("pytest", *extra, *session.posargs)
+    # A server's program that the environment of nox has serves the others, too.
+    path = os.pathsep.join([os.environ["PATH"], str(Path(sys.executable).parent)])
+    session.run("pytest", *extra, *session.posargs, env={"PATH": path})
 
 
 for _version, _path in PYTHONS.items():
