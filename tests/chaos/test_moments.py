@@ -1,4 +1,4 @@
-"""Draining at the worst moments, in one process and without luck: the store waits for the test."""
+"""A worker at the worst moments, in one process and without luck: the store waits for the test."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ class Scene:
             await self.gates["apply"].wait()
         return await send()
 
-    async def push(self, *ids: str) -> None:
+    async def push(self, *ids: str, **options) -> None:
         for job_id in ids:
-            await self.mux.enqueue("rest", queue="q", id=job_id)
+            await self.mux.enqueue("rest", queue="q", id=job_id, **options)
 
     async def record(self, job_id: str):
         return (await self.driver.get([Ref("q", job_id)]))[0]
@@ -107,6 +107,24 @@ async def test_a_job_claimed_too_late_goes_back_while_others_still_run(scene):
             scene.told["running"].set()
     assert (await scene.record("late")).state is State.WAITING
     assert (await scene.record("running")).state is State.COMPLETED
+
+
+async def test_a_job_that_may_not_crash_begins_when_its_start_is_stored(scene):
+    await scene.push("first", "second", max_attempts=1, max_crashes=0)
+    async with scene.worker:
+        await scene.began["first"].wait()
+        scene.shut("apply")
+        scene.told["first"].set()
+        await scene.reached["apply"].wait()
+        while not scene.worker.running:  # the lane has taken the second one
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not scene.began["second"].is_set()
+        scene.gates.pop("apply").set()
+        await scene.began["second"].wait()
+        assert (await scene.record("second")).started
+        scene.told["second"].set()
 
 
 async def test_no_handler_begins_once_handlers_are_stopped(scene):

@@ -1,0 +1,82 @@
+"""The kill run: workers are killed, and stopped past their lease, while jobs stream through."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from random import Random
+
+import msgspec
+from taskmux import Taskmux
+
+from harness.checker import Report
+from harness.fleet import Fleet, Process, WorkerFlags
+from harness.load import Job, drained, produce, report
+
+__all__ = ["Plan", "run_kill_test"]
+
+BACKLOG = 1_000
+"""Jobs that wait at once: pushes go on during the whole run."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of a kill run. Faults are spread over the jobs, so that all strike under load.
+
+    `lease` and `longest_job` are in seconds.
+    """
+
+    jobs: int = 10_000
+    workers: int = 4
+    kills: int = 40
+    stops: int = 10
+    lease: float = 1.5
+    concurrency: int = 10
+    longest_job: float = 0.04
+    seed: int = 20_240_229
+
+
+async def run_kill_test(url: str, plan: Plan, directory: Path) -> Report:
+    """Run the plan on an empty store and return what the checker found."""
+    rng = Random(plan.seed)
+    jobs = [
+        Job(id=f"{number:06}", arguments={"seconds": rng.uniform(0, plan.longest_job)})
+        for number in range(plan.jobs)
+    ]
+    flags = WorkerFlags(concurrency=plan.concurrency, lease=plan.lease)
+    with Fleet(url, directory, flags) as fleet:
+        async with Taskmux(url) as mux:
+            await fleet.started(plan.workers)
+
+            def ready() -> bool:
+                return len(fleet.acked) - len(fleet.finished) < BACKLOG
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(produce(mux, fleet.journal, jobs, ready))
+                group.create_task(_inject(fleet, plan, rng))
+            await drained(mux)
+            assert set(await fleet.shut_down()) == {0}
+            return await report(mux, fleet)
+
+
+async def _inject(fleet: Fleet, plan: Plan, rng: Random) -> None:
+    """Strike at random workers, each time that the next share of the jobs is done."""
+    faults = [signal.SIGKILL] * plan.kills + [signal.SIGSTOP] * plan.stops
+    rng.shuffle(faults)
+    async with asyncio.TaskGroup() as group:
+        for number, fault in enumerate(faults):
+            share = plan.jobs * (number + rng.random()) / (len(faults) + 1)
+            await fleet.done(share)
+            await fleet.until("two workers work", lambda: len(fleet.working()) > 1)
+            victim = rng.choice(fleet.working())
+            victim.send(fault)
+            if fault is signal.SIGKILL:
+                await victim.ended()
+                fleet.start()
+            else:
+                group.create_task(_continue(victim, plan.lease * rng.uniform(1.2, 2.4)))
+
+
+async def _continue(victim: Process, pause: float) -> None:
+    await asyncio.sleep(pause)  # a lease is a time: only time makes it lapse
+    victim.send(signal.SIGCONT)
