@@ -1,0 +1,307 @@
+"""The verbs, each as a function of one queue. The numbers are the contracts that a line keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec.structs import replace
+from taskmux.driver import (
+    PROMOTE_LIMIT,
+    TERMINAL,
+    Applied,
+    ApplyStatus,
+    Changes,
+    ClaimAsk,
+    Claimed,
+    CorruptRecord,
+    Extended,
+    FindAsk,
+    Guard,
+    HeldLease,
+    JobRecord,
+    LeaseStatus,
+    NewJob,
+    Note,
+    Op,
+    Page,
+    Place,
+    PruneAsk,
+    Pushed,
+    PushStatus,
+    QueueSettings,
+    ReclaimAsk,
+    Ref,
+    State,
+    Transition,
+)
+
+from taskmux_files.files import Queue, Stored
+
+
+def push(queue: Queue, op: Op, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
+    """See `Driver.push`."""
+    known = queue.recall(op, "push", list[Pushed])
+    if known is not None:  # P4
+        return known
+    return queue.remember(op, "push", [_push(queue, new) for new in jobs])
+
+
+def _push(queue: Queue, new: NewJob) -> Pushed:
+    job = new.job
+    if queue.saved.settings.moved_to is not None:  # P5
+        return Pushed(PushStatus.MOVED, queue.saved.settings.moved_to)
+    if job.id in queue.jobs:  # P2
+        return Pushed(PushStatus.DUPLICATE, job.id)
+    owner = _owner(queue, job)
+    if owner is not None:  # P3
+        return Pushed(PushStatus.DEDUPLICATED, owner)
+    run_at = job.run_at
+    if job.state is State.DELAYED and run_at is None:
+        run_at = queue.now + new.delay
+    job = replace(job, created_at=queue.now, fence=queue.now, run_at=run_at)  # P1
+    stored = queue.jobs[job.id] = Stored(job, number=queue.tick())
+    if job.state is State.WAITING:
+        _place(queue, stored, Place.FRONT if job.lifo else Place.BACK)  # P6, P7
+    return Pushed(PushStatus.CREATED, job.id)
+
+
+def _owner(queue: Queue, job: JobRecord) -> str | None:
+    """Return the other unfinished job that owns this one's deduplication key."""
+    if job.dedup is None:
+        return None
+    others = (stored.job for stored in queue.jobs.values() if stored.job.id != job.id)
+    unfinished = (other for other in others if other.state not in TERMINAL)
+    return next((other.id for other in unfinished if other.dedup == job.dedup), None)
+
+
+def _place(queue: Queue, stored: Stored, place: Place) -> None:
+    tick = queue.tick()  # whatever becomes waiting wakes who waits (W1)
+    if place is Place.KEEP and stored.sequence:
+        return
+    stored.sequence = -tick if place is Place.FRONT else tick
+
+
+def claim(queue: Queue, op: Op, ask: ClaimAsk) -> Claimed:
+    """See `Driver.claim`."""
+    known, blocked_by = queue.recall(op, "claim", list[JobRecord]), None
+    if known is not None:  # C5
+        jobs = [job for job in known if _is_held(queue, job.id, job.fence)]
+    elif queue.saved.settings.paused:  # C6
+        jobs, blocked_by = queue.remember(op, "claim", []), "paused"
+    else:
+        _promote(queue)
+        jobs = queue.remember(op, "claim", _lease(queue, ask))
+    due = [stored.job.run_at or 0 for stored in queue.in_state(State.DELAYED)]
+    return Claimed(jobs, queue.now, max(0, min(due) - queue.now) if due else None, blocked_by)  # C7
+
+
+def _promote(queue: Queue) -> None:
+    delayed = sorted(queue.in_state(State.DELAYED), key=_order)
+    for stored in delayed[:PROMOTE_LIMIT]:  # C2
+        if (stored.job.run_at or 0) <= queue.now:
+            stored.job = replace(stored.job, state=State.WAITING)
+            _place(queue, stored, Place.FRONT if stored.job.lifo else Place.BACK)
+
+
+def _lease(queue: Queue, ask: ClaimAsk) -> list[JobRecord]:
+    first = sorted(queue.in_state(State.WAITING), key=_order)[: ask.limit]  # C1
+    for index, stored in enumerate(first):
+        stored.job = replace(  # C3
+            stored.job,
+            state=State.ACTIVE,
+            worker=ask.worker,
+            lease_until=queue.now + ask.lease,
+            fence=stored.job.fence + 1,
+            started=index < ask.start,
+        )
+    return [stored.job for stored in first]
+
+
+def apply(queue: Queue, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
+    """See `Driver.apply`."""
+    known = queue.recall(op, "apply", list[Applied])
+    if known is None:
+        return queue.remember(op, "apply", [_apply(queue, one) for one in transitions])
+    repeated = ApplyStatus.REPEATED  # A4
+    return [replace(a, status=repeated) if a.status is ApplyStatus.APPLIED else a for a in known]
+
+
+def _apply(queue: Queue, one: Transition) -> Applied:
+    stored = queue.jobs.get(one.ref.id)
+    if stored is None:  # A2
+        return Applied(ApplyStatus.GONE)
+    job = stored.job
+    if one.flag and job.state is State.ACTIVE:  # A8
+        stored.job = replace(job, cancel_requested=True)
+        return Applied(ApplyStatus.REQUESTED, job.state)
+    if not _holds(one.guard, job):  # A1
+        return Applied(ApplyStatus.STALE, job.state)
+    if one.remove:  # A9
+        del queue.jobs[job.id]
+        return Applied(ApplyStatus.APPLIED)
+    target = _target(job, one)
+    if target not in TERMINAL and _owner(queue, job) is not None:  # A6
+        return Applied(ApplyStatus.CONFLICT, job.state)
+    _move(queue, stored, one, target)
+    return Applied(ApplyStatus.APPLIED, target)
+
+
+def _holds(guard: Guard, job: JobRecord) -> bool:
+    if guard.fence is not None:
+        return job.state is State.ACTIVE and job.fence == guard.fence
+    return job.state in (guard.states or ())
+
+
+def _target(job: JobRecord, one: Transition) -> State:
+    target = one.to or job.state
+    leaves = job.state is State.ACTIVE and target is not State.ACTIVE
+    if leaves and job.cancel_requested and target not in TERMINAL:  # A7
+        return State.CANCELLED
+    return target
+
+
+def _move(queue: Queue, stored: Stored, one: Transition, target: State) -> None:
+    was = stored.job.state
+    fields = _given(one.changes) | {"state": target}  # A3
+    if one.notice is not None:
+        fields["notice"] = one.notice
+    if was is State.ACTIVE and target is not State.ACTIVE:
+        fields |= {"worker": None, "lease_until": None, "started": False}
+    if was is State.BLOCKED and target is not State.BLOCKED:
+        fields["cause"] = None
+    if target is State.DELAYED and one.to is State.DELAYED:
+        fields["run_at"] = queue.now + one.delay if one.run_at is None else one.run_at
+        queue.tick()  # W1
+    if target not in TERMINAL:
+        fields["finished_at"] = None
+    elif target is not was:
+        fields["finished_at"] = queue.now
+        stored.retention = one.retention
+    stored.job = replace(stored.job, **fields)
+    if target is State.WAITING and one.to is State.WAITING:
+        _place(queue, stored, one.place)  # A5
+
+
+def _given(changes: Changes) -> dict[str, object]:
+    fields = msgspec.structs.asdict(changes)
+    return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+
+
+def annotate(queue: Queue, notes: Sequence[Note]) -> Sequence[Applied]:
+    """See `Driver.annotate`."""
+    return [_annotate(queue, note) for note in notes]
+
+
+def _annotate(queue: Queue, note: Note) -> Applied:
+    stored = queue.jobs.get(note.ref.id)
+    if stored is None:
+        return Applied(ApplyStatus.GONE)
+    job = stored.job
+    if not _is_held(queue, job.id, note.fence):  # N1
+        return Applied(ApplyStatus.STALE, job.state)
+    if note.progress is not None:  # N2
+        job = replace(job, progress=note.progress)
+    if note.log is not None and note.log_index >= len(job.logs):
+        job = replace(job, logs=(*job.logs, note.log))
+    stored.job = replace(job, steps=job.steps | (note.steps or {}))
+    return Applied(ApplyStatus.APPLIED, job.state)
+
+
+def extend(queue: Queue, leases: Sequence[HeldLease], lease: int) -> Sequence[Extended]:
+    """See `Driver.extend`."""
+    return [_extend(queue, held, queue.now + lease) for held in leases]
+
+
+def _extend(queue: Queue, held: HeldLease, until: int) -> Extended:
+    if not _is_held(queue, held.ref.id, held.fence):  # L1
+        return Extended(LeaseStatus.LOST)
+    stored = queue.jobs[held.ref.id]
+    stored.job = replace(stored.job, lease_until=until)  # L2
+    return Extended(LeaseStatus.CANCEL if stored.job.cancel_requested else LeaseStatus.HELD)  # L3
+
+
+def _is_held(queue: Queue, job_id: str, fence: int) -> bool:
+    stored = queue.jobs.get(job_id)
+    return stored is not None and _holds(Guard(fence=fence), stored.job)
+
+
+def reclaim(queue: Queue, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
+    """See `Driver.reclaim`."""
+    known = queue.recall(op, "reclaim", list[JobRecord])
+    if known is not None:  # R3
+        return [job for job in known if _is_held(queue, job.id, job.fence)]
+    active = sorted(queue.in_state(State.ACTIVE), key=lambda stored: stored.job.lease_until or 0)
+    answer = []
+    for stored in active[: ask.limit]:
+        if (stored.job.lease_until or 0) <= queue.now:  # R1
+            fence, until = stored.job.fence + 1, queue.now + ask.lease
+            answer.append(replace(stored.job, fence=fence, lease_until=until))  # R2
+            stored.job = replace(answer[-1], worker=ask.worker)
+    return queue.remember(op, "reclaim", answer)
+
+
+def get(queue: Queue, refs: Sequence[Ref]) -> Sequence[JobRecord | None]:
+    """See `Driver.get`."""
+    for ref in refs:
+        if ref.id in queue.saved.corrupt:
+            raise CorruptRecord(f"The record of {ref} cannot be read. It is kept in its file.")
+    return [queue.jobs[ref.id].job if ref.id in queue.jobs else None for ref in refs]
+
+
+def find(queue: Queue, ask: FindAsk) -> Page:
+    """See `Driver.find`."""
+    rows = sorted(queue.in_state(ask.state), key=_order, reverse=ask.newest)  # F1
+    if ask.cursor is not None:
+        first, _, second = ask.cursor.partition(":")
+        after = (int(first), int(second))
+        rows = [one for one in rows if (_order(one) < after if ask.newest else _order(one) > after)]
+    page = rows[: ask.limit]  # F3
+    cursor = "{}:{}".format(*_order(page[-1])) if len(rows) > len(page) else None
+    jobs = [stored.job for stored in page]
+    return Page([job for job in jobs if ask.tag is None or ask.tag in job.tags], cursor)  # F2
+
+
+def _order(stored: Stored) -> tuple[int, int]:
+    job = stored.job
+    match job.state:
+        case State.WAITING:
+            return job.priority, stored.sequence
+        case State.DELAYED:
+            return job.run_at or 0, stored.number
+        case State.ACTIVE | State.BLOCKED:
+            return job.created_at, stored.number
+        case _:
+            return job.finished_at or 0, stored.number
+
+
+def counts(queue: Queue) -> dict[State, int]:
+    """See `Driver.counts`."""
+    return {state: len(queue.in_state(state)) for state in State}
+
+
+def prune(queue: Queue, ask: PruneAsk) -> int:
+    """See `Driver.prune`."""
+    queue.forget()
+    gone: list[Stored] = []
+    for state in TERMINAL:
+        newest = sorted(queue.in_state(state), key=_order, reverse=True)
+        gone += [one for rank, one in enumerate(newest) if _is_past(one, rank, queue.now, ask)]
+    for stored in gone[: ask.limit]:  # T3
+        del queue.jobs[stored.job.id]
+    return len(gone[: ask.limit])
+
+
+def _is_past(stored: Stored, rank: int, now: int, ask: PruneAsk) -> bool:
+    finished, keep = stored.job.finished_at or 0, stored.retention
+    too_many = keep.count is not None and rank >= keep.count  # T2
+    return finished + keep.age_ms <= now or (too_many and finished + ask.spare <= now)  # T1
+
+
+def put_settings(queue: Queue, settings: QueueSettings) -> bool:
+    """See `Driver.put_settings`."""
+    if settings.rev != queue.saved.settings.rev:  # S3
+        return False
+    queue.saved.settings = replace(settings, rev=settings.rev + 1)  # S2
+    queue.tick()  # W1
+    return True
