@@ -12,7 +12,9 @@ from uuid import uuid4
 
 import pytest
 from taskmux import JobHandle, JobRecord, Taskmux, hookimpl
+from taskmux.driver import Driver
 from taskmux.job import Ref
+from taskmux.plugins import driver_for, plugin_manager
 from taskmux.transition import Transition
 
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest], str]] = {
@@ -48,6 +50,17 @@ class Witness:
         return await job.record()
 
 
+class Serving:
+    """A plug-in that serves test:// with one driver."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    @hookimpl
+    def taskmux_driver(self, url: str) -> Driver | None:
+        return self._driver if url.startswith("test:") else None
+
+
 @pytest.fixture(params=BACKENDS)
 def url(request: pytest.FixtureRequest) -> str:
     """Return the URL of an empty store, of each backend in turn."""
@@ -65,7 +78,7 @@ async def app(url: str, witness: Witness) -> AsyncIterator[Callable[..., Taskmux
     made: list[Taskmux] = []
 
     def make(**options: Any) -> Taskmux:
-        made.append(Taskmux(url, **{"plugins": [witness]} | options))
+        made.append(Taskmux(**{"url": url, "plugins": [witness]} | options))
         return made[-1]
 
     yield make
@@ -77,3 +90,18 @@ async def app(url: str, witness: Witness) -> AsyncIterator[Callable[..., Taskmux
 def mux(app: Callable[..., Taskmux]) -> Taskmux:
     """Return an app on the store."""
     return app()
+
+
+@pytest.fixture
+async def driver(url: str) -> AsyncIterator[Driver]:
+    """Return an open driver on the same store, to do what only a driver can."""
+    driver = driver_for(url, plugin_manager())
+    await driver.open()
+    yield driver
+    await driver.close()
+
+
+@pytest.fixture
+def app_on(app: Callable[..., Taskmux], witness: Witness) -> Callable[[Driver], Taskmux]:
+    """Return a maker of apps on a driver of the test's own."""
+    return lambda driver: app(url="test://", plugins=[witness, Serving(driver)])

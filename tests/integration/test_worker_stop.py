@@ -34,8 +34,7 @@ class TestDraining:
             await stopping
         assert await job.result() == "finished"
 
-    async def test_prefetched_jobs_go_back_at_once_and_in_order(self, app):
-        mux = app()
+    async def test_prefetched_jobs_go_back_at_once_and_in_order(self, mux, witness):
         started, let_go = asyncio.Event(), asyncio.Event()
         ran = []
 
@@ -49,10 +48,7 @@ class TestDraining:
         async with mux.worker(concurrency=1) as worker:
             await started.wait()
             stopping = asyncio.ensure_future(stopped(worker))
-            handle = app().job("default", jobs[1].id)
-            async with asyncio.timeout(20):
-                while await handle.status() is not State.WAITING:  # while the first still runs
-                    await asyncio.sleep(0.005)
+            await witness.settled(jobs[1])  # while the first still runs
             assert worker.running == 1
             let_go.set()
             await stopping
@@ -163,16 +159,18 @@ class TestDraining:
                 assert await job.result(timeout="20s") == 1
 
     async def test_outcomes_are_stored_before_it_is_gone(self, mux):
+        all_began = asyncio.Barrier(50)
+
         @mux.task()
         async def work(number: int) -> int:
+            if await all_began.wait() == 0:
+                last.set()
             return number
 
+        last = asyncio.Event()
         jobs = await mux.enqueue_many([work.bind(number) for number in range(50)])
-        async with mux.worker(concurrency=50) as worker:
-            async with asyncio.timeout(20):
-                while (await mux.queue("default").counts()).waiting:
-                    await asyncio.sleep(0)
-            await stopped(worker)
+        async with mux.worker(concurrency=50):
+            await last.wait()
         states = [await job.status() for job in jobs]
         assert states == [State.COMPLETED] * 50
 
