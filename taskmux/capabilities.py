@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from taskmux.errors import UnsupportedFeature
 from taskmux.job import JobRecord, Ref
 from taskmux.messages import Beat, BeatReply, NewJob, Op, Pushed, WorkerInfo
 
@@ -27,6 +28,7 @@ __all__ = [
     "Schedules",
     "Transactions",
     "capabilities_of",
+    "require",
 ]
 
 
@@ -167,3 +169,23 @@ CAPABILITIES: dict[str, type] = {
 def capabilities_of(driver: object) -> tuple[str, ...]:
     """Return the names of the capabilities that the driver has."""
     return tuple(name for name, kind in CAPABILITIES.items() if isinstance(driver, kind))
+
+
+def require(driver: object, capability: str, *, feature: str) -> None:
+    """Refuse a feature on a driver that lacks what the feature needs.
+
+    Args:
+        driver: the driver in use.
+        capability: a name in `CAPABILITIES`.
+        feature: what the user asked for, as the subject of a sentence.
+
+    Raises:
+        UnsupportedFeature: the driver lacks the capability; the message names all three.
+    """
+    if not isinstance(driver, CAPABILITIES[capability]):
+        url = getattr(driver, "url", None)
+        raise UnsupportedFeature(
+            f"{feature} needs the capability {capability!r}, which {type(driver).__name__} "
+            f"({url or 'no URL'}) does not have. Use another backend for it: `taskmux drivers` "
+            f"lists what each can do."
+        )

@@ -244,7 +244,7 @@ def reclaim(queue: Queue, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
 def get(queue: Queue, refs: Sequence[Ref]) -> Sequence[JobRecord | None]:
     """See `Driver.get`."""
     for ref in refs:
-        if ref.id in queue.saved.corrupt:
+        if ref.id in queue.saved.corrupt and ref.id not in queue.jobs:
             raise CorruptRecord(f"The record of {ref} cannot be read. It is kept in its file.")
     return [queue.jobs[ref.id].job if ref.id in queue.jobs else None for ref in refs]
 
