@@ -7,7 +7,6 @@ carries the program. Each test that damages its server starts one of its own.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
 import subprocess
@@ -17,7 +16,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["RedisServer", "free_port", "full_redis", "redis_program", "wait_until"]
+import redis
+
+__all__ = [
+    "RedisServer",
+    "free_port",
+    "redis_cluster",
+    "redis_program",
+    "redis_sentinels",
+    "running",
+    "wait_until",
+]
 
 STARTED_WITHIN = 20.0
 
@@ -27,6 +36,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def free_bus_port() -> int:
+    """Return a free port whose cluster bus, 10,000 above, is free too."""
+    while True:
+        port = free_port()
+        with socket.socket() as bus, contextlib.suppress(OSError, OverflowError):
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
 
 
 def wait_until(ready, what: str, seconds: float = STARTED_WITHIN) -> None:
@@ -40,12 +58,6 @@ def wait_until(ready, what: str, seconds: float = STARTED_WITHIN) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} within {seconds} s")
         time.sleep(0.02)
-
-
-def full_redis() -> str | None:
-    """Return the system's redis-server, which can also be a Sentinel and a cluster node."""
-    found = shutil.which("redis-server", path=os.defpath + os.pathsep + "/usr/local/bin")
-    return found or shutil.which("redis-server")
 
 
 def redis_program() -> str | None:
@@ -68,11 +80,17 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, protocol=2)
+
     def start(self) -> RedisServer:
         command = [self.program, "--port", str(self.port), "--bind", "127.0.0.1"]
         if "--save" not in self.options:
             command += ["--save", ""]
         command += ["--dir", str(self.directory), *self.options]
+        if "--sentinel" in self.options:
+            config = self.directory / "sentinel.conf"
+            command = [self.program, str(config), "--port", str(self.port), *self.options]
         log = (self.directory / "server.log").open("ab")
         with log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -114,3 +132,66 @@ def running(*options: str, program: str | None = None) -> Iterator[RedisServer]:
         yield server.start()
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def redis_cluster(nodes: int = 6) -> Iterator[list[RedisServer]]:
+    """A cluster on this machine: three primaries, and the rest replicas of them in turn."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+    servers = [RedisServer(*options, port=free_bus_port()) for _ in range(nodes)]
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.stop)
+            server.start()
+        clients = [stack.enter_context(server.client()) for server in servers]
+        bounds = [0, 5461, 10923, 16384]
+        for at, client in enumerate(clients):
+            client.execute_command("CLUSTER MEET", "127.0.0.1", servers[0].port)
+            if at < len(bounds) - 1:
+                client.execute_command("CLUSTER ADDSLOTS", *range(bounds[at], bounds[at + 1]))
+        for client in clients:
+            wait_until(lambda it=client: knows(it, nodes), "the cluster's nodes meet")
+        names = [client.execute_command("CLUSTER MYID").decode() for client in clients]
+        for at in range(3, nodes):
+            clients[at].execute_command("CLUSTER REPLICATE", names[at % 3])
+        for client in clients:
+            wait_until(lambda it=client: is_ready(it, nodes - 3), "the cluster is ready")
+        yield servers
+
+
+def knows(client: redis.Redis, nodes: int) -> bool:
+    return int(client.execute_command("CLUSTER INFO")["cluster_known_nodes"]) == nodes
+
+
+def is_ready(client: redis.Redis, replicas: int) -> bool:
+    nodes = client.execute_command("CLUSTER NODES").values()
+    is_ok = client.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
+    return is_ok and sum("slave" in node["flags"] for node in nodes) >= replicas
+
+
+@contextlib.contextmanager
+def redis_sentinels() -> Iterator[tuple[list[RedisServer], list[RedisServer]]]:
+    """A primary, a replica, and three Sentinels that call their service `mymaster`."""
+    with contextlib.ExitStack() as stack:
+        primary = stack.enter_context(running())
+        replica = stack.enter_context(running("--replicaof", "127.0.0.1", str(primary.port)))
+        sentinels = []
+        for _ in range(3):
+            one = RedisServer("--sentinel")
+            stack.callback(one.stop)
+            (one.directory / "sentinel.conf").write_text(
+                f"dir {one.directory}\n"
+                f"sentinel monitor mymaster 127.0.0.1 {primary.port} 2\n"
+                "sentinel down-after-milliseconds mymaster 800\n"
+                "sentinel failover-timeout mymaster 4000\n"
+            )
+            sentinels.append(one.start())
+        for one in sentinels:
+            with one.client() as client:
+                wait_until(lambda it=client: has_company(it), "the Sentinels meet")
+        yield [primary, replica], sentinels
+
+
+def has_company(client: redis.Redis) -> bool:
+    service = client.sentinel_master("mymaster")
+    return int(service["num-other-sentinels"]) == 2 and int(service["num-slaves"]) == 1

@@ -10,13 +10,16 @@ from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from taskmux.driver import InvalidURL, check_options, hide_credentials, split_url
 
 from taskmux_redis.keys import check_prefix
-from taskmux_redis.link import Client
 
-__all__ = ["SCHEMES", "Address", "connect", "parse"]
+__all__ = ["SCHEMES", "Address", "Client", "connect", "disconnect", "parse"]
+
+Client = Any
+"""`redis.asyncio.Redis` or `RedisCluster`: what they share is `execute_command` and `aclose`."""
 
 SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel")
 _FILES: Final[tuple[str, ...]] = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -116,7 +119,6 @@ def connect(address: Address) -> Client:
         return RedisCluster(
             startup_nodes=nodes,
             ssl=address.tls is not None,
-            cluster_error_retry_attempts=0,
             max_connections=_CONNECTIONS,
             **common,
         )
@@ -138,6 +140,15 @@ def connect(address: Address) -> Client:
         )
         return sentinels.master_for(address.path)
     return Redis.from_pool(_pool(address, common))
+
+
+async def disconnect(client: Client) -> None:
+    """Close every connection of a client, those to Sentinels too."""
+    await client.aclose()
+    pool = getattr(client, "connection_pool", None)
+    if isinstance(pool, SentinelConnectionPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
 
 
 def _pool(address: Address, common: dict[str, Any]) -> BlockingConnectionPool:

@@ -37,10 +37,10 @@ from taskmux.driver import (
 )
 
 from taskmux_redis import presence, reading, upkeep
-from taskmux_redis.address import connect, parse
+from taskmux_redis.address import Client, connect, parse
 from taskmux_redis.checks import check_server
 from taskmux_redis.keys import QueueKeys, store_key
-from taskmux_redis.link import Client, Link
+from taskmux_redis.link import Link
 from taskmux_redis.records import encode_new, read_job
 from taskmux_redis.scripts import script
 from taskmux_redis.transitions import answers, encode_transitions

@@ -15,13 +15,11 @@ from typing import Any, Final, TypeVar
 from redis.exceptions import NoScriptError
 from taskmux.driver import StoreError, StoreUnavailable
 
+from taskmux_redis.address import Client, disconnect
 from taskmux_redis.faults import FAULTS, translate
 from taskmux_redis.scripts import Script
 
-__all__ = ["Client", "Link"]
-
-Client = Any
-"""`redis.asyncio.Redis` or `RedisCluster`: what they share is `execute_command` and `aclose`."""
+__all__ = ["Link"]
 
 Reply = TypeVar("Reply")
 
@@ -57,7 +55,7 @@ class Link:
         """Close every connection, unless the client was handed in."""
         client, self._client = self._client, None
         if client is not None and self._owned:
-            await client.aclose()
+            await disconnect(client)
 
     async def run(self, script: Script, keys: Sequence[bytes], *args: Any) -> Any:
         """Run a script, sent whole where the server does not know it (any more)."""

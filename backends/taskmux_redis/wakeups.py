@@ -21,7 +21,7 @@ __all__ = ["wait_for_work"]
 
 _LONGEST_BLOCK: Final = 5.0
 """Seconds of one blocking command. A dead connection is noticed within this and the deadline."""
-_SHORTEST_BLOCK: Final = 0.001  # 0 would block for ever
+_SHORTEST_BLOCK: Final = 0.005  # 0 would block for ever, and so does 0.001 on Redis 6.2
 _AFTER_FAULT: Final = 0.5
 
 

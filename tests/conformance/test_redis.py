@@ -1,4 +1,4 @@
-"""The kit on Redis: a real server, and fakeredis for a machine without one."""
+"""The kit on Redis: a server, a cluster, Sentinels, and fakeredis for a machine without one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 import redis
 from taskmux.conformance import DriverSuite
 from taskmux.driver import StoreDenied, StoreIncompatible, StoreUnavailable
-from tests.servers import free_port, redis_program, running
+from tests.servers import free_port, redis_cluster, redis_program, redis_sentinels, running
 
 from taskmux_redis import RedisDriver
 
+needs_program = pytest.mark.skipif(redis_program() is None, reason="no redis-server")
 INDEXES = ("ready", "delayed", "blocked", "leases", "completed", "dead", "cancelled", "moved")
 STAMPED = {"delayed", "blocked"}
 STAMP = 23
@@ -88,6 +89,39 @@ class TestRedis(RedisHooks):
             (RedisDriver(f"{self.url}/999"), StoreIncompatible),
             (RedisDriver(self.url.replace("redis://", "redis://nobody:wrong@")), StoreDenied),
         ]
+
+
+@pytest.fixture(scope="module")
+def cluster_nodes():
+    with redis_cluster() as servers:
+        yield servers
+
+
+@needs_program
+class TestRedisCluster(RedisHooks):
+    @pytest.fixture
+    def unopened_driver(self, cluster_nodes):
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in cluster_nodes[:2])
+        with redis.RedisCluster(port=cluster_nodes[0].port, host="127.0.0.1") as self.client:
+            self.client.flushall(target_nodes=redis.RedisCluster.PRIMARIES)
+            yield RedisDriver(f"redis+cluster://{hosts}")
+
+
+@pytest.fixture(scope="module")
+def sentinel_set():
+    with redis_sentinels() as (servers, sentinels):
+        yield servers, sentinels
+
+
+@needs_program
+class TestRedisSentinel(RedisHooks):
+    @pytest.fixture
+    def unopened_driver(self, sentinel_set):
+        (primary, _), sentinels = sentinel_set
+        hosts = ",".join(f"127.0.0.1:{one.port}" for one in sentinels)
+        with primary.client() as self.client:
+            self.client.flushall()
+            yield RedisDriver(f"redis+sentinel://{hosts}/mymaster/0")
 
 
 class FakeClient(fakeredis.FakeAsyncRedis):
