@@ -251,13 +251,13 @@ def _explanation(seen: _Seen, ref: Ref, first: _Start, second: _Start) -> str | 
     for one in seen.breaks[first.pid]:
         if one.long and one.overlaps(begin, end):
             return one.reason
-    record = seen.records.get(ref)
-    for attempt in () if record is None else record.history:
-        if attempt.outcome == "crashed" and first.fence <= attempt.fence < second.fence:
-            return "lapse recorded"
     # A process that was stopped within a transaction keeps a store with one lock from renewing
     # anybody's lease. Taking a lapsed lease raises the fence, and so does the claim after it.
     reclaimed = second.fence - first.fence > 1
     if reclaimed and any(one.overlaps(begin, end) for one in seen.stops):
         return "store stood still"
+    record = seen.records.get(ref)
+    for attempt in () if record is None else record.history:
+        if attempt.outcome == "crashed" and first.fence <= attempt.fence < second.fence:
+            return "lapse recorded"
     return None
