@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Self, TypeVar
+from uuid import uuid4
 
 from pymongo import AsyncMongoClient
 from taskmux.driver import (
@@ -191,7 +192,8 @@ class MongoDriver(Driver):
 
     async def put_settings(self, queue: str, settings: QueueSettings) -> bool:
         """See `Driver.put_settings`."""
-        return await self._send(lambda store: upkeep.put_settings(store, queue, settings))
+        call = uuid4().hex
+        return await self._send(lambda store: upkeep.put_settings(store, queue, settings, call))
 
     async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109 - the interface's
         """See `Driver.wait`."""

@@ -1,7 +1,7 @@
 """What a queue's settings forbid, read seldom and yet in force when `put_settings` returns.
 
 A queue that was read to be neither paused nor moved is taken to be so for a moment, without
-being read for each push and claim. Whoever changes settings waits that moment out before
+being read for each push and claim. Whoever restricts a queue waits that moment out before
 answering. So from then on every instance reads the new settings first; and a push whose insert
 took longer than the moment reads once more, and takes its jobs back if the queue has moved.
 """

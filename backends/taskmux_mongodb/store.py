@@ -49,7 +49,7 @@ class Written:
 class Store:
     """Collections with every guarantee explicit, whatever the client's own defaults are.
 
-    Writes are acknowledged by a majority. A write that changes nothing waits for the majority
+    Writes are acknowledged by a majority, from its journals. A write that changes nothing waits for the majority
     too, so an operation that is sent again is durable when it is answered.
     """
 
@@ -59,7 +59,7 @@ class Store:
             database,
             codec_options=CodecOptions(),
             read_preference=ReadPreference.PRIMARY,
-            write_concern=WriteConcern("majority", wtimeout=_WTIMEOUT),
+            write_concern=WriteConcern("majority", wtimeout=_WTIMEOUT, j=True),
             read_concern=ReadConcern("local"),
         )
         self.jobs = self.database.get_collection("jobs")

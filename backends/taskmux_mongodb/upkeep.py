@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -107,23 +106,29 @@ async def settings(store: Store, queue: str) -> QueueSettings:
         ) from None
 
 
-async def put_settings(store: Store, queue: str, new: QueueSettings) -> bool:
-    """Store settings if the rev is the stored one; see `Driver.put_settings`."""
-    call = uuid.uuid4().hex
+async def put_settings(store: Store, queue: str, new: QueueSettings, call: str) -> bool:
+    """Store settings if the rev is the stored one; see `Driver.put_settings`.
+
+    `call` tells a call that is sent again from another one.
+    """
     fields: dict[str, Any] = msgspec.to_builtins(replace(new, rev=new.rev + 1))
     document = {"_id": queue, "call": call} | fields
     if new.rev:
-        written = await store.queues.replace_one({"_id": queue, "rev": new.rev}, document)
-        stored = bool(written.matched_count)
+        known = {"_id": queue, "rev": new.rev}
+        stored = bool((await store.queues.replace_one(known, document)).matched_count)
     else:
+        stored = True
         try:
             await store.queues.insert_one(document)
-            stored = True
         except DuplicateKeyError:
             stored = False
+    if not stored:
+        found = await store.queues.find_one({"_id": queue}, {"call": 1})
+        stored = found is not None and found.get("call") == call
     if stored:
-        await store.rules.in_force(queue)
         store.bell.ring([queue])
+        if new.paused or new.moved_to is not None:
+            await store.rules.in_force(queue)
     return stored
 
 

@@ -1,15 +1,19 @@
-"""The kit on MongoDB: a real replica set, and a real standalone server."""
+"""The kit on MongoDB: a replica set, a standalone server, and an application's own client."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import ClassVar
 
 import pytest
+import pytest_asyncio
+from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import MongoClient
 from taskmux.conformance import DriverSuite
-from taskmux.driver import Driver, Ref
+from taskmux.driver import Driver, Ref, StoreError, StoreIncompatible, StoreUnavailable
 from tests.mongo_servers import mongod_program, running
+from tests.servers import free_port
 
 from taskmux_mongodb import MongoDriver
 
@@ -40,6 +44,7 @@ class MongoSuite(DriverSuite):
     clock_error_ms: ClassVar[int] = 10
 
     def empty(self, url: str) -> MongoDriver:
+        """Return a driver on an emptied database."""
         self.server_url = url
         with MongoClient(url) as client:
             database = client.get_default_database()
@@ -53,6 +58,16 @@ class MongoSuite(DriverSuite):
             jobs.update_one({"_id": f"{ref.queue}/{ref.id}"}, {"$set": {"body": b"\xff"}})
         return True
 
+    async def unfit(self) -> Sequence[tuple[Driver, type[StoreError]]]:
+        nowhere = f"mongodb://127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=100"
+        strange = self.server_url.replace("/taskmux", "/strange")
+        with MongoClient(self.server_url) as client:
+            client["strange"]["meta"].replace_one({"_id": "schema"}, {"version": 0}, upsert=True)
+        return [
+            (MongoDriver(nowhere), StoreUnavailable),
+            (MongoDriver(strange), StoreIncompatible),
+        ]
+
 
 class TestReplicaSet(MongoSuite):
     @pytest.fixture
@@ -64,3 +79,17 @@ class TestStandalone(MongoSuite):
     @pytest.fixture
     def unopened_driver(self, standalone_url):
         return self.empty(standalone_url)
+
+
+class TestMotor(MongoSuite):
+    """A client handed in belongs to its loop, and so do all instances made of it."""
+
+    @pytest_asyncio.fixture
+    async def unopened_driver(self, replica_set_url):
+        self.empty(replica_set_url)
+        client = AsyncIOMotorClient(replica_set_url)
+        yield MongoDriver.from_client(client)
+        client.close()
+
+    test_o5_an_instance_may_live_in_another_loop = None
+    test_w1_a_push_from_another_loop_ends_the_wait = None

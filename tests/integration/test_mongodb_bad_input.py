@@ -6,7 +6,7 @@ import traceback
 from collections.abc import AsyncIterator
 
 import pytest
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, MongoClient
 from taskmux.driver import (
     ClaimAsk,
     CorruptRecord,
@@ -15,6 +15,7 @@ from taskmux.driver import (
     NewJob,
     Note,
     Op,
+    PruneAsk,
     PushStatus,
     Ref,
     State,
@@ -104,6 +105,30 @@ async def test_refused_credentials_are_told_and_not_shown() -> None:
     with running("--auth", replica_set=None) as server:
         url = f"mongodb://user:{SECRET}@127.0.0.1:{server.port}/taskmux"
         error, shown = await refused(MongoDriver(url))
+    assert isinstance(error, StoreDenied)
+    assert "s3cret" not in shown
+
+
+@real
+async def test_the_role_read_write_is_all_that_is_needed() -> None:
+    with running("--auth", replica_set=None) as server:
+        with server.client() as client:
+            root = {"createUser": "root", "pwd": "root", "roles": ["root"]}
+            client.admin.command(root)
+        with MongoClient(f"mongodb://root:root@127.0.0.1:{server.port}") as client:
+            role = {"role": "readWrite", "db": "taskmux"}
+            client.admin.command({"createUser": "user", "pwd": "s3cret!", "roles": [role]})
+        url = f"mongodb://user:{SECRET}@127.0.0.1:{server.port}/taskmux?authSource=admin"
+        driver = MongoDriver(url)
+        await driver.open()
+        await push(driver, 1, job())
+        (held,) = (await driver.claim(Op("w", 1), ClaimAsk("q", "w", 1, 60_000))).jobs
+        await driver.apply(Op("w", 2), [transition.complete(held, b"1")])
+        assert await driver.prune(PruneAsk("q")) == 0
+        assert await driver.queues() == ["q"]
+        await driver.close()
+        outside = MongoDriver(url.replace("/taskmux?", "/other?"))
+        error, shown = await refused(outside)
     assert isinstance(error, StoreDenied)
     assert "s3cret" not in shown
 
