@@ -42,6 +42,7 @@ from taskmux.driver import (
 
 from taskmux_sqlite import SQLiteDriver, leasing, moving, reading, upkeep, watch
 from taskmux_sqlite.store import Store
+from taskmux_sqlite.watch import Waiter
 
 Reply = TypeVar("Reply")
 
@@ -397,6 +398,34 @@ async def test_several_queues_claimed_in_turn_miss_nothing(bench: Bench) -> None
     await bench.push(new("a"))  # after the claim of q, before that of r
     await bench.driver.claim(bench.op(), ClaimAsk("r", "worker", 1, LEASE))
     assert await bench.driver.wait(["q", "r"], 60)
+
+
+async def test_a_new_wait_does_not_hide_a_change_from_an_older_one(bench: Bench) -> None:
+    await bench.push(new("a", state=State.BLOCKED))
+    await bench.claim()
+    waiting = asyncio.ensure_future(bench.driver.wait(["q"], 60))
+    await asyncio.sleep(0)
+
+    def change_then_wait(store: Store) -> None:
+        with bench.sqlite() as other:
+            other.execute("UPDATE jobs SET state = 'waiting'")
+        assert not store.watch.add(Waiter(["r"], waits=lambda: False, wake=lambda: None))
+
+    await bench.on_thread(change_then_wait)
+    assert await waiting
+
+
+async def test_what_found_nothing_finds_nothing_when_repeated(bench: Bench) -> None:
+    op, ask = bench.op(), ClaimAsk("q", "worker", 1, LEASE)
+    recover = ReclaimAsk("q", "rescuer", 1, LEASE)
+    assert list((await bench.driver.claim(op, ask)).jobs) == []
+    assert list(await bench.driver.reclaim(op, recover)) == []
+    await bench.push(new("a"), new("b"))
+    await bench.claim(1)
+    bench.now += LEASE
+    assert list((await bench.driver.claim(op, ask)).jobs) == []
+    assert list(await bench.driver.reclaim(op, recover)) == []
+    assert [job.id for job in await bench.claim()] == ["b"]
 
 
 async def test_closing_ends_the_waits(bench: Bench) -> None:
