@@ -65,10 +65,8 @@ async def claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed:
 async def _claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed:
     mark, now = f"claim {op}", store.clock.earliest()
     repeat = claims.answered("claim", op, ask.queue)
-    restrictions, held, found = await asyncio.gather(
-        store.rules.restrictions([ask.queue]),
-        _held(store, mark, ask.queue),
-        _head(store, claims, ask, now),
+    restrictions, (held, found) = await asyncio.gather(
+        store.rules.restrictions([ask.queue]), _head(store, claims, mark, ask, now)
     )
     paused = bool(restrictions.get(ask.queue, {}).get("paused"))
     if held or repeat:
@@ -88,7 +86,7 @@ async def _claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed
 
 async def _held(store: Store, mark: str, queue: str) -> list[Document]:
     """Return what this operation leased before."""
-    leased = {"claim": mark, "queue": queue}
+    leased = {"claim": mark, "queue": queue, "state": "active"}
     found = await store.jobs.find(leased).to_list(None)
     if found:
         await store.barrier()
@@ -130,12 +128,26 @@ async def _promote(store: Store, queue: str, now: int) -> None:
         await store.write(writes, hasty=True)
 
 
-async def _head(store: Store, claims: Claims, ask: ClaimAsk, now: int) -> list[Document]:
-    """Return due jobs that are not in line yet, then candidates; one query finds both."""
-    due = {"queue": ask.queue, "state": "delayed", "rank": {"$lte": now}}
-    waiting = {"queue": ask.queue, "state": "waiting"}
+async def _head(
+    store: Store, claims: Claims, mark: str, ask: ClaimAsk, now: int
+) -> tuple[list[Document], list[Document]]:
+    """Return what this operation leased before; and due jobs, then candidates.
+
+    One query finds them all: each part is a stretch of an index in the same order.
+    """
+    parts: list[Document] = [
+        {"queue": ask.queue, "state": "delayed", "rank": {"$lte": now}},
+        {"queue": ask.queue, "state": "waiting"},
+    ]
+    alone = claims.spread(ask.queue) == 1
+    if alone and ask.limit > 0:
+        parts.append({"claim": mark, "queue": ask.queue, "state": "active"})
     order = [("state", ASCENDING), *_IN_LINE]
-    return await _some(store.jobs.find({"$or": [due, waiting]}).sort(order), claims, ask)
+    found = await _some(store.jobs.find({"$or": parts}).sort(order), claims, ask)
+    leased = any(one["state"] == "active" for one in found)
+    if leased or not alone or ask.limit <= 0:
+        return await _held(store, mark, ask.queue), found
+    return [], found
 
 
 async def _candidates(store: Store, claims: Claims, ask: ClaimAsk) -> list[Document]:

@@ -34,7 +34,9 @@ def _keys(*names: str) -> list[tuple[str, int]]:
 _JOBS: Final = (
     IndexModel(_keys("queue", "state", "rank", "seq", "lease_until"), name=LINE),
     IndexModel(
-        _keys("claim", "queue"), name="claim", partialFilterExpression={"claim": {"$exists": True}}
+        _keys("claim", "queue", "state", "rank", "seq"),
+        name="claim",
+        partialFilterExpression={"claim": {"$exists": True}},
     ),
     IndexModel(
         _keys("queue", "dedup"),

@@ -49,8 +49,8 @@ class Written:
 class Store:
     """Collections with every guarantee explicit, whatever the client's own defaults are.
 
-    Writes are acknowledged by a majority, from its journals. A write that changes nothing waits for the majority
-    too, so an operation that is sent again is durable when it is answered.
+    Writes are acknowledged by a majority, from its journals. A write that changes nothing waits
+    for the majority too, so an operation that is sent again is durable when it is answered.
     """
 
     def __init__(self, client: AsyncMongoClient[Document], database: str) -> None:
