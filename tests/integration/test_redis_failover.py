@@ -29,19 +29,26 @@ async def driver(nodes):
     await one.close()
 
 
-def owner_of(queue: str, nodes) -> tuple[int, redis.Redis, redis.Redis]:
-    """The slot of a queue, its primary, and a replica of that."""
+def owner_of(queue: str, nodes) -> tuple[int, int, list[int]]:
+    """The slot of a queue, and the ports of its primary and of that one's replicas."""
     with redis.RedisCluster(host="127.0.0.1", port=nodes[0].port) as cluster:
         slot = cluster.keyslot(f"{{tm:{queue}}}:")
-        primary = cluster.nodes_manager.get_node_from_slot(slot)
-        group = cluster.nodes_manager.slots_cache[slot]
-        replica = next(node for node in group if node.port != primary.port)
-    return slot, redis.Redis(port=primary.port), redis.Redis(port=replica.port)
+        primary, *replicas = cluster.nodes_manager.slots_cache[slot]
+    return slot, primary.port, [one.port for one in replicas]
+
+
+def follows(port: int) -> bool:
+    with redis.Redis(port=port) as client:
+        state = client.info("replication")
+    return state["role"] == "slave" and state["master_link_status"] == "up"
 
 
 def fail_over(queue: str, nodes) -> None:
-    _, primary, replica = owner_of(queue, nodes)
-    with primary, replica:
+    def replicas() -> list[int]:
+        return [port for port in owner_of(queue, nodes)[2] if follows(port)]
+
+    wait_until(replicas, "a replica follows")
+    with redis.Redis(port=replicas()[0]) as replica:
         replica.execute_command("CLUSTER FAILOVER")
         wait_until(lambda: replica.info("replication")["role"] == "master", "a failover")
 
@@ -57,8 +64,8 @@ async def test_cluster_failovers_lose_nothing(driver, nodes):
 
 def migrate(queue: str, nodes) -> None:
     """Move a queue's slot to another primary, key by key."""
-    slot, source, old_replica = owner_of(queue, nodes)
-    old_replica.close()
+    slot, from_port, _ = owner_of(queue, nodes)
+    source = redis.Redis(port=from_port)
     known = source.execute_command("CLUSTER NODES")
     mine = source.execute_command("CLUSTER MYID").decode()
     name, other = next(

@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import traceback
+from pathlib import Path
 
 import pytest
 import redis
 from taskmux.driver import (
+    Beat,
+    FindAsk,
     InvalidURL,
     Op,
+    PruneAsk,
+    QueueSettings,
     Ref,
     State,
     StoreDenied,
     StoreIncompatible,
     StoreUnavailable,
+    WorkerInfo,
 )
 from taskmux.plugins import driver_for, plugin_manager
 from tests.redis_load import Load, new
@@ -25,6 +31,12 @@ from taskmux_redis import RedisDriver
 from taskmux_redis.address import parse
 
 needs_server = pytest.mark.skipif(redis_program() is None, reason="no redis-server")
+
+
+def published_acl() -> list[str]:
+    """The command that the user's page gives."""
+    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+    return next(line for line in page.splitlines() if line.startswith("ACL SETUSER")).split()
 
 
 async def refused(url: str) -> Exception:
@@ -65,13 +77,19 @@ class TestRefusals:
     async def test_the_published_acl_suffices(self):
         with running() as server:
             with redis.Redis(port=server.port) as admin:
-                admin.execute_command("ACL", "SETUSER", "app", *PUBLISHED_ACL)
-            driver = RedisDriver(f"redis://app:hunter2@127.0.0.1:{server.port}")
+                admin.execute_command(*published_acl())
+            driver = RedisDriver(f"redis://taskmux:password@127.0.0.1:{server.port}")
             await driver.open()
             load = Load(driver, "q", 50)
             await load.run()
             await load.check()
             assert await driver.queues() == ["q"]
+            assert await driver.put_settings("q", QueueSettings(paused=True))
+            assert await driver.prune(PruneAsk("q")) == 0
+            assert (await driver.find(FindAsk(queue="q", state=State.COMPLETED))).jobs
+            about = WorkerInfo(id="w", host="h", pid=1, queues=(), tasks=(), concurrency=1)
+            await driver.beat(Beat(about, (), 1000))
+            assert len(await driver.workers()) == 1
             await driver.close()
 
     async def test_a_database_that_is_not_there(self):
@@ -226,27 +244,3 @@ async def test_many_calls_at_once_share_the_connections():
         )
         assert (await driver.counts("q"))[State.WAITING] == 500
         await driver.close()
-
-
-PUBLISHED_ACL = (
-    "on",
-    ">hunter2",
-    "resetkeys",
-    "~{tm}:*",
-    "~{tm:*",
-    "+@scripting",
-    "-script",
-    "+@connection",
-    "+info",
-    "+time",
-    "+exists",
-    "+del",
-    "+@hash",
-    "+@sortedset",
-    "+@list",
-    "+@set",
-    "+incrby",
-    "+get",
-    "+pexpire",
-    "+pttl",
-)
