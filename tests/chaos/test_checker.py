@@ -288,3 +288,14 @@ class TestJournal:
         assert len(tail.new()) == 1
         journal.path.write_bytes(whole + whole)
         assert len(tail.new()) == 1
+        assert tail.torn == 0
+
+    def test_a_line_cut_short_by_a_kill_spoils_no_other(self, tmp_path):
+        with Journal(tmp_path / "journal") as journal:
+            journal.write(Intent(ref=ONE))
+            with journal.path.open("ab") as file:
+                file.write(journal.path.read_bytes()[:20])
+            journal.write(Acked(ref=ONE))
+            tail = Tail(journal.path)
+            assert [type(entry) for entry in tail.new()] == [Intent, Acked]
+            assert tail.torn == 1

@@ -210,6 +210,11 @@ class Fleet:
 
         await until(what, look, patience)
 
+    @property
+    def torn(self) -> int:
+        """How many lines of the journal a kill cut short: at most the last of its process."""
+        return self._tail.torn
+
     async def done(self, count: float) -> None:
         """Wait until so many jobs have ended."""
         await self.until(f"{count:.0f} jobs end", lambda: len(self.finished) >= count)

@@ -76,6 +76,7 @@ async def drained(mux: Taskmux, patience: float = PATIENCE) -> None:
 async def report(mux: Taskmux, fleet: Fleet, poison: Iterable[Job] = ()) -> Report:
     """Check the journal against what is stored."""
     fleet.look()
+    assert fleet.torn <= sum(process.doomed for process in fleet.processes)
     records: dict[Ref, JobRecord] = {}
     for state in State:
         async for job in mux.queue(QUEUE).jobs(state):

@@ -134,7 +134,7 @@ class SignalSuite(FleetSuite):
         assert (kept.state, kept.attempts) == (State.ACTIVE, 0)
 
     async def test_a_killed_workers_job_runs_again(self, mux: Taskmux, fleet: Fleet) -> None:
-        job = Job(id="one", arguments={"seconds": 2.0})
+        job = Job(id="one", arguments={"seconds": 1.0})
         await self.push(mux, fleet, job)
         (first,) = await fleet.started()
         await self.running(fleet, job)
@@ -151,7 +151,7 @@ class SignalSuite(FleetSuite):
         assert [attempt.outcome for attempt in record.history] == ["crashed"]
 
     async def test_a_zombies_outcome_is_refused(self, mux: Taskmux, fleet: Fleet) -> None:
-        job = Job(id="one", arguments={"seconds": 2.0})
+        job = Job(id="one", arguments={"seconds": 1.0})
         await self.push(mux, fleet, job)
         (zombie,) = await fleet.started()
         await self.running(fleet, job)
