@@ -1,0 +1,198 @@
+"""What happens between a driver's read and its write; and bells that are heard or lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from taskmux.driver import (
+    ApplyStatus,
+    ClaimAsk,
+    HeldLease,
+    JobRecord,
+    Keep,
+    LeaseStatus,
+    NewJob,
+    Op,
+    PushStatus,
+    QueueSettings,
+    ReclaimAsk,
+    Ref,
+    State,
+    transition,
+)
+from tests.mongo_servers import MongoServer, mongod_program, running
+
+from taskmux_mongodb import MongoDriver, waiting
+
+pytestmark = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
+
+LONG = 60_000
+FOREVER = 60.0
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+async def driver(server: MongoServer) -> AsyncIterator[MongoDriver]:
+    with server.client() as client:
+        client.drop_database("taskmux")
+    driver = MongoDriver(server.url)
+    await driver.open()
+    yield driver
+    await driver.close()
+
+
+@pytest.fixture
+async def other(driver: MongoDriver) -> AsyncIterator[MongoDriver]:
+    other = driver.fork()
+    await other.open()
+    yield other
+    await other.close()
+
+
+def before_write(driver: MongoDriver, do: Callable[[], Awaitable[object]]) -> None:
+    """Do something between the driver's next read and its write."""
+    write = driver._store.write
+
+    async def interrupted(*args, **kwargs):
+        driver._store.write = write
+        await do()
+        return await write(*args, **kwargs)
+
+    driver._store.write = interrupted
+
+
+async def push(driver: MongoDriver, *names: str, op: int = 1) -> list[PushStatus]:
+    jobs = [NewJob(JobRecord(queue="q", id=name, task="t")) for name in names]
+    return [one.status for one in await driver.push(Op("p", op), jobs)]
+
+
+async def claim(driver: MongoDriver, op: Op, limit: int = 1, lease: int = LONG, start: int = 1):
+    ask = ClaimAsk("q", op.origin, limit, lease, start)
+    return (await driver.claim(op, ask)).jobs
+
+
+async def test_a_job_claimed_and_released_since_it_was_read_is_not_claimed(driver, other) -> None:
+    await push(driver, "job")
+
+    async def run_and_release() -> None:
+        (held,) = await claim(other, Op("other", 1))
+        await other.apply(Op("other", 2), [transition.release(held)])
+
+    before_write(driver, run_and_release)
+    (held,) = await claim(driver, Op("w", 1))
+    (stored,) = await driver.get([held.ref])
+    assert held == stored, "the claim must know the fence that is stored"
+
+
+async def test_a_job_with_a_new_priority_since_it_was_read_is_claimed_with_it(
+    driver, other
+) -> None:
+    await push(driver, "job")
+    change = transition.reprioritise(Ref("q", "job"), 7)
+    before_write(driver, lambda: other.apply(Op("other", 1), [change]))
+    (held,) = await claim(driver, Op("w", 1))
+    assert held.priority == 7
+
+
+async def test_what_a_rival_leaves_is_claimed_in_order_and_started(driver, other) -> None:
+    await push(driver, *"abcd")
+    before_write(driver, lambda: claim(other, Op("other", 1), 2))
+    jobs = await claim(driver, Op("w", 1), 4, start=1)
+    assert [(job.id, job.started) for job in jobs] == [("c", True), ("d", False)]
+    assert jobs == await driver.get([job.ref for job in jobs])
+
+
+async def test_a_lease_extended_since_it_lapsed_is_not_reclaimed(driver, other) -> None:
+    await push(driver, "job")
+    (held,) = await claim(driver, Op("w", 1), lease=0)
+    renewed: list[LeaseStatus] = []
+
+    async def extend() -> None:
+        (answer,) = await other.extend([HeldLease(held.ref, held.fence)], LONG)
+        renewed.append(answer.status)
+
+    before_write(driver, extend)
+    ask = ReclaimAsk("q", "rescuer", 1, LONG)
+    number = 0
+    while not renewed:  # until the clock's lower bound has passed the lease
+        number += 1
+        assert list(await driver.reclaim(Op("r", number), ask)) == []
+    assert renewed == [LeaseStatus.HELD]
+    (stored,) = await driver.get([held.ref])
+    assert stored is not None
+    assert (stored.worker, stored.fence) == ("w", held.fence)
+
+
+async def test_a_transition_sees_what_came_since_it_was_decided(driver, other) -> None:
+    await push(driver, "job")
+    before_write(driver, lambda: claim(other, Op("other", 1)))
+    (answer,) = await driver.apply(Op("x", 1), [transition.cancel(Ref("q", "job"), Keep())])
+    assert answer.status is ApplyStatus.REQUESTED
+
+
+async def test_a_removed_job_is_pushed_anew_with_a_higher_fence(driver) -> None:
+    await push(driver, "job")
+    (first,) = await driver.get([Ref("q", "job")])
+    await driver.apply(Op("x", 1), [transition.remove(first.ref)])
+    assert await push(driver, "job") == [PushStatus.CREATED], "the same op creates nothing"
+    assert await driver.get([first.ref]) == [None]
+    assert await push(driver, "job", op=2) == [PushStatus.CREATED]
+    (second,) = await driver.get([first.ref])
+    assert second.fence > first.fence
+    (answer,) = await driver.apply(Op("x", 1), [transition.remove(first.ref)])
+    assert answer.status is ApplyStatus.REPEATED, "a removal sent again removes no other job"
+    assert await driver.get([first.ref]) == [second]
+
+
+async def test_jobs_pushed_while_their_queue_moves_are_taken_back(driver, other) -> None:
+    insert = driver._store.jobs.insert_many
+
+    async def slow(*args, **kwargs):
+        await insert(*args, **kwargs)
+        await other.put_settings("q", QueueSettings(moved_to="redis://there"))
+
+    await push(driver, "before")
+    driver._store.jobs.insert_many = slow
+    assert await push(driver, "during", op=2) == [PushStatus.MOVED]
+    assert await driver.get([Ref("q", "during")]) == [None]
+    assert (await driver.counts("q"))[State.WAITING] == 1
+
+
+# -- bells ----------------------------------------------------------------------------------------
+
+
+async def test_a_ring_ends_the_wait_without_looking(driver, other, monkeypatch) -> None:
+    async def blind(*_args: object) -> bool:
+        return False
+
+    monkeypatch.setattr(waiting, "look", blind)
+    await claim(driver, Op("w", 1))
+    while await driver.wait(["q"], 0.05):
+        continue  # what was in the collection already
+    sleeping = asyncio.create_task(driver.wait(["q"], FOREVER))
+    await push(other, "job")
+    assert await sleeping
+
+
+async def test_work_is_found_when_no_bell_is_heard(driver, other, monkeypatch) -> None:
+    await claim(driver, Op("w", 1))
+    monkeypatch.setattr(other._store.bell, "ring", lambda queues: None)
+    sleeping = asyncio.create_task(driver.wait(["q"], FOREVER))
+    await push(other, "job")
+    assert await sleeping
+
+
+async def test_a_paused_queue_with_jobs_ends_no_wait(driver) -> None:
+    await push(driver, "job")
+    await driver.put_settings("q", QueueSettings(paused=True))
+    assert await claim(driver, Op("w", 1)) == []
+    while await driver.wait(["q"], 0.05):
+        continue
+    assert not await driver.wait(["q"], 2.5), "it looked, and saw that the queue is paused"
