@@ -360,6 +360,24 @@ async def test_the_log_does_not_grow_with_the_work(bench: Bench) -> None:
         await bench.driver.close()  # ends the wait
 
 
+@pytest.mark.parametrize("way", ["VACUUM INTO", "backup"])
+async def test_a_backup_made_at_work_can_be_opened(bench: Bench, way: str) -> None:
+    await bench.push(new("a"), new("b"))
+    await bench.claim(1)
+    copy = bench.file.with_name("copy.db")
+    with bench.sqlite() as connection:
+        if way == "backup":
+            with closing(sqlite3.connect(copy)) as target:
+                connection.backup(target)
+        else:
+            connection.execute(f"VACUUM INTO '{copy}'")
+    restored = SQLiteDriver(f"sqlite:///{copy}")
+    await restored.open()
+    refs = [Ref("q", "a"), Ref("q", "b")]
+    assert await restored.get(refs) == await bench.driver.get(refs)
+    await restored.close()
+
+
 # -- waits ----------------------------------------------------------------------------------------
 
 
