@@ -19,7 +19,7 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from tests.servers import free_port, wait_until
 
-__all__ = ["MongoServer", "mongod_program", "running"]
+__all__ = ["MongoServer", "ReplicaSet", "mongod_program", "running"]
 
 
 def mongod_program() -> str | None:
@@ -37,11 +37,15 @@ def mongod_program() -> str | None:
 
 
 class MongoServer:
-    """One mongod; with a set's name it is the only member of a replica set."""
+    """One mongod; with a set's name it is the only member of a replica set.
 
-    def __init__(self, *options: str, replica_set: str | None = "rs") -> None:
+    With `member` it is one of several, and somebody else initiates the set.
+    """
+
+    def __init__(self, *options: str, replica_set: str | None = "rs", member: bool = False) -> None:
         self.options = options
         self.replica_set = replica_set
+        self.member = member
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="taskmux-mongo-"))
         self.process: subprocess.Popen[bytes] | None = None
@@ -73,6 +77,8 @@ class MongoServer:
             raise RuntimeError(f"mongod ended: {text[-2000:]}")
         with contextlib.suppress(PyMongoError), self.client() as client:
             hello = client.admin.command("hello")
+            if self.member:
+                return True
             if self.replica_set is not None and "setName" not in hello:
                 member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
                 config = {"_id": self.replica_set, "members": [member]}
@@ -97,6 +103,70 @@ class MongoServer:
         """End the process and remove its directory."""
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class ReplicaSet:
+    """Three members that elect another primary within a second or two."""
+
+    def __init__(self) -> None:
+        self.members = [MongoServer(member=True) for _ in range(3)]
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{one.port}" for one in self.members)
+        return f"mongodb://{hosts}/taskmux?replicaSet=rs"
+
+    def start(self) -> ReplicaSet:
+        for one in self.members:
+            one.start()
+        members = [
+            {"_id": at, "host": f"127.0.0.1:{one.port}"} for at, one in enumerate(self.members)
+        ]
+        settings = {"electionTimeoutMillis": 1_000, "heartbeatIntervalMillis": 200}
+        with self.members[0].client() as client:
+            config = {"_id": "rs", "members": members, "settings": settings}
+            client.admin.command("replSetInitiate", config)
+        self.primary()
+        return self
+
+    def primary(self) -> MongoServer:
+        """Return the member that is primary, once there is one and all others follow it."""
+        found: list[MongoServer] = []
+
+        def settled() -> bool:
+            states = [(one, self._hello(one)) for one in self.members]
+            found[:] = [one for one, hello in states if hello.get("isWritablePrimary")]
+            followers = sum(bool(hello.get("secondary")) for _, hello in states)
+            return len(found) == 1 and followers == len(states) - 1
+
+        wait_until(settled, "the replica set has a primary", seconds=60)
+        return found[0]
+
+    def _hello(self, member: MongoServer) -> dict[str, object]:
+        with contextlib.suppress(PyMongoError), member.client() as client:
+            return client.admin.command("hello")
+        return {}
+
+    def step_down(self) -> None:
+        """Let the primary give way to another."""
+        with contextlib.suppress(PyMongoError), self.primary().client() as client:
+            client.admin.command("replSetStepDown", 2, secondaryCatchUpPeriodSecs=1, force=True)
+
+    def kill_primary(self) -> None:
+        """End the primary as a crash does, and start it again when another has taken over."""
+        killed = self.primary()
+        killed.kill()
+        others = [one for one in self.members if one is not killed]
+        wait_until(
+            lambda: any(self._hello(one).get("isWritablePrimary") for one in others),
+            "another member takes over",
+            seconds=60,
+        )
+        killed.start()
+
+    def stop(self) -> None:
+        for one in self.members:
+            one.stop()
 
 
 @contextlib.contextmanager
