@@ -84,10 +84,11 @@ class Clock:
 
 
 class Numbers:
-    """Numbers that rise with the server's time, strictly within one instance, and never collide.
+    """Numbers that rise with the server's time, strictly within one instance.
 
-    42 bits of milliseconds, 9 that count within one, 12 at random for the instance: 63 in all. A
-    burst of more than 512 in a millisecond borrows from the next ones.
+    42 bits of milliseconds, 9 that count within one, 12 at random for the instance: 63 in all, so
+    two instances do not draw the same one but by a rare chance. A burst of more than 512 in a
+    millisecond borrows from the next ones.
     """
 
     _STEP: Final = 1 << 12

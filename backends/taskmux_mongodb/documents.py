@@ -139,6 +139,7 @@ _BLANK: Final[dict[str, Any]] = {
 } | {"queue": "", "id": ""}
 
 _ALWAYS: Final = ("state", "priority", "created_at", "fence")
+_NEEDED: Final = ("priority", "created_at", "fence", "rank", "seq", "rev")
 _STORED: Final = tuple(
     (name, _BLANK[name], codec[0]) for name, codec in _CODECS.items() if name not in _ALWAYS
 )
@@ -203,9 +204,9 @@ def record(document: Document) -> JobRecord:
         fields = {
             name: codec[1](document[name]) for name, codec in _CODECS.items() if name in document
         }
-        missing = [name for name in _ALWAYS if name not in fields]
-        if missing:
-            raise LookupError(f"{missing[0]} is missing")
+        for name in _NEEDED:
+            _integer(document[name])
+        fields["state"] = State(document["state"])
         job_id = document["_id"][len(queue) + 1 :]
         return replace(_body(document["body"]), queue=queue, id=job_id, **fields)
     except _UNREADABLE as error:

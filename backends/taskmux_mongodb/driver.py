@@ -56,7 +56,7 @@ _LAST_SENT: Final = 5.0
 
 
 class MongoDriver(Driver):
-    """Jobs in a MongoDB database, on a replica set, a sharded cluster or a single server.
+    """Jobs in a MongoDB database, on a replica set or a single server.
 
     Args:
         url: `mongodb://` or `mongodb+srv://`, as PyMongo takes it; its path names the database
@@ -230,9 +230,10 @@ class MongoDriver(Driver):
             try:
                 await store.clock.fresh()
                 return await do(store)
-            except FAULTS as error:
+            except (*FAULTS, StoreUnavailable) as error:
                 store.clock.forget()
-                mapped = translate(error, self.url)
+                known = isinstance(error, StoreUnavailable)
+                mapped = error if known else translate(error, self.url)
                 if not left or not isinstance(mapped, StoreUnavailable):
                     raise mapped from None
             await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311 - jitter

@@ -153,6 +153,9 @@ _SHOWN: Final = dict.fromkeys(
 )
 
 
+_NEEDED: Final = ("fence", "rev", "priority", "created_at")
+
+
 async def _decide(store: Store, moves: list[_Move], answers: dict[int, Applied]) -> list[_Move]:
     """Answer what can be answered; return what was written meanwhile, to be looked at again."""
     found = store.jobs.find({"_id": {"$in": [move.key for move in moves]}}, _SHOWN)
@@ -184,7 +187,7 @@ def _settled(document: Document | None, move: _Move) -> Applied | None:
     """Return the answer if nothing is to be written, else None."""
     if document is None:
         return Applied(ApplyStatus.GONE)
-    state, ops = _STATES.get(document["state"]), document.get("ops", ())
+    state, ops = _state(document), document.get("ops", ())
     if move.rev and document.get("rev") == move.rev:
         return move.outcome
     if move.mark in ops:
@@ -194,8 +197,14 @@ def _settled(document: Document | None, move: _Move) -> Applied | None:
     return _refused(document, state, move.one)
 
 
+def _state(document: Document) -> State | None:
+    """Return the state of a job; None for a tombstone and for what is no job of taskmux."""
+    whole = all(isinstance(document.get(name), int) for name in _NEEDED)
+    return _STATES.get(str(document.get("state"))) if whole else None
+
+
 def _refused(document: Document, state: State | None, one: Transition) -> Applied | None:
-    if state is None:  # a tombstone, or set aside
+    if state is None:
         return Applied(ApplyStatus.GONE)
     if one.flag and state is State.ACTIVE:
         return None

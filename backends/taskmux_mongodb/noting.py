@@ -50,7 +50,7 @@ def _noted(document: Document | None, fence: int) -> Applied:
     if document is None:
         return Applied(ApplyStatus.GONE)
     state = State(document["state"])
-    holds = state is State.ACTIVE and document["fence"] == fence
+    holds = state is State.ACTIVE and document.get("fence") == fence
     return Applied(ApplyStatus.APPLIED if holds else ApplyStatus.STALE, state)
 
 

@@ -138,7 +138,7 @@ async def _explain(store: Store, items: list[_Item], answers: dict[int, Pushed])
             await _find_owner(store, item, answers)
         elif document.get("born") == item.born:
             answers[item.place] = Pushed(PushStatus.CREATED, job.id)
-        elif document["state"] != REMOVED:
+        elif document.get("state") != REMOVED:
             answers[item.place] = Pushed(PushStatus.DUPLICATE, job.id)
         else:
             await _replace(store, item, document, answers)

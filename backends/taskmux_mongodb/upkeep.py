@@ -149,7 +149,7 @@ async def beat(store: Store, beat: Beat) -> BeatReply:
         )
     there = await held_documents(store, [held.ref for held in beat.held])
     asked = {
-        (key, one["fence"])
+        (key, one.get("fence"))
         for key, one in there.items()
         if one["state"] == "active" and one.get("cancel_requested")
     }

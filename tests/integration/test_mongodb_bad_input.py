@@ -196,6 +196,29 @@ async def test_a_client_that_its_owner_closed_is_unavailable(server) -> None:
     await driver.close()
 
 
+@real
+@pytest.mark.parametrize("field", ["rank", "seq", "rev", "priority", "fence", "created_at", "body"])
+async def test_a_document_without_one_of_its_fields_stops_nothing(
+    server, driver, field: str
+) -> None:
+    await push(driver, 1, job("bad"), job("good"))
+    with server.client() as client:
+        client["taskmux"]["jobs"].update_one({"_id": "q/bad"}, {"$unset": {field: ""}})
+    bad = Ref("q", "bad")
+    ids: list[str] = []
+    for number in range(2):
+        ids += [
+            one.id
+            for one in (await driver.claim(Op("w", number), ClaimAsk("q", "w", 10, 60_000))).jobs
+        ]
+    assert ids == ["good"]
+    await driver.apply(Op("x", 1), [transition.remove(bad), transition.hold(bad)])
+    await driver.annotate([Note(ref=bad, fence=1, progress=b"1")])
+    with pytest.raises(CorruptRecord):
+        await driver.get([bad])
+    assert sum((await driver.counts("q")).values()) == 1
+
+
 # -- values ---------------------------------------------------------------------------------------
 
 
