@@ -9,6 +9,7 @@ from typing import Any, Final, Self, TypeVar
 from uuid import uuid4
 
 from pymongo import AsyncMongoClient
+from pymongo.errors import ServerSelectionTimeoutError
 from taskmux.driver import (
     Applied,
     Beat,
@@ -234,7 +235,8 @@ class MongoDriver(Driver):
                 store.clock.forget()
                 known = isinstance(error, StoreUnavailable)
                 mapped = error if known else translate(error, self.url)
-                if not left or not isinstance(mapped, StoreUnavailable):
+                waited = isinstance(error, ServerSelectionTimeoutError)
+                if waited or not left or not isinstance(mapped, StoreUnavailable):
                     raise mapped from None
             await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311 - jitter
         raise AssertionError("unreachable")
