@@ -34,7 +34,7 @@ class TestCancelling:
                 seen.append("cancelled")
                 raise
 
-        async with mux.worker():
+        async with mux.worker(lease="1h"):  # told by the heartbeat, long before any renewal
             job = await slow.enqueue()
             await started.wait()
             assert await app().job("default", job.id).cancel() is State.ACTIVE
@@ -107,15 +107,23 @@ class TestCancelling:
             started.set()
             await asyncio.Event().wait()
 
+        @mux.task(max_attempts=1)
+        async def unlucky() -> None:  # a cancellation left over would be taken for the lane's
+            task = asyncio.ensure_future(asyncio.Event().wait())
+            task.cancel()
+            await task
+
         @mux.task()
         async def nap() -> int:
-            await asyncio.sleep(0)  # a cancellation left over would strike here
+            await asyncio.sleep(0)
             return 1
 
         async with mux.worker(concurrency=1):
             job = await slow.enqueue()
             await started.wait()
             await job.cancel()
+            with pytest.raises(JobFailed):
+                await (await unlucky.enqueue()).result(timeout="20s")
             assert await (await nap.enqueue()).result(timeout="20s") == 1
 
     async def test_a_finished_or_missing_one_is_a_typed_error(self, mux):

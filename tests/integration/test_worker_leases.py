@@ -223,6 +223,32 @@ class TestALostLease:
         )
         assert losses.jobs == [job.id]
 
+    @pytest.mark.parametrize("ending", ["returns", "raises"])
+    async def test_what_it_answers_to_being_stopped_changes_nothing(
+        self, cut_off_app, cut_off, losses, driver, ending
+    ):
+        started = asyncio.Event()
+
+        @cut_off_app.task(max_attempts=1)
+        async def stubborn() -> str:
+            try:
+                started.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if ending == "raises":
+                    raise ValueError("stubborn") from None
+            return "stubborn"
+
+        async with cut_off_app.worker(lease=LEASE):
+            job = await stubborn.enqueue()
+            await started.wait()
+            stolen = await steal(driver, job.id)
+            cut_off.lifted = True
+            await asyncio.wait_for(losses.told.wait(), 20)
+            await self.finish_as_thief(driver, stolen)
+        assert (await job.record()).result == b'"the thief"'
+        assert losses.jobs == [job.id]
+
     async def test_its_notes_are_refused(self, cut_off_app, driver):
         started, stolen_now = asyncio.Event(), asyncio.Event()
         refusals: list[type[BaseException]] = []

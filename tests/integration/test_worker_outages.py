@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 from taskmux import Context, Fixed, State
 from taskmux.conformance import Fault, FaultyDriver, chance, lost, refused, script
 from taskmux.errors import StoreUnavailable
+from taskmux.messages import ClaimAsk, Op
 from taskmux.plugins import driver_for, plugin_manager
 
 
@@ -100,6 +102,43 @@ class TestUnreliableStore:
             for job in jobs:
                 record = await _finished(app().job("default", job.id))
                 assert (record.attempts, len(record.history)) == (4, 3)
+
+
+class LosesWhatItFound:
+    """Loses the reply of the first recovery that found a job."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def __call__(self, verb: str) -> Fault | None:
+        return self.fault if verb == "reclaim" and not self.done else None
+
+    async def fault(self, send: Any) -> Any:
+        reply = await send()
+        if reply:
+            self.done = True
+            raise StoreUnavailable("The reply was lost on purpose.")
+        return reply
+
+
+class TestRecovery:
+    async def test_a_lost_reply_strands_no_job(self, app, app_on, faulty, driver):
+        plan = LosesWhatItFound()
+        mux = app_on(faulty(plan))
+
+        @mux.task()
+        async def work() -> int:
+            return 1
+
+        job = await app().enqueue(work.name)
+        handle = app().job("default", job.id)
+        claimed = await driver.claim(Op("vanished", 1), ClaimAsk("default", "vanished", 1, 50, 1))
+        async with mux.worker(lease="1s"):
+            assert await handle.result(timeout="20s") == 1
+        assert plan.done
+        (entry,) = (await handle.record()).history
+        # Recovered under a new operation, it would have been leased, and lapsed, once more.
+        assert entry.fence == claimed.jobs[0].fence
 
 
 async def _finished(handle):
