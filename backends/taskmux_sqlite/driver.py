@@ -79,7 +79,7 @@ class SQLiteDriver(Driver):
 
     async def open(self) -> None:
         """See `Driver.open`."""
-        if self._session is None:
+        if self._session is None or not self._session.here:
             session = self._session = Session(self._location, self._clock)
             try:
                 await session.open()

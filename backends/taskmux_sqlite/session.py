@@ -1,7 +1,7 @@
 """An open database as an event loop sees it: a thread that owns the connection, and a way to ask.
 
-SQLite's calls block, and its connections may neither change threads nor be carried into a forked
-process. So one thread opens, uses and closes the connection, and a forked process is refused.
+SQLite's calls block, so one thread makes them all. A forked process has neither that thread nor its
+connection: it has to open a session of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeVar
 
 from taskmux.driver import StoreUnavailable
@@ -46,8 +47,6 @@ class Session:
         Raises:
             StoreError: the file cannot be used, and why.
         """
-        if any(one.uses(self._location) for one in _INHERITED):
-            raise self._forked()
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._thread = threading.Thread(
             target=self._serve, args=(opened,), name=f"taskmux-{self._location.file.name}"
@@ -66,8 +65,8 @@ class Session:
 
     async def close(self) -> None:
         """Finish what was asked for, close the connection and end the thread."""
-        if self._thread is None or self._pid != os.getpid():
-            return  # a forked process must not touch its parent's connection, not even to close it
+        if self._thread is None or not self.here:
+            return  # its thread and its connection are another process's
         self._closed = asyncio.get_running_loop().create_future()
         self._calls.put(None)
         await self._closed
@@ -82,8 +81,11 @@ class Session:
         Raises:
             StoreError: SQLite's error, translated.
         """
-        if self._pid != os.getpid():
-            raise self._forked()
+        if not self.here:
+            raise StoreUnavailable(
+                f"The driver of {self._location.url} was opened by another process, from which "
+                f"this one was forked. Open it here, too."
+            )
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._calls.put(partial(self._answer, reply, do))
         return await reply
@@ -98,7 +100,7 @@ class Session:
         )
         self._waiting += 1
         try:
-            if await self.ask(lambda store: store.watch.add(waiter)):
+            if await self.ask(lambda store: store.add(waiter)):
                 return True
             async with asyncio.timeout(timeout):
                 return await woken
@@ -108,16 +110,10 @@ class Session:
             self._waiting -= 1
             woken.cancel()
 
-    def uses(self, location: Location) -> bool:
-        """Return whether this session is on the location's file."""
-        return self._location.file == location.file
-
-    def _forked(self) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"This process was forked from one that had {self._location.file} open, and SQLite "
-            f"cannot be carried over a fork. Close the driver before the fork, or start the "
-            f"process anew (multiprocessing's 'spawn' or 'forkserver')."
-        )
+    @property
+    def here(self) -> bool:
+        """Whether this process opened it, and not one that it was forked from."""
+        return self._pid == os.getpid()
 
     # -- on the thread --------------------------------------------------------------------------
 
@@ -130,8 +126,9 @@ class Session:
             return
         _settle(opened, partial(opened.set_result, None))
         while (call := self._next(store)) is not None:
-            call(store)
-            store.watch.check()
+            with store.using:
+                call(store)
+                store.look()
         store.close()
         _LIVE.discard(self)
         if self._closed is not None:
@@ -143,7 +140,9 @@ class Session:
             try:
                 return self._calls.get(timeout=store.watch.pause())
             except queue.Empty:
-                store.watch.poll()
+                with store.using:
+                    if not store.look():
+                        store.watch.slow_down()
 
     def _answer(
         self, reply: asyncio.Future[Reply], do: Callable[[Store], Reply], store: Store
@@ -167,8 +166,12 @@ class Session:
     def _nudge_others(self) -> None:
         """Make sessions of this process that wait on this file look at once, not at a poll."""
         for one in tuple(_LIVE):
-            if one is not self and one._waiting and one.uses(self._location):  # noqa: SLF001 - of this class
-                one._calls.put(_look)  # noqa: SLF001 - of this class
+            if one is not self:
+                one._nudge(self._location.file)  # noqa: SLF001 - of this class
+
+    def _nudge(self, file: Path) -> None:
+        if self._waiting and self.here and self._location.file == file:
+            self._calls.put(_look)
 
 
 def _look(store: Store) -> None:
@@ -187,21 +190,4 @@ def _settle(reply: asyncio.Future[Reply], how: Callable[[], None]) -> None:
 
 
 _LIVE: Final[set[Session]] = set()
-"""This process's open sessions."""
-
-_INHERITED: Final[list[Session]] = []
-"""Sessions that were open in the parent when this process was forked from it.
-
-SQLite's locks belong to a process. A copy of a connection makes its library believe that this
-process holds locks that it does not, so the files of these sessions cannot be used here. They are
-kept, because closing them could remove a log that the parent still writes.
-"""
-
-
-def _after_fork() -> None:
-    _INHERITED.extend(_LIVE)
-    _LIVE.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+"""This process's open sessions, and dead copies of those of the process it was forked from."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from taskmux.driver import StoreDenied, StoreIncompatible, StoreUnavailable
+from taskmux.driver import StoreDenied, StoreError, StoreIncompatible, StoreUnavailable
 
+from taskmux_sqlite import forks
 from taskmux_sqlite.location import Location
 from taskmux_sqlite.schema import check_owner, migrate
 from taskmux_sqlite.transaction import Transaction
-from taskmux_sqlite.watch import Watch
+from taskmux_sqlite.watch import Waiter, Watch
 
 __all__ = ["Store"]
 
@@ -38,7 +41,7 @@ each try, up to 100 ms, so that the unlucky one of two busy processes hardly eve
 
 
 class Store:
-    """An open database. Everything about it happens on the thread that opened it.
+    """An open database. Everything about it happens on one thread, which holds `using` for it.
 
     Args:
         location: the file and its options.
@@ -46,7 +49,8 @@ class Store:
         brought: called after a commit that left more to claim.
 
     Raises:
-        StoreUnavailable: there is no such directory, or the path is one.
+        StoreUnavailable: there is no such directory, or the path is one; or the file was open in
+            the process that this one was forked from.
         StoreDenied: the file or its directory may not be written.
         StoreIncompatible: the library is too old, the file is another's, or WAL cannot work there.
         sqlite3.Error: whatever else SQLite says.
@@ -58,14 +62,38 @@ class Store:
         self._location = location
         self._clock = clock
         self._brought = brought
-        self._connection = _connect(location)
-        self._inode = _inode(location.file)
-        self.watch = Watch(self._connection)
+        self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+        self.file: Final = location.file
+        self.using: Final = threading.Lock()
+        self.watch: Final = Watch()
+        forks.register(self)
+        try:
+            self._connected()
+        except BaseException:
+            self.using.release()
+            forks.unregister(self)
+            raise
+        self.using.release()
 
     def close(self) -> None:
         """Wake the waiters and close; the last connection to a file removes its log."""
-        self.watch.release()
-        self._connection.close()
+        with self.using:
+            self.watch.release()
+            self.disconnect()
+        forks.unregister(self)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is open; it is not after a fork, until it is used again."""
+        return self._connection is not None
+
+    def disconnect(self) -> None:
+        """Close the connection for now."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):  # what was committed is safe in any case
+                connection.close()
 
     def read(self, do: Callable[[Transaction], Reply]) -> Reply:
         """Return what `do` reads from one snapshot."""
@@ -80,31 +108,60 @@ class Store:
         Raises:
             StoreIncompatible: the file was moved or deleted, which SQLite would not notice.
         """
-        if _inode(self._location.file) != self._inode:
-            raise StoreIncompatible(
-                f"{self._location.file} was moved, deleted or replaced while it was open; what is "
-                f"written now would be lost. Restart this process."
-            )
+        self._check_inode()
         reply, transaction = self._locked("BEGIN IMMEDIATE", do)
         if transaction.brought:
             self.watch.brought()
             self._brought()
         return reply
 
-    def _locked(self, begin: str, do: Callable[[Transaction], Reply]) -> tuple[Reply, Transaction]:
-        return _patiently(self._location, lambda: self._run(begin, do))
+    def add(self, waiter: Waiter) -> bool:
+        """See `Watch.add`."""
+        self._connected()
+        return self.watch.add(waiter)
 
-    def _run(self, begin: str, do: Callable[[Transaction], Reply]) -> tuple[Reply, Transaction]:
-        self._connection.execute(begin)
+    def look(self) -> bool:
+        """Wake those whose work has come; return whether anything changed since the last look."""
+        if not self.watch.waits():
+            return False
         try:
-            transaction = Transaction(
-                self._connection, self._clock(), self.watch, self._location.file.parent
+            self._connected()
+            return self.watch.check()
+        except (sqlite3.Error, StoreError):
+            self.watch.release()  # their next claim meets the same error, and can say so
+            return True
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            if self._inode is not None:
+                self._check_inode()  # a file that is gone must not be made anew
+            self._connection = _connect(self._location)
+            self._inode = _inode(self.file)
+            self.watch.use(self._connection)
+        return self._connection
+
+    def _check_inode(self) -> None:
+        if _inode(self.file) != self._inode:
+            raise StoreIncompatible(
+                f"{self.file} was moved, deleted or replaced while it was open; what is written "
+                f"now would be lost. Restart this process."
             )
+
+    def _locked(self, begin: str, do: Callable[[Transaction], Reply]) -> tuple[Reply, Transaction]:
+        connection = self._connected()
+        return _patiently(self._location, lambda: self._run(connection, begin, do))
+
+    def _run(
+        self, connection: sqlite3.Connection, begin: str, do: Callable[[Transaction], Reply]
+    ) -> tuple[Reply, Transaction]:
+        connection.execute(begin)
+        try:
+            transaction = Transaction(connection, self._clock(), self.watch, self.file.parent)
             reply = do(transaction)
             transaction.finish()
-            self._connection.execute("COMMIT")
+            connection.execute("COMMIT")
         except BaseException:
-            self._connection.rollback()
+            connection.rollback()
             raise
         return reply, transaction
 
@@ -116,8 +173,20 @@ def _connect(location: Location) -> sqlite3.Connection:
             f"This Python has SQLite {sqlite3.sqlite_version}; taskmux needs 3.35 or newer. "
             f"Use a newer Python build."
         )
+    if forks.inherited(file):
+        raise StoreUnavailable(
+            f"This process was forked, without Python's knowledge, from one that had {file} open, "
+            f"and SQLite cannot be carried over a fork. Open the app in the server's post-fork "
+            f"hook, or close it before the fork."
+        )
     _check_path(file)
-    connection = sqlite3.connect(file, timeout=0, isolation_level=None, cached_statements=200)
+    connection = sqlite3.connect(
+        file,
+        timeout=0,
+        isolation_level=None,
+        check_same_thread=False,  # whoever forks closes it
+        cached_statements=200,
+    )
     try:
         _patiently(location, lambda: _prepare(connection, location))
     except BaseException:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
-from taskmux.driver import StoreError
 
 from taskmux_sqlite.rows import decode_settings
 
@@ -53,13 +52,18 @@ class _Seen(msgspec.Struct, gc=False):
 class Watch:
     """The waiters of one connection. Lives on the connection's thread."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self) -> None:
+        self._connection: sqlite3.Connection | None = None
         self._own = 0
         self._seen: dict[str, _Seen] = {}
         self._waiters: list[Waiter] = []
         self._last: Version = (0, 0)
         self._interval = FASTEST
+
+    def use(self, connection: sqlite3.Connection) -> None:
+        """Watch through this connection from now on. What it saw before does not compare."""
+        self._connection = connection
+        self._own += 1
 
     def brought(self) -> None:
         """Note that a commit of this connection left more to claim."""
@@ -85,32 +89,29 @@ class Watch:
         self._waiters.append(waiter)
         return False
 
-    def pause(self) -> float | None:
-        """Return how many seconds to sleep before the next poll; None: until called."""
+    def waits(self) -> bool:
+        """Return whether anybody still waits."""
         self._waiters = [waiter for waiter in self._waiters if waiter.waits()]
-        return self._interval if self._waiters else None
+        return bool(self._waiters)
 
-    def poll(self) -> None:
-        """Look whether anything changed, and poll less often if not."""
-        if not self.check():
-            self._interval = min(self._interval * SLOWER, SLOWEST)
+    def pause(self) -> float | None:
+        """Return how many seconds to sleep before the next look; None: until called."""
+        return self._interval if self.waits() else None
+
+    def slow_down(self) -> None:
+        """Look less often: nothing has changed."""
+        self._interval = min(self._interval * SLOWER, SLOWEST)
 
     def check(self) -> bool:
         """Wake those whose work has come; return whether anything changed since the last look."""
-        if not self._waiters:
+        version = self._version()
+        if version == self._last:
             return False
-        try:
-            version = self._version()
-            if version == self._last:
-                return False
-            self._last = version
-            self._interval = FASTEST
-            woken = [one for one in self._waiters if any(map(self._ready, one.queues))]
-        except (sqlite3.Error, StoreError):  # their next claim meets the same error, and can say so
-            woken = self._waiters
-        for waiter in woken:
-            waiter.wake()
-        self._waiters = [waiter for waiter in self._waiters if waiter not in woken]
+        self._last = version
+        self._interval = FASTEST
+        for waiter in self._waiters:
+            if any(map(self._ready, waiter.queues)):
+                waiter.wake()
         return True
 
     def release(self) -> None:
@@ -120,11 +121,13 @@ class Watch:
         self._waiters = []
 
     def _version(self) -> Version:
+        assert self._connection is not None
         (version,) = self._connection.execute("PRAGMA data_version").fetchone()
         return int(version), self._own
 
     def _ready(self, queue: str) -> bool:
         """Return whether a claim may find a job, or learn of an earlier due time."""
+        assert self._connection is not None
         row = self._connection.execute(READY, (queue,)).fetchone()
         if row is None or decode_settings(row[0]).paused:
             return False

@@ -391,7 +391,7 @@ async def test_commits_without_work_wake_nobody(bench: Bench) -> None:
     await other.push(Op("other", 1), [new("a", queue="elsewhere")])
     await other.put_settings("r", QueueSettings(paused=True))
     await other.push(Op("other", 2), [new("a", queue="r")])
-    await bench.on_thread(lambda store: store.watch.check())  # has seen all that by now
+    await bench.on_thread(lambda store: store.look())  # has seen all that by now
     await asyncio.sleep(0)
     assert not waiting.done()
     await other.put_settings("r", QueueSettings(rev=1))
@@ -404,7 +404,7 @@ async def test_an_earlier_due_time_ends_the_wait(bench: Bench) -> None:
     await bench.claim()
     waiting = asyncio.ensure_future(bench.driver.wait(["q"], 60))
     await bench.driver.push(bench.op(), [NewJob(new("last", state=State.DELAYED).job, 6000)])
-    await bench.on_thread(lambda store: store.watch.check())
+    await bench.on_thread(lambda store: store.look())
     await asyncio.sleep(0)
     assert not waiting.done()
     await bench.driver.push(bench.op(), [NewJob(new("soon", state=State.DELAYED).job, 10)])
@@ -427,7 +427,7 @@ async def test_a_new_wait_does_not_hide_a_change_from_an_older_one(bench: Bench)
     def change_then_wait(store: Store) -> None:
         with bench.sqlite() as other:
             other.execute("UPDATE jobs SET state = 'waiting'")
-        assert not store.watch.add(Waiter(["r"], waits=lambda: False, wake=lambda: None))
+        assert not store.add(Waiter(["r"], waits=lambda: False, wake=lambda: None))
 
     await bench.on_thread(change_then_wait)
     assert await waiting
