@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,6 +20,9 @@ __all__ = ["push"]
 
 _ROUNDS: Final = 100
 """How often a batch is looked at again: each round settles an item, or somebody else made way."""
+
+_SLOW: Final = 0.015
+"""Seconds. After a slower insert those who heard the bell have looked in vain: it rings again."""
 
 
 class _Item(msgspec.Struct):
@@ -45,8 +49,9 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
     for item in items:
         if item.new.job.queue in moved:
             answers[item.place] = Pushed(PushStatus.MOVED, moved[item.new.job.queue])
-    # Once now, for those who will look when the jobs are there, and once when they surely are.
+    # Rung beside the insert and not after it: whoever hears it looks when the jobs are there.
     store.bell.ring(queues - moved.keys())
+    began = time.monotonic()
     left = staying = [item for item in items if item.place not in answers]
     for _ in range(_ROUNDS):
         if not left:
@@ -54,7 +59,8 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
         left = await _round(store, left, answers)
     else:
         raise StoreBusy("Others keep creating and removing the same jobs. Send it again.")
-    store.bell.ring(queues - moved.keys())
+    if time.monotonic() - began > _SLOW:
+        store.bell.ring(queues - moved.keys())
     late = store.rules.doubtful(queues - moved.keys())
     if late:
         await _take_back(store, staying, _moved(await store.rules.read(late)), answers)

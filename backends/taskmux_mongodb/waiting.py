@@ -12,12 +12,15 @@ from taskmux_mongodb.store import Store
 
 __all__ = ["look", "wait"]
 
-_FIRST_LOOK: Final = 0.005
-_LONGEST_DEAF: Final = 0.25
-"""Seconds between looks while nobody can listen: they begin dense and double up to this."""
+_DEAF: Final = (0.005, 0.25)
+"""Seconds between looks while nobody can listen: the first, doubled each time up to the last."""
 
-_LONGEST: Final = 1.0
-"""Seconds between looks while the bell is heard; pushes inside a transaction do not ring it."""
+_LISTENING: Final = (0.008, 1.0)
+"""Seconds between looks while the bell is heard. It may have rung a little before the jobs were
+there, and pushes inside a transaction do not ring it."""
+
+_MOST: Final = 10
+"""Doublings that reach any of the longest."""
 
 
 async def wait(
@@ -26,7 +29,7 @@ async def wait(
     """Sleep until work may be there; see `Driver.wait`."""
     await bell.listen()
     end = time.monotonic() + seconds
-    pause = _FIRST_LOOK
+    looks = 0
     while True:
         left = end - time.monotonic()
         if bell.rang(queues):
@@ -34,11 +37,12 @@ async def wait(
             return True
         if left <= 0:
             return False
-        longest = _LONGEST if bell.listening else pause
-        if await bell.hear(queues, min(left, longest)):
+        first, last = _LISTENING if bell.listening else _DEAF
+        pause = min(first * 2**looks, last)
+        if await bell.hear(queues, min(left, pause)):
             continue
-        pause = min(pause * 2, _LONGEST_DEAF)
-        if left > longest and await look():
+        looks = min(looks + 1, _MOST)
+        if left > pause and await look():
             return True
 
 
