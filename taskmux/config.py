@@ -27,6 +27,7 @@ __all__ = [
     "check_options",
     "hide_credentials",
     "load_settings",
+    "parent_process",
     "scheme_of",
     "split_url",
 ]
@@ -95,6 +96,12 @@ def load_settings(
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
+
+
+def parent_process() -> int | None:
+    """Return the process that supervises this one and said so, or None."""
+    text = os.environ.get("TASKMUX_PARENT", "")
+    return int(text) if text.isdigit() else None
 
 
 def _from_file(directory: Path) -> dict[str, Any]:

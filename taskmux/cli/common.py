@@ -67,7 +67,7 @@ def errors_to_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except TaskmuxError as error:
             complaints.print(f"[bold red]{type(error).__name__}:[/] ", end="")
-            complaints.print(str(error), markup=False)
+            complaints.print(str(error), markup=False, soft_wrap=True)
             sys.exit(_exit_code(error))
 
     return run

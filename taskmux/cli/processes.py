@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-__all__ = ["supervise"]
+from taskmux.cli.common import STORE, USAGE
+
+__all__ = ["PARENT", "supervise"]
+
+PARENT = "TASKMUX_PARENT"
+"""Tells a child its parent, so that it drains when that one is gone."""
 
 logger = logging.getLogger("taskmux.processes")
 
 LONGEST_PAUSE = 30.0
 HEALTHY_AFTER = 60.0
+LOOK = 0.2
 
 
 class Child:
@@ -24,6 +31,8 @@ class Child:
         self._command = command
         self._failures = 0
         self.process: subprocess.Popen[bytes] | None = None
+        self.verdict = 0
+        """The exit code with which it said that it never can run."""
         self._started = 0.0
         self._not_before = 0.0
 
@@ -32,7 +41,9 @@ class Child:
         now = time.monotonic()
         if self.process is None and now >= self._not_before:
             # A session of its own: Ctrl-C reaches the parent alone, which passes it on once.
-            self.process = subprocess.Popen(self._command, start_new_session=True)  # noqa: S603
+            self.process = subprocess.Popen(  # noqa: S603 - our own command
+                self._command, start_new_session=True, env=os.environ | {PARENT: str(os.getpid())}
+            )
             self._started = now
 
     def reap(self) -> int | None:
@@ -49,6 +60,12 @@ class Child:
         self.process = None
         return code
 
+    def hopeless(self, code: int | None) -> bool:
+        """Say whether it ended at its first start because of its usage or its store."""
+        if code in (USAGE, STORE) and self._failures == 1:
+            self.verdict = code
+        return self.verdict != 0
+
     def send(self, number: int) -> None:
         """Send it a signal if it runs."""
         if self.process is not None and self.process.poll() is None:
@@ -58,29 +75,45 @@ class Child:
 def supervise(count: int, command: Sequence[str]) -> int:
     """Keep `count` processes running until SIGTERM or SIGINT; pass every such signal on.
 
+    A child that finds its usage or its store wrong at its first start ends the whole: it would
+    say the same for ever.
+
     Returns:
-        0 when all ended well, else 1.
+        0 when all ended well, else the exit code of one that did not.
     """
     children = [Child(command) for _ in range(count)]
-    stopping = False
+    signals = 0
     wake = threading.Event()
 
-    def on_signal(number: int, _frame: object) -> None:
-        nonlocal stopping
-        stopping = True
+    def on_signal(_number: int, _frame: object) -> None:
+        nonlocal signals
+        signals += 1
         wake.set()
-        for child in children:
-            child.send(signal.SIGTERM if number == signal.SIGINT else number)
 
     old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while not stopping:
+        while not signals:
             for child in children:
-                child.reap()
-                child.keep_alive()
-            wake.wait(0.2)
-        codes = [child.process.wait() for child in children if child.process is not None]
+                if child.hopeless(child.reap()):
+                    signals += 1
+                if not signals:
+                    child.keep_alive()
+            wake.wait(LOOK)
+        return _stop(children, lambda: signals, wake)
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-    return 0 if all(code == 0 for code in codes) else 1
+
+
+def _stop(children: Sequence[Child], signals: Callable[[], int], wake: threading.Event) -> int:
+    """Pass on as many SIGTERMs as there were signals; wait for all; return the worst exit code."""
+    passed_on = 0
+    while any(child.process is not None and child.process.poll() is None for child in children):
+        if passed_on < signals():
+            passed_on += 1
+            for child in children:
+                child.send(signal.SIGTERM)
+        wake.clear()
+        wake.wait(LOOK)
+    codes = [child.process.returncode for child in children if child.process is not None]
+    return max((abs(code) for code in codes + [child.verdict for child in children]), default=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -16,12 +17,15 @@ import click
 from taskmux.app import Taskmux
 from taskmux.cli.common import complaints, errors_to_exit_codes, load_app, settings_from
 from taskmux.cli.processes import supervise
-from taskmux.config import Settings
+from taskmux.config import Settings, parent_process
 from taskmux.errors import ConfigError
 from taskmux.units import milliseconds, show_ms
 from taskmux.worker import Worker
 
 __all__ = ["worker"]
+
+SAME_SIGNAL = 0.2
+"""Seconds within which a second signal is the first one, heard twice."""
 
 
 @click.command()
@@ -30,8 +34,12 @@ __all__ = ["worker"]
 @click.option("--concurrency", type=int, help="Handlers at once [TASKMUX_CONCURRENCY].")
 @click.option("--lease", help="How long a silent worker keeps a job: 30s [TASKMUX_LEASE].")
 @click.option("--drain", help="How long stopping waits for handlers: 25s [TASKMUX_DRAIN].")
-@click.option("--processes", type=int, help="Worker processes, restarted [TASKMUX_PROCESSES].")
-@click.option("--url", help="The default store, whatever the app says [TASKMUX_URL].")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 256),
+    help="Worker processes, restarted [TASKMUX_PROCESSES].",
+)
+@click.option("--url", help="The default store, whatever the app says.")
 @click.option("--log-level", help="debug, info, warning or error [TASKMUX_LOG_LEVEL].")
 @errors_to_exit_codes
 def worker(app: str | None, queues: str | None, url: str | None, **flags: Any) -> None:
@@ -63,7 +71,14 @@ def worker(app: str | None, queues: str | None, url: str | None, **flags: Any) -
 async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> None:
     loop = asyncio.get_running_loop()
 
+    last = -math.inf
+
     def on_signal() -> None:
+        nonlocal last
+        now, before = loop.time(), last
+        last = now
+        if now - before < SAME_SIGNAL:  # a wrapper passed on what the terminal sent as well
+            return
         if one.stopping:
             complaints.print("Stopping now; what runs is given back.")
             one.abort()
@@ -83,12 +98,24 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> None:
                 f"({one.options.concurrency} at once, lease {show_ms(one.options.lease_ms)}, "
                 f"{len(mux.tasks.names())} tasks). Ctrl-C drains."
             )
+            watching = loop.create_task(_stop_with_parent(one))
             await one.stopping_began()
+            watching.cancel()
     finally:
         await mux.close()
     complaints.print("Stopped.")
     if one.left_behind:
         _leave()
+
+
+async def _stop_with_parent(one: Worker) -> None:
+    """Drain when the supervising parent is gone: nobody would stop this process any more."""
+    parent = parent_process()
+    while parent is not None and os.getppid() == parent:
+        await asyncio.sleep(1)
+    if parent is not None:
+        complaints.print("The supervising process is gone; draining.")
+        one.stop_soon()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -25,10 +26,13 @@ from taskmux.job import JobRecord
 from taskmux.lifecycle import (
     Cancelled,
     Completed,
+    Fail,
     Failed,
     Outcome,
     Released,
+    Retry,
     Run,
+    Snooze,
     decide,
     describe,
     last_chance,
@@ -43,13 +47,15 @@ from taskmux.worker.lanes import Held, Lanes, monotonic
 from taskmux.worker.renew import extend
 from taskmux.worker.settle import Settler
 
-__all__ = ["Equipment", "Runner"]
+__all__ = ["Equipment", "Isolated", "Runner"]
 
 logger = logging.getLogger("taskmux.worker")
 
 AnyTask = Task[Any, Any, Any, Any]
 
 TRIES = 3
+PATIENCE = 5.0
+"""Seconds that a job on its last chance waits to be alone."""
 
 
 class Equipment(msgspec.Struct, frozen=True):
@@ -79,31 +85,47 @@ class Runner:
         self._lanes = lanes
         self._with = equipment
         self._rng = random.Random()  # noqa: S311 - jitter
+        self._context_vars = contextvars.copy_context()
         self._plain = not (equipment.hooks.started or equipment.hooks.wraps_runs)
 
     async def lane(self) -> None:
-        """Take and run jobs until the lanes are closed."""
-        while (held := await self._lanes.take()) is not None:
+        """Take and run jobs until the lanes are closed.
+
+        A handler can get hold of the lane's task and cancel it at any time; only the end of the
+        worker ends a lane.
+        """
+        while True:
             try:
-                await self._execute(held)
-            except Exception:
-                logger.exception(
-                    "job %s: taskmux itself failed; the lease will lapse", held.job.ref
-                )
-                self._lanes.forget(held)
-            finally:
-                self._lanes.done(held)
+                held = await self._lanes.take()
+                if held is None:
+                    return
+                await self._one(held)
+            except asyncio.CancelledError:
+                if self._lanes.ending:
+                    raise
+                await _forgive_cancellation()
+
+    async def _one(self, held: Held) -> None:
+        try:
+            await self._execute(held)
+        except Exception:
+            logger.exception("job %s: taskmux itself failed; its lease will lapse", held.job.ref)
+            self._lanes.forget(held)
+        finally:
+            self._lanes.done(held)
 
     async def _execute(self, held: Held) -> None:
         job = held.job
         settler = self._with.settlers[held.link]
         alone = last_chance(job)
         if alone:
-            await self._seclude()
+            await self._seclude(held)
+            if self._lanes.closed:  # it is given back with all that never began
+                return
         if not await self._may_start(held, settler):
             self._lanes.forget(held)
             return
-        if self._lanes.cut:  # it is given back with all that never began
+        if self._lanes.cut:
             return
         began = self._with.now_ms()
         task = self._with.registry.get(job.task)
@@ -123,13 +145,17 @@ class Runner:
             history_limit=self._with.limits.history,
         )
         settler.settle(held, decide(job, outcome, run, self._rng))
-        if alone:  # nor may what comes next take this one's outcome with it
+        if alone:  # what comes next must not take this one's outcome with it
             await self._quiet()
 
-    async def _seclude(self) -> None:
-        """Leave nothing that a crash could take along: neither outcomes nor waiting jobs."""
-        for other in await self._lanes.seclude():
+    async def _seclude(self, held: Held) -> None:
+        """Leave nothing that a crash could take along: outcomes, waiting jobs, other handlers.
+
+        Handlers that run for long are not waited for: nobody would ever be alone then.
+        """
+        for other in self._lanes.seclude(held):
             self._with.settlers[other.link].settle(other, transition.release(other.job))
+        await self._lanes.others_finish(PATIENCE)
         await self._quiet()
 
     async def _quiet(self) -> None:
@@ -167,28 +193,39 @@ class Runner:
         if task.signature.takes_context:
             held.context = self._context(held)
             args.insert(0, held.context)
+        held.threaded = not task.is_async
         held.lane = asyncio.current_task()
         held.began = monotonic()
         try:
-            value = await self._invoke(job, task, args, named)
-        except asyncio.CancelledError as error:
-            if held.stop is not None:
-                return _stopped(held, task)
-            if _being_cancelled():  # the lane itself, since the worker ends
-                raise
-            return outcome_of(error, self._with.limits)  # what the handler awaited was cancelled
-        except _Overran:
-            return timed_out(job.policy.timeout_ms or 0)
-        except (KeyboardInterrupt, GeneratorExit):  # meant for the process and for the lane
+            value = await self._invoke(held, task, args, named)
+        except (KeyboardInterrupt, GeneratorExit):  # meant for the process, or for the lane
             raise
-        except BaseException as error:  # noqa: BLE001 - what a handler raises is its outcome
-            return outcome_of(error, self._with.limits)
+        except BaseException as error:
+            if self._lanes.ending:
+                raise
+            return self._ended_by(error, held)
         finally:
             held.lane = None
             held.ended = monotonic()
-            if held.stop is not None:
-                _forgive_cancellation()
+            await _forgive_cancellation(unless=self._lanes.ending)
         return self._completed(job, value)
+
+    def _ended_by(self, error: BaseException, held: Held) -> Outcome | None:
+        """Return what an exception means: what the handler says, or why it was stopped.
+
+        A client library may turn a cancellation into an error of its own.
+        """
+        if isinstance(error, _Overran):
+            return timed_out(held.job.policy.timeout_ms or 0)
+        if held.stop is None or isinstance(error, Fail | Retry | Snooze):
+            return outcome_of(error, self._with.limits)
+        match held.stop:
+            case "cancel":
+                return Cancelled()
+            case "drain":
+                return Released()
+            case _:
+                return None
 
     def _context(self, held: Held) -> Context:
         return Context(
@@ -200,31 +237,50 @@ class Runner:
         )
 
     async def _invoke(
-        self, job: JobRecord, task: AnyTask, args: list[Any], named: dict[str, Any]
+        self, held: Held, task: AnyTask, args: list[Any], named: dict[str, Any]
     ) -> Any:
-        if self._plain and task.is_async and job.policy.timeout_ms is None:
-            return await task.function(*args, **named)
+        job = held.job
+        limit = job.policy.timeout_ms
+        if self._plain and task.is_async and limit is None:
+            return await Isolated(task.function(*args, **named), self._context_vars.copy())
         if self._with.hooks.started is not None:
             self._with.hooks.started(job, self._with.worker)
         with self._with.hooks.context(job):
-            limit = job.policy.timeout_ms
-            if limit is None:
-                return await self._call(task, args, named)
-            scope = asyncio.timeout(limit / 1000)
-            try:
-                async with scope:
-                    return await self._call(task, args, named)
-            except TimeoutError:
-                if scope.expired():
-                    raise _Overran from None
-                raise  # the handler's own
+            variables = self._variables()
+            if not task.is_async:
+                call = partial(variables.run, task.function, *args, **named)
+                return await self._in_thread(held, call, variables)
+            return await _within(limit, Isolated(task.function(*args, **named), variables))
 
-    async def _call(self, task: AnyTask, args: list[Any], named: dict[str, Any]) -> Any:
-        if task.is_async:
-            return await task.function(*args, **named)
-        call = partial(contextvars.copy_context().run, task.function, *args, **named)
-        result = await asyncio.get_running_loop().run_in_executor(self._with.threads, call)
-        return await result if asyncio.iscoroutine(result) else result
+    def _variables(self) -> contextvars.Context:
+        """Return context variables for one run: the worker's own, or what plug-ins entered."""
+        return (
+            contextvars.copy_context()
+            if self._with.hooks.wraps_runs
+            else (self._context_vars.copy())
+        )
+
+    async def _in_thread(
+        self, held: Held, call: Callable[[], Any], variables: contextvars.Context
+    ) -> Any:
+        """Run a sync handler in a thread and wait for its end, whatever its timeout.
+
+        There is a thread for each lane, so it begins at once. Settling the job while its thread
+        still runs would let the job run twice at once, with no lapsed lease.
+        """
+        loop = asyncio.get_running_loop()
+        limit = held.job.policy.timeout_ms
+        thread = loop.run_in_executor(self._with.threads, _caught, call)
+        done, _ = await asyncio.wait([thread], timeout=None if limit is None else limit / 1000)
+        if not done:
+            if held.context is not None:
+                held.context.ask_to_cancel()
+            await asyncio.wait([thread])
+            raise _Overran
+        value, error = thread.result()
+        if error is not None:
+            raise error
+        return await Isolated(value, variables) if asyncio.iscoroutine(value) else value
 
     def _completed(self, job: JobRecord, value: Any) -> Outcome:
         if not job.policy.keep_result or value is None:
@@ -236,32 +292,75 @@ class Runner:
             return Failed(describe(error, self._with.limits), final=True)
 
 
+class Isolated:
+    """Awaits a handler's coroutine with context variables of its own.
+
+    The lane goes on to other jobs in the same task; what one handler sets, the next must not see.
+    """
+
+    __slots__ = ("_coroutine", "_variables")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], variables: contextvars.Context) -> None:
+        self._coroutine = coroutine
+        self._variables = variables
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        coroutine, run = self._coroutine, self._variables.run
+        step: Callable[[Any], Any] = coroutine.send
+        argument: Any = None
+        while True:
+            try:
+                awaited = run(step, argument)
+            except StopIteration as done:
+                return done.value
+            except GeneratorExit as error:  # the handler's own; ours comes from the yield below
+                raise RuntimeError("the handler raised GeneratorExit") from error
+            try:
+                argument = yield awaited
+                step = coroutine.send
+            except GeneratorExit:
+                run(coroutine.close)
+                raise
+            except BaseException as error:  # noqa: BLE001 - it goes into the handler
+                step, argument = coroutine.throw, error
+
+
 class _Overran(Exception):
     """The run reached its timeout."""
 
 
-def _stopped(held: Held, task: AnyTask) -> Outcome | None:
-    """Return the outcome of an interrupted run; None: say nothing and let the lease lapse.
+async def _within(limit: int | None, run: Awaitable[Any]) -> Any:
+    """Await a run for at most `limit` milliseconds.
 
-    A thread cannot be stopped. Releasing its job while it still runs would let the job run twice
-    under no lapsed lease, so a sync handler that outlives the drain is left to lapse instead.
+    Raises:
+        _Overran: it was cancelled at its limit.
     """
-    match held.stop:
-        case "cancel":
-            return Cancelled()
-        case "drain" if task.is_async:
-            return Released()
-        case _:
-            return None
+    if limit is None:
+        return await run
+    scope = asyncio.timeout(limit / 1000)
+    try:
+        async with scope:
+            return await run
+    except TimeoutError:
+        if scope.expired():
+            raise _Overran from None
+        raise  # the handler's own
 
 
-def _being_cancelled() -> bool:
+def _caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """Call it; return what it returned or raised. Futures cannot carry every exception."""
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 - the lane raises it again
+        return None, error
+
+
+async def _forgive_cancellation(*, unless: bool = False) -> None:
+    """Clear every cancellation of this lane: it stopped a handler, or came from one."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _forgive_cancellation() -> None:
-    """The lane was cancelled to stop its handler; the lane itself goes on."""
-    task = asyncio.current_task()
-    while task is not None and task.cancelling():
+    if unless or task is None or not task.cancelling():
+        return
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)  # one that was asked for and not delivered yet comes here
+    while task.cancelling():
         task.uncancel()

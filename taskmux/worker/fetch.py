@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from taskmux.batch import Ops
+from taskmux.batch import Ops, resend
 from taskmux.driver import Driver
 from taskmux.errors import StoreError, StoreUnavailable
+from taskmux.job import JobRecord
 from taskmux.messages import ClaimAsk, Claimed
 from taskmux.worker.lanes import Lanes, monotonic
 from taskmux.worker.options import WorkerOptions
@@ -20,6 +21,8 @@ __all__ = ["Fetcher"]
 logger = logging.getLogger("taskmux.worker")
 
 MAX_CLAIM = 250
+MAX_BYTES = 8_388_608
+LAST_TRIES = 8
 LONGEST_PAUSE = 10.0
 MOST_DOUBLINGS = 10
 
@@ -51,7 +54,7 @@ class Fetcher:
         self._ops = {queue: Ops() for queue in queues}
         self._sleep: asyncio.Task[bool] | None = None
         self._failures = 0
-        self.polled_at = monotonic()
+        self._mean_bytes = 1.0
 
     async def run(self) -> None:
         """Fetch until the lanes are closed."""
@@ -81,31 +84,40 @@ class Fetcher:
             if room <= 0:
                 return True, None
             began = monotonic()
-            with self._lanes.claiming():
-                claimed = await self._claim(queue, room)
-                self._lanes.add(claimed.jobs, self._link, began + self._options.lease_ms / 1000)
-            self.polled_at = monotonic()
+            claimed = await self._claim(queue, self._bounded(room))
+            self._lanes.add(claimed.jobs, self._link, began + self._options.lease_ms / 1000)
+            self._weigh(claimed.jobs)
             found = found or bool(claimed.jobs)
             if claimed.next_in is not None and claimed.blocked_by is None:
                 soonest = claimed.next_in if soonest is None else min(soonest, claimed.next_in)
         return found, soonest
 
-    async def _claim(self, queue: str, room: int) -> Claimed:
-        """Claim once; a claim whose reply was lost is sent again under its op, never anew."""
+    def _bounded(self, room: int) -> int:
+        """Return how many to ask for: half of what fits, and not more bytes than one should hoard.
+
+        With half, the next claim is on the wire while the lanes work on this one.
+        """
+        half = (self._options.concurrency + self._options.prefetch + 1) // 2
+        return max(1, min(room, half, MAX_CLAIM, int(MAX_BYTES / self._mean_bytes)))
+
+    def _weigh(self, jobs: Sequence[JobRecord]) -> None:
+        for job in jobs:
+            self._mean_bytes += (len(job.payload) - self._mean_bytes) / 16
+        self._mean_bytes = max(1.0, self._mean_bytes)
+
+    async def _claim(self, queue: str, limit: int) -> Claimed:
+        """Claim once; a claim whose reply was lost is sent again under its op, never anew.
+
+        No job is marked as started: the lanes do that, when it is true.
+        """
         op = self._ops[queue].next()
-        ask = ClaimAsk(
-            queue,
-            self._options.name,
-            min(room, MAX_CLAIM),
-            self._options.lease_ms,
-            min(self._lanes.free, MAX_CLAIM),
-        )
+        ask = ClaimAsk(queue, self._options.name, limit, self._options.lease_ms)
         while True:
             try:
                 return await self._driver.claim(op, ask)
             except StoreUnavailable as error:
-                if self._lanes.closed:
-                    raise
+                if self._lanes.closed:  # its jobs must be given back if it came through
+                    return await resend(lambda: self._driver.claim(op, ask), LAST_TRIES)
                 await self._pause(error)
 
     async def _pause(self, error: Exception) -> None:

@@ -6,14 +6,13 @@ A fixed number of long-lived coroutines take held jobs from here. There is no ta
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from taskmux.context import Context
 from taskmux.job import JobRecord
-from taskmux.lifecycle import last_chance
 from taskmux.messages import HeldLease
 from taskmux.transition import Transition
 
@@ -33,6 +32,7 @@ class Held:
         "outcome",
         "started",
         "stop",
+        "threaded",
         "until",
     )
 
@@ -50,6 +50,7 @@ class Held:
         self.outcome: Transition | None = None
         """What was decided about it; from then on it only waits to be stored."""
         self.context: Context | None = None
+        self.threaded = False
 
     @property
     def lease(self) -> HeldLease:
@@ -57,12 +58,16 @@ class Held:
         return HeldLease(self.job.ref, self.job.fence)
 
     def interrupt(self, why: str) -> None:
-        """Stop the handler if it runs. The first reason counts, but for a lost lease."""
-        if why == "cancel" and self.context is not None:
-            self.context.ask_to_cancel()
+        """Stop the handler if it runs. The first reason counts, but for a lost lease.
+
+        A thread cannot be stopped: a sync handler only sees `ctx.cancel_requested`, and its lane
+        waits for it.
+        """
         if self.lane is None:
             return
-        if self.stop is None:
+        if self.context is not None:
+            self.context.ask_to_cancel()
+        if self.stop is None and not self.threaded:
             self.lane.cancel()
         if self.stop is None or why == "lost":
             self.stop = why
@@ -71,42 +76,39 @@ class Held:
 class Lanes:
     """Held jobs, and who may run next.
 
-    A job whose next crash would be its last runs alone: when it comes up, the others finish
-    first and none starts beside it, so that nobody else pays for a poison message.
+    A job whose next crash would be its last runs alone: when it comes up, nobody starts beside
+    it, so that nobody else pays for a poison message.
     """
 
-    def __init__(self, concurrency: int, prefetch: int) -> None:
+    def __init__(self, concurrency: int, prefetch: int, unsettled: int = 2000) -> None:
         self.concurrency = concurrency
         self.prefetch = prefetch
+        self.unsettled = unsettled
         self.held: dict[tuple[str, str, int], Held] = {}
         self.running = 0
         self.closed = False
         self.cut = False
         """Handlers are being stopped: one that has not begun yet must not begin any more."""
+        self.ending = False
+        """The lanes themselves are being cancelled; any other cancellation is a handler's."""
         self.want = asyncio.Event()
-        """Set when there is room to fetch."""
+        """Set when there may be room to fetch."""
         self._ready: deque[Held] = deque()
         self._lanes: deque[asyncio.Future[None]] = deque()
         self._alone: Held | None = None
-        self._claims = 0
-        self._landed = asyncio.Event()
-        self._landed.set()
+        self._others_done = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
-    def free(self) -> int:
-        """How many lanes would start a job at once."""
-        if self._alone is not None:
-            return 0
-        return max(0, self.concurrency - self.running - len(self._ready))
-
-    @property
     def room(self) -> int:
-        """How many more jobs may be claimed."""
+        """How many more jobs may be claimed: none while too many outcomes wait to be stored."""
         if self._alone is not None or self.closed:
             return 0
-        return self.concurrency + self.prefetch - self.running - len(self._ready)
+        here = self.running + len(self._ready)
+        if len(self.held) - here >= self.unsettled:
+            return 0
+        return self.concurrency + self.prefetch - here
 
     def add(self, jobs: Iterable[JobRecord], link: int, until: float) -> None:
         """Take claimed jobs in; lanes start on them in order."""
@@ -125,48 +127,34 @@ class Lanes:
             self._lanes.append(turn)
             await turn
         held = self._ready.popleft()
-        if last_chance(held.job) and not await self._alone_with(held):
-            return None
         self.running += 1
         self._idle.clear()
         if self.room > 0:
             self.want.set()
         return held
 
-    async def _alone_with(self, held: Held) -> bool:
-        """Let the others finish; False if the lanes closed meanwhile and it must be given back."""
+    def seclude(self, held: Held) -> list[Held]:
+        """Let nobody start beside this job; return those that wait here, to be given back."""
         self._alone = held
-        await self._idle.wait()
-        return not self.closed
-
-    @contextmanager
-    def claiming(self) -> Iterator[None]:
-        """A claim is on the wire: some of its jobs may be marked started already."""
-        self._claims += 1
-        self._landed.clear()
-        try:
-            yield
-        finally:
-            self._claims -= 1
-            if self._claims == 0:
-                self._landed.set()
-
-    async def seclude(self) -> list[Held]:
-        """Return all jobs that wait here, to be given back: one that runs alone comes next.
-
-        The store takes some of them for started. Should this process die now, the crash would
-        count against them, though they never ran.
-        """
-        await self._landed.wait()
         rest = list(self._ready)
         self._ready.clear()
         return rest
+
+    async def others_finish(self, patience: float) -> None:
+        """Wait until no other handler runs, but not longer than `patience` seconds."""
+        if self.running > 1:
+            self._others_done.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._others_done.wait()
 
     def done(self, held: Held) -> None:
         """A lane has finished running a job (its outcome may still be on the way)."""
         self.running -= 1
         if self.running == 0:
             self._idle.set()
+        if self.running <= 1:
+            self._others_done.set()
         if self._alone is held:
             self._alone = None
             self._wake()
@@ -175,6 +163,7 @@ class Lanes:
     def forget(self, held: Held) -> None:
         """The outcome is stored, or the lease is lost: nothing is held any more."""
         self.held.pop((held.job.queue, held.job.id, held.job.fence), None)
+        self.want.set()
 
     def drain(self) -> list[Held]:
         """Close: start nothing more; return the jobs that were not started."""
@@ -194,11 +183,12 @@ class Lanes:
         await self._idle.wait()
 
     def _wake(self) -> None:
-        count = len(self._lanes) if self.closed else min(len(self._lanes), len(self._ready))
-        for _ in range(count):
+        count = len(self._lanes) if self.closed else len(self._ready)
+        while count > 0 and self._lanes:
             turn = self._lanes.popleft()
-            if not turn.done():
+            if not turn.done():  # else its lane was cancelled while it waited
                 turn.set_result(None)
+                count -= 1
 
 
 def monotonic() -> float:

@@ -79,7 +79,10 @@ class Renewer:
         self._wake = lambda: _call_soon(loop, stopped.set)
         try:
             while not self._stop.is_set():
-                await self._renew()
+                try:
+                    await self._renew()
+                except Exception:  # the leases depend on this thread
+                    logger.exception("renewing leases failed, trying again")
                 try:
                     await asyncio.wait_for(stopped.wait(), self._options.lease_ms / 4000)
                 except TimeoutError:

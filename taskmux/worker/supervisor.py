@@ -75,7 +75,7 @@ class Worker:
         self._hooks = hooks
         self._limits = limits
         self._lifespan = lifespan
-        self._lanes = Lanes(options.concurrency, options.prefetch)
+        self._lanes = Lanes(options.concurrency, options.prefetch, options.unsettled)
         self._resources = AsyncExitStack()
         self._duties: list[asyncio.Task[None]] = []
         self._fetching: list[asyncio.Task[None]] = []
@@ -246,7 +246,13 @@ class Worker:
             return
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
-        await asyncio.shield(self._stopping)
+        try:
+            await asyncio.shield(self._stopping)
+        except asyncio.CancelledError:
+            # The caller has no more time, but what runs must still be given back.
+            self.abort()
+            await asyncio.wait([self._stopping], timeout=2 * GRACE)
+            raise
 
     def abort(self) -> None:
         """End the drain now: running handlers are cancelled and their jobs released."""
@@ -256,6 +262,7 @@ class Worker:
         try:
             await self._drain()
         finally:
+            self._lanes.ending = True
             await _end([*self._duties, *self._fetching, *self._runners])
             await self._resources.aclose()
             if self._hooks.worker_stopped is not None:

@@ -54,6 +54,7 @@ class TestCancelling:
             while not ctx.cancel_requested:
                 threading.Event().wait(0.01)
             stopped.set()
+            raise RuntimeError("stopped half-way")  # had it returned, it would be completed
 
         async with mux.worker():
             job = await slow.enqueue()

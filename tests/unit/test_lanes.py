@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from taskmux.job import JobRecord, Policy, State
+from taskmux.lifecycle import last_chance
 from taskmux.worker.lanes import Held, Lanes
 
 
@@ -30,6 +31,8 @@ class Crew:
 
     def __init__(self, concurrency: int = 2, prefetch: int = 2) -> None:
         self.lanes = Lanes(concurrency, prefetch)
+        self.given_back: list[str] = []
+        self.patience = 60.0
         self.taken: asyncio.Queue[str] = asyncio.Queue()
         self.running: dict[str, asyncio.Event] = {}
         self.together: list[set[str]] = []
@@ -37,6 +40,12 @@ class Crew:
 
     async def _lane(self) -> None:
         while (held := await self.lanes.take()) is not None:
+            if last_chance(held.job):
+                self.given_back += [one.job.id for one in self.lanes.seclude(held)]
+                await self.lanes.others_finish(self.patience)
+                if self.lanes.closed:
+                    self.lanes.done(held)
+                    continue
             self.running[held.job.id] = asyncio.Event()
             self.together.append(set(self.running))
             self.taken.put_nowait(held.job.id)
@@ -73,21 +82,31 @@ async def crew():
 class TestRoom:
     async def test_an_empty_worker_wants_its_lanes_and_its_prefetch(self, crew):
         await crew.settle()
-        assert (crew.lanes.free, crew.lanes.room) == (2, 4)
+        assert crew.lanes.room == 4
 
     async def test_running_and_waiting_jobs_take_it_up(self, crew):
         crew.add(job("a"))
-        assert (crew.lanes.free, crew.lanes.room) == (1, 3)  # not started yet, and yet counted
+        assert crew.lanes.room == 3  # not started yet, and yet counted
         await crew.started(1)
-        assert (crew.lanes.free, crew.lanes.room) == (1, 3)
+        assert crew.lanes.room == 3
         crew.add(job("b"), job("c"), job("d"))
         await crew.started(1)
-        assert (crew.lanes.free, crew.lanes.room, crew.lanes.running) == (0, 0, 2)
+        assert (crew.lanes.room, crew.lanes.running) == (0, 2)
 
-    async def test_more_than_was_asked_for_is_no_negative_freedom(self, crew):
+    async def test_more_than_was_asked_for_leaves_no_room(self, crew):
         crew.add(*(job(str(number)) for number in range(9)))
-        assert crew.lanes.free == 0
         assert crew.lanes.room < 0
+
+    async def test_outcomes_that_pile_up_leave_no_room(self):
+        lanes = Lanes(2, 2, unsettled=1)
+        lanes.add([job("a")], 0, 1e9)
+        held = await lanes.take()
+        lanes.done(held)
+        assert lanes.room == 0  # its outcome is on its way
+        lanes.want.clear()
+        lanes.forget(held)
+        assert lanes.want.is_set()
+        assert lanes.room == 4
 
     async def test_a_finished_job_makes_room_and_says_so(self, crew):
         crew.add(job("a"))
@@ -95,7 +114,7 @@ class TestRoom:
         crew.lanes.want.clear()
         crew.finish("a")
         await crew.lanes.want.wait()
-        assert (crew.lanes.free, crew.lanes.room) == (2, 4)
+        assert crew.lanes.room == 4
 
 
 class TestOrder:
@@ -119,22 +138,30 @@ class TestLastChance:
         await crew.started(1)
         await crew.settle()
         assert set(crew.running) == {"a"}
-        assert (crew.lanes.free, crew.lanes.room) == (0, 0)  # nobody is fetched to wait behind it
+        assert crew.given_back == ["b", "c"]  # nobody is kept waiting behind it
+        assert crew.lanes.room == 0
         crew.finish("a")
         assert await crew.started(1) == ["poison"]
         await crew.settle()
         assert set(crew.running) == {"poison"}
         crew.finish("poison")
-        assert await crew.started(2) == ["b", "c"]
-        assert {"poison"} in crew.together
+        crew.add(job("d"))
+        assert await crew.started(1) == ["d"]
         assert not [ids for ids in crew.together if "poison" in ids and len(ids) > 1]
+
+    async def test_it_does_not_wait_for_ever(self, crew):
+        crew.patience = 0.0
+        crew.add(job("long"), last("poison"))
+        assert await crew.started(2) == ["long", "poison"]
 
     async def test_two_of_them_run_one_after_the_other(self, crew):
         crew.add(last("p1"), last("p2"))
         assert await crew.started(1) == ["p1"]
         await crew.settle()
         assert set(crew.running) == {"p1"}
+        assert crew.given_back == ["p2"]
         crew.finish("p1")
+        crew.add(last("p2"))
         assert await crew.started(1) == ["p2"]
         assert [set(ids) for ids in crew.together] == [{"p1"}, {"p2"}]
 
@@ -145,7 +172,7 @@ class TestLastChance:
         crew.lanes.want.clear()
         crew.finish("poison")
         await crew.lanes.want.wait()
-        assert (crew.lanes.free, crew.lanes.room) == (2, 4)
+        assert crew.lanes.room == 4
 
 
 class TestDraining:
@@ -181,6 +208,13 @@ class TestDraining:
         await asyncio.wait_for(asyncio.gather(*crew.tasks), 5)
         assert crew.taken.empty()
         assert [held.job.id for held in crew.lanes.held.values()] == ["poison"]
+
+    async def test_a_lane_that_was_cancelled_while_it_waited_takes_no_turn_away(self, crew):
+        await crew.settle()
+        crew.tasks[0].cancel()
+        await crew.settle()
+        crew.add(job("a"))
+        assert await crew.started(1) == ["a"]
 
     async def test_idle_is_told_when_the_last_handler_ends(self, crew):
         crew.add(job("a"), job("b"))
