@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import math
 import os
 import signal
 import sys
@@ -23,9 +22,6 @@ from taskmux.units import milliseconds, show_ms
 from taskmux.worker import Worker
 
 __all__ = ["worker"]
-
-SAME_SIGNAL = 0.2
-"""Seconds within which a second signal is the first one, heard twice."""
 
 
 @click.command()
@@ -71,14 +67,7 @@ def worker(app: str | None, queues: str | None, url: str | None, **flags: Any) -
 async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> None:
     loop = asyncio.get_running_loop()
 
-    last = -math.inf
-
     def on_signal() -> None:
-        nonlocal last
-        now, before = loop.time(), last
-        last = now
-        if now - before < SAME_SIGNAL:  # a wrapper passed on what the terminal sent as well
-            return
         if one.stopping:
             complaints.print("Stopping now; what runs is given back.")
             one.abort()
@@ -111,7 +100,7 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> None:
 async def _stop_with_parent(one: Worker) -> None:
     """Drain when the supervising parent is gone: nobody would stop this process any more."""
     parent = parent_process()
-    while parent is not None and os.getppid() == parent:
+    while parent is not None and os.getppid() == parent:  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(1)
     if parent is not None:
         complaints.print("The supervising process is gone; draining.")
