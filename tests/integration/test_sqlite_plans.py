@@ -1,0 +1,103 @@
+"""Which index answers which question: no query reads or sorts more than it needs."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from taskmux.driver import TERMINAL, State
+
+from taskmux_sqlite import leasing, moving, reading, upkeep, watch
+from taskmux_sqlite.schema import migrate
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection, tmp_path)
+        yield connection
+
+
+PLANS = {
+    "claim": (leasing.WAITING, "jobs_waiting (queue=? AND state=?)"),
+    "promote": (leasing.DUE, "jobs_delayed (queue=? AND state=? AND run_at<?)"),
+    "next due": (leasing.NEXT_DUE, "jobs_delayed (queue=? AND state=?)"),
+    "reclaim": (leasing.LAPSED, "jobs_active (queue=? AND state=? AND lease_until<?)"),
+    "get": (reading.RECORD, "jobs_id (queue=? AND id=?)"),
+    "expired": (upkeep.EXPIRED, "jobs_expiring (queue=? AND expires_at<?)"),
+    "counted": (upkeep.COUNTED, "jobs_counted (queue=?)"),
+    "oldest kept": (upkeep.OLDEST_KEPT, "jobs_finished (queue=? AND state=? AND finished_at>?)"),
+    "beyond the count": (
+        upkeep.BEYOND,
+        "jobs_counted (queue=? AND state=? AND keep_count=? AND finished_at<?)",
+    ),
+    "finish": (
+        moving.update_query(("state", "worker"), (False, True), moving.BY_FENCE),
+        "jobs_id (queue=? AND id=?)",
+    ),
+    "find waiting": (
+        reading.page_query(State.WAITING, newest=False),
+        "jobs_waiting (queue=? AND state=? AND (priority,sequence)>(?,?))",
+    ),
+    "find delayed, newest": (
+        reading.page_query(State.DELAYED, newest=True),
+        "jobs_delayed (queue=? AND state=? AND run_at<?)",
+    ),
+    "find blocked": (
+        reading.page_query(State.BLOCKED, newest=False),
+        "jobs_blocked (queue=? AND state=? AND created_at>?)",
+    ),
+} | {
+    f"find {state}, newest {newest}": (
+        reading.page_query(state, newest=newest),
+        f"jobs_finished (queue=? AND state=? AND finished_at>?{' AND finished_at<?' * newest})",
+    )
+    for state in TERMINAL
+    for newest in (False, True)
+}
+
+
+def plan(connection: sqlite3.Connection, query: str) -> list[str]:
+    arguments = {"queue": None} if ":queue" in query else [None] * query.count("?")
+    rows = connection.execute(f"EXPLAIN QUERY PLAN {query}", arguments)
+    return [detail for *_, detail in rows]
+
+
+def wasteful(steps: list[str]) -> list[str]:
+    return [step for step in steps if re.search(r"\bSCAN\b|TEMP B-TREE", step)]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_query_walks_one_index_and_sorts_nothing(
+    connection: sqlite3.Connection, name: str
+) -> None:
+    query, index = PLANS[name]
+    steps = plan(connection, query)
+    assert any(index in step for step in steps), steps
+    assert wasteful(steps) == []
+
+
+def test_active_jobs_are_listed_from_the_lease_index(connection: sqlite3.Connection) -> None:
+    # Sorted, because they are few: those that workers hold now.
+    steps = plan(connection, reading.page_query(State.ACTIVE, newest=False))
+    assert any("jobs_active (queue=? AND state=?)" in step for step in steps), steps
+    assert wasteful(steps) == ["USE TEMP B-TREE FOR ORDER BY"]
+
+
+def test_counts_come_from_the_states_indexes_alone(connection: sqlite3.Connection) -> None:
+    steps = plan(connection, reading.COUNTS)
+    indexes = [match[1] for step in steps if (match := re.search(r"COVERING INDEX (\w+)", step))]
+    expected = ["finished", "waiting", "delayed", "blocked", "active"]
+    assert indexes == [f"jobs_{state}" for state in expected]
+    assert wasteful(steps) == []
+
+
+def test_a_wait_looks_at_indexes_only(connection: sqlite3.Connection) -> None:
+    steps = plan(connection, watch.READY)
+    assert wasteful(steps) == []
+    assert any("jobs_waiting (queue=? AND state=?)" in step for step in steps), steps
+    assert any("jobs_delayed (queue=? AND state=?)" in step for step in steps), steps
