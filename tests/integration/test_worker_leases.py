@@ -92,6 +92,9 @@ class TestABlockedEventLoop:
         async with worker:
             job = await mux.enqueue("hang")
             await started.wait()
+            async with asyncio.timeout(20):
+                while not (await job.record()).started:  # only then does a lapse count
+                    await asyncio.sleep(0.005)
             with beside(rescuer):
                 others_work.set()
                 assert await job.result(timeout="20s") == "rescued"
