@@ -31,7 +31,7 @@ from harness.journal import (
     Up,
 )
 
-__all__ = ["QUEUE", "Fleet", "Process", "WorkerFlags", "until"]
+__all__ = ["LOOK_EVERY", "QUEUE", "Fleet", "Process", "WorkerFlags", "until"]
 
 QUEUE = "chaos"
 

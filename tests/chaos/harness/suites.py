@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 from taskmux import State, Taskmux
 
-from harness.fleet import QUEUE, Fleet, Process, WorkerFlags
+from harness.fleet import LOOK_EVERY, QUEUE, Fleet, Process, WorkerFlags
 from harness.journal import Ended, LeaseLost, Settled, Started
 from harness.kill import Plan, run_kill_test
 from harness.load import Job, drained, produce, report
@@ -138,6 +138,8 @@ class SignalSuite(FleetSuite):
         await self.push(mux, fleet, job)
         (first,) = await fleet.started()
         await self.running(fleet, job)
+        while not (await mux.queue(QUEUE).get(job.id)).started:  # the mark follows the start
+            await asyncio.sleep(LOOK_EVERY)
         first.send(signal.SIGKILL)
         await first.ended()
         fleet.start()
