@@ -318,6 +318,7 @@ class Taskmux:
 
     async def close(self) -> None:
         """Let what is under way finish, then close this event loop's stores."""
+        self._forget_closed_loops()
         for opened in self._open.pop(_here(), {}).values():
             try:
                 connection = await opened
@@ -347,7 +348,7 @@ class Taskmux:
         """Return this loop's connection to a store; concurrent callers share one opening."""
         here = _here()
         if here not in self._open:
-            self._open = {key: value for key, value in self._open.items() if not _gone(key)}
+            self._forget_closed_loops()
         mine = self._open.setdefault(here, {})
         opened = mine.get(url)
         if opened is None:
@@ -359,6 +360,13 @@ class Taskmux:
             if failed and mine.get(url) is opened:  # the next caller tries again
                 del mine[url]
             raise
+
+    def _forget_closed_loops(self) -> None:
+        for where in [where for where in self._open if _gone(where)]:
+            for opened in self._open.pop(where).values():
+                mine = where[0] == os.getpid()
+                if mine and opened.done() and not opened.cancelled() and not opened.exception():
+                    opened.result().driver.abandon()
 
     async def _new_connection(self, url: str) -> Connection:
         connection = Connection(self._roots[url].fork())

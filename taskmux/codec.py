@@ -7,6 +7,7 @@ and the built-in containers. Pydantic models are recognised by their methods, ne
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -63,14 +64,30 @@ def encode_value(value: Any, what: str, limit: int) -> bytes:
     except Exception as error:  # noqa: BLE001 - also whatever a user's own type raises
         raise NotEncodable(
             f"{what} has no JSON form: {error}. Use plain values, dataclasses, msgspec Structs or "
-            f"pydantic models, and integers of at most 64 bits."
+            f"pydantic models."
         ) from None
     if len(data) > limit:
         raise PayloadTooLarge(
             f"{what} takes {len(data):,} bytes of JSON; the limit is {limit:,}. Store the bulk "
             f"elsewhere and send a reference, or raise the limit: Taskmux(limits=Limits(...))."
         )
+    if b"null" in data and _not_finite(msgspec.to_builtins(value, enc_hook=_enc_hook)):
+        raise NotEncodable(
+            f"{what} has a NaN or an infinity, which JSON would turn into null. Send None, or text."
+        )
     return data
+
+
+def _not_finite(value: Any) -> bool:
+    match value:
+        case float():
+            return not math.isfinite(value)
+        case dict():
+            return any(map(_not_finite, value.values()))
+        case list() | tuple():
+            return any(map(_not_finite, value))
+        case _:
+            return False
 
 
 def decode_value(data: bytes, kind: Any, what: str) -> Any:

@@ -175,6 +175,14 @@ class Driver(ABC):
         O4 Closing twice changes nothing; a closed driver can be opened again.
         """
 
+    def abandon(self) -> None:
+        """Let go of threads and files after this instance's event loop has been closed.
+
+        Nothing can be awaited any more. Called for an instance that nobody closed in time, such
+        as one opened by `asyncio.run(task.enqueue())`. Drivers without threads need not override.
+        """
+        return
+
     @abstractmethod
     def fork(self) -> Self:
         """Return another unopened instance on the same store, for another event loop.

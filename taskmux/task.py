@@ -125,6 +125,11 @@ class Task(Generic[Whole, Args, Out, R]):
     ) -> None:
         self.name = name
         self.function = function
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise DeclarationError(
+                f"Task {name!r} is a generator: its body would never run. Return a value instead, "
+                f"and use ctx.progress() or ctx.step() on the way."
+            )
         self.signature = Signature(function, name, Context)
         self.is_async = inspect.iscoroutinefunction(function)
         self._settle(options)

@@ -93,6 +93,12 @@ class SQLiteDriver(Driver):
         if session is not None:
             await session.close()
 
+    def abandon(self) -> None:
+        """See `Driver.abandon`."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.abandon()
+
     def fork(self) -> Self:
         """Return another unopened instance on the same file."""
         fork = type(self)(self._given, clock=self._clock)

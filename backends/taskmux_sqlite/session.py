@@ -72,6 +72,11 @@ class Session:
         await self._closed
         self._thread.join()
 
+    def abandon(self) -> None:
+        """End the thread, which closes the connection, without waiting for it."""
+        if self._thread is not None and self.here:
+            self._calls.put(None)
+
     async def ask(self, do: Callable[[Store], Reply]) -> Reply:
         """Return what `do` returns, run on the thread.
 

@@ -115,5 +115,7 @@ def _stop(children: Sequence[Child], signals: Callable[[], int], wake: threading
                 child.send(signal.SIGTERM)
         wake.clear()
         wake.wait(LOOK)
-    codes = [child.process.returncode for child in children if child.process is not None]
-    return max((abs(code) for code in codes + [child.verdict for child in children]), default=0)
+    codes = [child.verdict for child in children]
+    codes += [child.process.returncode for child in children if child.process is not None]
+    # One that was told to stop before it could listen ends by the signal itself.
+    return max((abs(code) for code in codes if code != -signal.SIGTERM), default=0)

@@ -175,3 +175,19 @@ class TestShowing:
     def test_no_credentials(self):
         mux = app(MemoryDriver("test://***@h"))
         assert repr(mux) == "<Taskmux test://***@h>"
+
+
+def test_apps_of_scripts_that_call_asyncio_run_leave_no_thread_behind(tmp_path):
+    mux = Taskmux(f"sqlite:///{tmp_path / 'jobs.db'}")
+
+    @mux.task()
+    async def task() -> None: ...
+
+    before = threading.active_count()
+    for _ in range(5):
+        asyncio.run(task.enqueue())
+    asyncio.run(mux.close())
+    for thread in threading.enumerate():
+        if thread.name.startswith("taskmux"):
+            thread.join(20)
+    assert threading.active_count() <= before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -151,13 +152,14 @@ def _summary(facts: dict[str, Any], outcome: Outcome, course: Course) -> None:
     console.print(Panel(table, title=f"What happened: {verdict}", title_align="left"))
     first = facts["dead"][0]["id"] if facts["dead"] else "ID"
     at = f"--url '{course.shown_url}'"
+    me = "taskmux" if shutil.which("taskmux") else sys.argv[0]
     console.print("[bold]Try next[/]")
     for command, why in (
         (f"ls {course.maildir}/new", "the mail"),
-        (f"taskmux queue ls {at}", "how many jobs are in each state"),
-        (f"taskmux dead ls {course.queue} {at}", "the dead letters"),
-        (f"taskmux job show {course.queue} {first} {at}", "one of them, with its history"),
-        ("taskmux demo --url redis://localhost", "the same on another backend"),
+        (f"{me} queue ls {at}", "how many jobs are in each state"),
+        (f"{me} dead ls {course.queue} {at}", "the dead letters"),
+        (f"{me} job show {course.queue} {first} {at}", "one of them, with its history"),
+        (f"{me} demo --url redis://localhost", "the same on another backend"),
     ):
         console.print(
             Text(f"  {command}", style="cyan"), Text(f"# {why}", style="dim"), soft_wrap=True
