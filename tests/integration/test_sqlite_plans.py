@@ -56,7 +56,7 @@ PLANS = {
         reading.page_query(state, newest=newest),
         f"jobs_finished (queue=? AND state=? AND finished_at>?{' AND finished_at<?' * newest})",
     )
-    for state in TERMINAL
+    for state in sorted(TERMINAL)
     for newest in (False, True)
 }
 
