@@ -149,6 +149,19 @@ class TestLastChance:
         assert await crew.started(1) == ["d"]
         assert not [ids for ids in crew.together if "poison" in ids and len(ids) > 1]
 
+    async def test_it_waits_for_the_last_of_the_others(self):
+        crew = Crew(concurrency=3)
+        crew.add(job("a"), job("b"), last("poison"))
+        await crew.started(2)
+        crew.finish("a")
+        await crew.settle()
+        assert set(crew.running) == {"b"}
+        crew.finish("b")
+        assert await crew.started(1) == ["poison"]
+        crew.lanes.drain()
+        crew.finish("poison")
+        await asyncio.wait_for(asyncio.gather(*crew.tasks), 5)
+
     async def test_it_does_not_wait_for_ever(self, crew):
         crew.patience = 0.0
         crew.add(job("long"), last("poison"))
