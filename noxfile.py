@@ -39,7 +39,9 @@ def _find(version: str) -> str | None:
 PYTHONS = {version: path for version in SUPPORTED if (path := _find(version))}
 MAIN = next(iter(PYTHONS.values()), None)
 
-nox.options.sessions = ["lint", "types", *(f"tests-{version}" for version in PYTHONS), "docs"]
+OTHERS = [version for version, path in PYTHONS.items() if path != MAIN]
+
+nox.options.sessions = ["lint", "types", "tests", "chaos", *(f"tests-{one}" for one in OTHERS)]
 
 
 @nox.session(python=MAIN)
@@ -58,23 +60,47 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
-def _tests(session: nox.Session, *extra: str) -> None:
+FAST = (
+    "tests/unit",
+    "tests/conformance/test_memory.py",
+    "tests/conformance/test_sqlite.py",
+    "tests/conformance/test_redis.py",
+    "tests/integration/test_worker_isolation.py",
+)
+"""What depends on the version of Python most: run on each. The main one runs everything."""
+
+PARALLEL = ("-n", "4", "--dist", "loadscope")
+
+
+def _tests(session: nox.Session, *paths: str) -> None:
     session.install("-e", ".[dev]")
     # A server's program that the environment of nox has serves the others, too.
     path = os.pathsep.join([os.environ["PATH"], str(Path(sys.executable).parent)])
-    session.run("pytest", *extra, *session.posargs, env={"PATH": path})
+    session.run("pytest", *PARALLEL, *paths, *session.posargs, env={"PATH": path})
+
+
+@nox.session(python=MAIN, name="tests")
+def tests(session: nox.Session) -> None:
+    """Everything but kills: every driver on its real server."""
+    _tests(session, "-m", "not chaos")
+
+
+@nox.session(python=MAIN)
+def chaos(session: nox.Session) -> None:
+    """Processes and servers killed and stopped at random, one test at a time."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", "-m", "chaos", *session.posargs)
 
 
 for _version, _path in PYTHONS.items():
-    # Real kills and real compilers of users' files take long: once is enough.
-    _extra = () if _path == MAIN else ("-m", "not chaos and not typing")
-    nox.session(python=_path, name=f"tests-{_version}")(
-        lambda session, extra=_extra: _tests(session, *extra)
-    )
+    if _path != MAIN:
+        nox.session(python=_path, name=f"tests-{_version}")(
+            lambda session: _tests(session, "-m", "not chaos", *FAST)
+        )
 
 
 @nox.session(python=MAIN)
 def docs(session: nox.Session) -> None:
-    """Every example in README, docs and examples runs."""
+    """Every example in README, docs and examples runs (also a part of `tests`)."""
     session.install("-e", ".[dev]")
     session.run("pytest", "tests/docs", *session.posargs)

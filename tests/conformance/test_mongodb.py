@@ -41,7 +41,7 @@ def standalone_url():
 class MongoSuite(DriverSuite):
     """One database, emptied before each test; its clock is the server's and is estimated."""
 
-    clock_error_ms: ClassVar[int] = 10
+    clock_error_ms: ClassVar[int] = 40  # what a busy machine adds to the estimate
 
     def empty(self, url: str) -> MongoDriver:
         """Return a driver on an emptied database."""

@@ -13,7 +13,7 @@ from taskmux_mongodb import MongoDriver
 
 
 class TestMongomock(DriverSuite):
-    clock_error_ms: ClassVar[int] = 10
+    clock_error_ms: ClassVar[int] = 40
 
     @pytest.fixture
     def unopened_driver(self):

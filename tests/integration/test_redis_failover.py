@@ -12,7 +12,10 @@ from tests.servers import redis_cluster, redis_program, redis_sentinels, wait_un
 
 from taskmux_redis import RedisDriver
 
-pytestmark = pytest.mark.skipif(redis_program() is None, reason="no redis-server")
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.skipif(redis_program() is None, reason="no redis-server"),
+]
 
 
 @pytest.fixture(scope="module")
