@@ -93,12 +93,8 @@ class Fetcher:
         return found, soonest
 
     def _bounded(self, room: int) -> int:
-        """Return how many to ask for: half of what fits, and not more bytes than one should hoard.
-
-        With half, the next claim is on the wire while the lanes work on this one.
-        """
-        half = (self._options.concurrency + self._options.prefetch + 1) // 2
-        return max(1, min(room, half, MAX_CLAIM, int(MAX_BYTES / self._mean_bytes)))
+        """Return how many to ask for: not more bytes than one worker should hoard."""
+        return max(1, min(room, MAX_CLAIM, int(MAX_BYTES / self._mean_bytes)))
 
     def _weigh(self, jobs: Sequence[JobRecord]) -> None:
         for job in jobs:
