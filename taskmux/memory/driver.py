@@ -60,7 +60,7 @@ class MemoryDriver(Driver):
     def __init__(self, url: str = "memory://", store: MemoryStore | None = None) -> None:
         self._url = url
         self.store = store or MemoryStore()
-        self._seen = 0
+        self._seen: dict[str, int] = {}
 
     @property
     def url(self) -> str:
@@ -113,7 +113,7 @@ class MemoryDriver(Driver):
     async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
         """See `Driver.claim`."""
         with self.store.lock:
-            self._seen = self.store.version
+            self._seen[ask.queue] = self.store.queue(ask.queue).version
             return self._same_leases(op, "claim", ask.queue, lambda: self._claim(ask))
 
     def _claim(self, ask: ClaimAsk) -> Claimed:
@@ -228,7 +228,7 @@ class MemoryDriver(Driver):
         """Wake sleepers if this job may run now, or is the next one that becomes due."""
         state = stored.job.state
         if state is State.WAITING or (state is State.DELAYED and queue.first_delayed() is stored):
-            self.store.wake()
+            self.store.wake(queue)
 
     # -- notes and leases -----------------------------------------------------------------------
 
@@ -354,15 +354,15 @@ class MemoryDriver(Driver):
             if found.settings.rev != settings.rev:
                 return False
             found.settings = replace(settings, rev=settings.rev + 1)
-            self.store.wake()
+            self.store.wake(found)
             return True
 
-    async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ARG002, ASYNC109
+    async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109 - the interface's
         """See `Driver.wait`."""
         waiter = (asyncio.get_running_loop(), asyncio.Event())
         with self.store.lock:
-            if self.store.version != self._seen:
-                self._seen = self.store.version
+            changed = [queue for queue in queues if self._changed(queue)]
+            if changed:
                 return True
             self.store.waiters.add(waiter)
         try:
@@ -373,6 +373,12 @@ class MemoryDriver(Driver):
             with self.store.lock:
                 self.store.waiters.discard(waiter)
         return True
+
+    def _changed(self, queue: str) -> bool:
+        """Say whether anything came since the last claim or wait of this instance."""
+        version = self.store.queue(queue).version
+        seen, self._seen[queue] = self._seen.get(queue, 0), version
+        return seen != version
 
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""

@@ -56,6 +56,8 @@ class QueueStore:
         self.dedup: dict[str, str] = {}
         self.settings = QueueSettings()
         self.counts = dict.fromkeys(State, 0)
+        self.version = 0
+        """Rises with everything that may end a wait."""
 
     def enter(self, stored: Stored) -> None:
         """Index a record under the state that it has now."""
@@ -124,7 +126,6 @@ class MemoryStore:
         self.memory: dict[tuple[str, str], tuple[int, Any]] = {}
         self.sequence = 0
         self.created = 0
-        self.version = 0
         self.waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
     def queue(self, name: str) -> QueueStore:
@@ -138,9 +139,9 @@ class MemoryStore:
         self.sequence += 1
         stored.sequence = -self.sequence if place is Place.FRONT else self.sequence
 
-    def wake(self) -> None:
+    def wake(self, queue: QueueStore) -> None:
         """Tell every waiter, on whichever loop, that work may be there."""
-        self.version += 1
+        queue.version += 1
         for loop, event in tuple(self.waiters):
             try:
                 loop.call_soon_threadsafe(event.set)

@@ -18,6 +18,9 @@ from taskmux.transition import Transition
 
 __all__ = ["Held", "Lanes"]
 
+QUICK = 0.05
+"""Seconds: handlers that run for less on average are worth fetching ahead for."""
+
 
 class Held:
     """A job under this worker's lease, from its claim until its outcome is stored."""
@@ -95,6 +98,7 @@ class Lanes:
         """Set when there may be room to fetch."""
         self._ready: deque[Held] = deque()
         self._lanes: deque[asyncio.Future[None]] = deque()
+        self._mean_run = 1.0  # seconds; nothing is known yet, so the first ones count as slow
         self._alone: Held | None = None
         self._others_done = asyncio.Event()
         self._idle = asyncio.Event()
@@ -102,13 +106,17 @@ class Lanes:
 
     @property
     def room(self) -> int:
-        """How many more jobs may be claimed: none while too many outcomes wait to be stored."""
+        """How many more jobs may be claimed: none while too many outcomes wait to be stored.
+
+        More than there are lanes only while handlers are quick: behind a slow one a job would
+        wait here, though another worker might be idle.
+        """
         if self._alone is not None or self.closed:
             return 0
         here = self.running + len(self._ready)
         if len(self.held) - here >= self.unsettled:
             return 0
-        return self.concurrency + self.prefetch - here
+        return self.concurrency + (self.prefetch if self._mean_run < QUICK else 0) - here
 
     def add(self, jobs: Iterable[JobRecord], link: int, until: float) -> None:
         """Take claimed jobs in; lanes start on them in order."""
@@ -151,6 +159,7 @@ class Lanes:
     def done(self, held: Held) -> None:
         """A lane has finished running a job (its outcome may still be on the way)."""
         self.running -= 1
+        self._mean_run += (held.ended - held.began - self._mean_run) / 8
         if self.running == 0:
             self._idle.set()
         if self.running <= 1:

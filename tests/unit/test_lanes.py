@@ -31,6 +31,7 @@ class Crew:
 
     def __init__(self, concurrency: int = 2, prefetch: int = 2) -> None:
         self.lanes = Lanes(concurrency, prefetch)
+        self.lanes._mean_run = 0.0  # handlers are known to be quick
         self.given_back: list[str] = []
         self.patience = 60.0
         self.taken: asyncio.Queue[str] = asyncio.Queue()
@@ -97,8 +98,26 @@ class TestRoom:
         crew.add(*(job(str(number)) for number in range(9)))
         assert crew.lanes.room < 0
 
+    async def test_only_quick_handlers_are_fetched_ahead_for(self):
+        lanes = Lanes(2, 8)
+        assert lanes.room == 2  # nothing is known yet
+
+        async def ran_for(seconds: float) -> None:
+            lanes.add([job("a")], 0, 1e9)
+            held = await lanes.take()
+            held.began, held.ended = 100.0, 100.0 + seconds
+            lanes.forget(held)
+            lanes.done(held)
+
+        for _ in range(40):
+            await ran_for(0.001)
+        assert lanes.room == 10
+        await ran_for(5.0)
+        assert lanes.room == 2  # behind a slow one nobody should wait
+
     async def test_outcomes_that_pile_up_leave_no_room(self):
         lanes = Lanes(2, 2, unsettled=1)
+        lanes._mean_run = 0.0
         lanes.add([job("a")], 0, 1e9)
         held = await lanes.take()
         lanes.done(held)
