@@ -337,7 +337,7 @@ class ListensLate(MemoryDriver):
     """Hears nothing of what came before it began to wait."""
 
     async def wait(self, queues, timeout):
-        self._seen = self.store.version
+        self._seen = {queue: self.store.queue(queue).version for queue in queues}
         return await super().wait(queues, timeout)
 
 
