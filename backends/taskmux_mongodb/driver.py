@@ -102,6 +102,11 @@ class MongoDriver(Driver):
             return f"mongodb://client/{self._database}"
         return self._address.shown
 
+    @property
+    def bound(self) -> bool:
+        """Whether the client is the application's own."""
+        return self._address is None
+
     # -- life -----------------------------------------------------------------------------------
 
     async def open(self) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, WriteConcern
+from taskmux import Taskmux
 from taskmux.driver import ClaimAsk, InvalidURL, JobRecord, NewJob, Op, State, transition
+from taskmux.errors import DeclarationError
 from taskmux.plugins import driver_for, plugin_manager, schemes
 from tests.mongo_servers import mongod_program, running
 
@@ -71,3 +75,34 @@ async def test_the_urls_client_resends_nothing_by_itself(server) -> None:
     options = driver._store.client.options
     assert (options.retry_writes, options.retry_reads) == (False, False)
     await driver.close()
+
+
+@real
+@pytest.mark.parametrize("kind", [AsyncMongoClient, AsyncIOMotorClient])
+async def test_an_app_runs_on_a_client_handed_in(server, kind) -> None:
+    client = kind(server.url)
+    try:
+        async with Taskmux(client=client) as mux:
+
+            @mux.task()
+            async def add(a: int, b: int) -> int:
+                await asyncio.sleep(0.5)  # longer than the lease: it is renewed in this loop
+                return a + b
+
+            async with mux.worker(lease="300ms"):
+                job = await add.enqueue(1, 2)
+                assert await job.result(timeout="30s") == 3
+            record = await job.record()
+            assert (record.attempts, record.crashes) == (1, 0)
+        assert (await client.admin.command("ping"))["ok"] == 1  # it is still its owner's
+    finally:
+        closed = client.close()
+        if closed is not None:
+            await closed
+
+
+def test_other_clients_are_refused_and_the_known_ones_named() -> None:
+    with pytest.raises(DeclarationError, match="motor, pymongo"):
+        Taskmux(client=object())
+    with pytest.raises(DeclarationError, match="url or a client"):
+        Taskmux("memory://", client=object())
