@@ -7,6 +7,7 @@ carries the program. Each test that damages its server starts one of its own.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
