@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -70,6 +71,7 @@ class SQLiteDriver(Driver):
         self._location = parse(url)
         self._clock: Final = clock
         self._session: Session | None = None
+        self._opening: Final = asyncio.Lock()
         self._nothing: Final[dict[tuple[str, str, str], int]] = {}
 
     @property
@@ -79,17 +81,16 @@ class SQLiteDriver(Driver):
 
     async def open(self) -> None:
         """See `Driver.open`."""
-        if self._session is None or not self._session.here:
-            session = self._session = Session(self._location, self._clock)
-            try:
+        async with self._opening:  # the second of two callers opens it if the first one cannot
+            if self._session is None or not self._session.here:
+                session = Session(self._location, self._clock)
                 await session.open()
-            except BaseException:
-                self._session = None
-                raise
+                self._session = session
 
     async def close(self) -> None:
         """See `Driver.close`."""
-        session, self._session = self._session, None
+        async with self._opening:
+            session, self._session = self._session, None
         if session is not None:
             await session.close()
 

@@ -31,7 +31,11 @@ SELECT number, lifo FROM jobs
 WHERE queue = ? AND state = 'delayed' AND run_at <= ? ORDER BY run_at, number LIMIT ?
 """
 
-NEXT_DUE: Final = "SELECT min(run_at) FROM jobs WHERE queue = ? AND state = 'delayed'"
+NEXT_DUE: Final = """
+SELECT CAST(min(run_at) AS INTEGER) FROM jobs
+WHERE queue = ? AND state = 'delayed' AND run_at < ''
+"""
+"""Numbers come before texts, so less than the empty text is what is a number."""
 
 WAITING: Final = """
 SELECT * FROM records
@@ -41,6 +45,21 @@ WHERE queue = ? AND state = 'waiting' ORDER BY priority, sequence LIMIT ?
 LAPSED: Final = """
 SELECT * FROM records
 WHERE queue = ? AND state = 'active' AND lease_until <= ? ORDER BY lease_until, number LIMIT ?
+"""
+
+ENDLESS: Final = """
+UPDATE jobs SET lease_until = 0 WHERE number IN (
+    SELECT number FROM jobs WHERE queue = :queue AND state = 'active' AND lease_until IS NULL
+    UNION ALL
+    SELECT number FROM jobs WHERE queue = :queue AND state = 'active' AND lease_until >= ''
+)
+"""
+"""A lease whose end is no number would never lapse."""
+
+NEVER_DUE: Final = """
+SELECT number FROM jobs WHERE queue = :queue AND state = 'delayed' AND run_at IS NULL
+UNION ALL
+SELECT number FROM jobs WHERE queue = :queue AND state = 'delayed' AND run_at >= ''
 """
 
 _Lease = tuple[int, int, str | None]
@@ -108,6 +127,7 @@ def reclaim(transaction: Transaction, op: Op, ask: ReclaimAsk) -> Sequence[JobRe
     known = transaction.recall(op, "reclaim", ask.queue)
     if known is not None:
         return [replace(job, worker=lapsed) for job, lapsed in _still_held(transaction, known)]
+    _mend(transaction, ask.queue)
     lease_until = transaction.now + ask.lease
     leased = [
         (number, replace(job, fence=job.fence + 1, lease_until=lease_until))
@@ -121,6 +141,17 @@ def reclaim(transaction: Transaction, op: Op, ask: ReclaimAsk) -> Sequence[JobRe
         reply = [(number, job.fence, job.worker) for number, job in leased]
         transaction.remember(op, "reclaim", encode(reply), ask.queue)
     return [job for _, job in leased]
+
+
+def _mend(transaction: Transaction, queue: str) -> None:
+    """Lapse leases that have no end, and set aside jobs that would never be due.
+
+    Neither would be met by a claim or by `LAPSED`. A job that was running may be run once more;
+    when a delayed one should run is lost.
+    """
+    transaction.execute(ENDLESS, {"queue": queue})
+    never = transaction.execute(NEVER_DUE, {"queue": queue}).fetchall()
+    transaction.set_aside([number for (number,) in never])
 
 
 def extend(transaction: Transaction, leases: Sequence[HeldLease], lease: int) -> Sequence[Extended]:

@@ -208,7 +208,7 @@ def _annotate(transaction: Transaction, note: Note) -> Applied:
         return Applied(ApplyStatus.STALE, job.state)
     try:
         _add(transaction, job.number, note)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, TypeError):
         transaction.set_aside([job.number])
         return Applied(ApplyStatus.GONE)
     return Applied(ApplyStatus.APPLIED, job.state)

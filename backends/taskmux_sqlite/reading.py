@@ -98,7 +98,7 @@ def queues(transaction: Transaction) -> Sequence[str]:
         " OR EXISTS (SELECT 1 FROM jobs WHERE queue = name AND state <> ?) ORDER BY name",
         (CORRUPT,),
     )
-    return [name for (name,) in rows]
+    return [name for (name,) in rows if isinstance(name, str)]
 
 
 @cache

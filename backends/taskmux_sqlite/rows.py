@@ -7,9 +7,10 @@ the changing fields left out, so a field that the interface adds later is stored
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import convert
 from msgspec.structs import replace
 from taskmux.driver import BlockedCause, CorruptRecord, JobRecord, QueueSettings, Ref, State
 
@@ -25,9 +26,23 @@ __all__ = [
     "new_notes",
     "readable",
     "record",
+    "text",
 ]
 
 Row = tuple[Any, ...]
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""What is counted up: far enough from the largest integer of SQLite to be counted up further."""
+
+_Columns = tuple[
+    int, str, str, State, int, int, int, str | None,  # number .. dedup
+    int, int | None, int | None, int | None, int | None,  # created_at .. keep_count
+    _Count, _Count, _Count, _Count, str | None, int | None, int, int,  # attempts .. started and on
+    BlockedCause | None, str | None, bytes | None,  # cause, reason, result
+    bytes | None, bytes | None, bytes | None,  # error, history, notice
+    bytes, bytes | None, bytes | None, bytes | None,  # body, progress, steps, logs
+]  # fmt: skip
+"""The columns of `records`. SQLite itself lets any column hold a value of any type."""
 
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(JobRecord)}
 
@@ -70,6 +85,14 @@ _history: Final = msgspec.msgpack.Decoder(_FIELDS["history"].type).decode
 _steps: Final = msgspec.msgpack.Decoder(dict[str, bytes]).decode
 _settings: Final = msgspec.msgpack.Decoder(QueueSettings).decode
 _logs: Final = msgspec.msgpack.Decoder(tuple[str, ...]).decode
+
+
+def text(stored: bytes) -> str | bytes:
+    """Return a stored text; what is no UTF-8 stays bytes, so that its row is found unreadable."""
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return stored
 
 
 def encoded(value: object) -> bytes | None:
@@ -174,13 +197,16 @@ def readable(rows: Iterable[Row]) -> tuple[list[tuple[int, JobRecord]], list[int
 
 def _record(row: Row) -> JobRecord:
     (
-        _, _, _, state, priority, _, _, _, created_at, run_at, finished_at, _, _,
+        _, queue, id_, state, priority, _, _, _, created_at, run_at, finished_at, _, _,
         attempts, crashes, children, fence, worker, lease_until, started, cancel_requested,
         cause, reason, result, error, history, notice, body, progress, steps, logs,
-    ) = row  # fmt: skip
+    ) = convert(row, _Columns, builtin_types=(bytes,))  # fmt: skip
+    job = _body(body)
+    if job.queue != queue or job.id != id_:  # whoever ran it could not finish it
+        raise ValueError("it does not have the identity that it was created with")
     return replace(
-        _body(body),
-        state=State(state),
+        job,
+        state=state,
         priority=priority,
         created_at=created_at,
         run_at=run_at,
@@ -193,7 +219,7 @@ def _record(row: Row) -> JobRecord:
         lease_until=lease_until,
         started=started == 1,
         cancel_requested=cancel_requested == 1,
-        cause=None if cause is None else BlockedCause(cause),
+        cause=cause,
         reason=reason,
         result=result,
         error=None if error is None else _error(error),

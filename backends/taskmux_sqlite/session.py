@@ -69,8 +69,10 @@ class Session:
             return  # its thread and its connection are another process's
         self._closed = asyncio.get_running_loop().create_future()
         self._calls.put(None)
-        await self._closed
-        self._thread.join()
+        try:
+            await self._closed
+        finally:
+            self._thread.join()
 
     def abandon(self) -> None:
         """End the thread, which closes the connection, without waiting for it."""
@@ -134,10 +136,12 @@ class Session:
             with store.using:
                 call(store)
                 store.look()
-        store.close()
-        _LIVE.discard(self)
-        if self._closed is not None:
-            _settle(self._closed, partial(self._closed.set_result, None))
+        try:
+            store.close()
+        finally:
+            _LIVE.discard(self)
+            if self._closed is not None:
+                _settle(self._closed, partial(self._closed.set_result, None))
 
     def _next(self, store: Store) -> Callable[[Store], None] | None:
         """Return the next call, polling for other processes' commits while somebody waits."""

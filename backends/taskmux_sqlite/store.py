@@ -16,6 +16,7 @@ from taskmux.driver import StoreDenied, StoreError, StoreIncompatible, StoreUnav
 
 from taskmux_sqlite import forks
 from taskmux_sqlite.location import Location
+from taskmux_sqlite.rows import text
 from taskmux_sqlite.schema import check_owner, migrate
 from taskmux_sqlite.transaction import Transaction
 from taskmux_sqlite.watch import Waiter, Watch
@@ -187,6 +188,7 @@ def _connect(location: Location) -> sqlite3.Connection:
         check_same_thread=False,  # whoever forks closes it
         cached_statements=200,
     )
+    connection.text_factory = text
     try:
         _patiently(location, lambda: _prepare(connection, location))
     except BaseException:
@@ -249,7 +251,8 @@ def _patiently(location: Location, do: Callable[[], Reply]) -> Reply:
         try:
             return do()
         except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            code = getattr(error, "sqlite_errorcode", 0)  # none: the sqlite3 module's own
+            busy = code & 0xFF == sqlite3.SQLITE_BUSY
             if not busy or time.monotonic() > deadline:
                 raise
         time.sleep(random.uniform(*RETRY))  # noqa: S311 - no secret

@@ -31,7 +31,8 @@ DELETE FROM jobs WHERE number IN (
 """
 
 COUNTED: Final = """
-SELECT DISTINCT state, keep_count FROM jobs WHERE queue = ? AND keep_count IS NOT NULL
+SELECT DISTINCT state, keep_count FROM jobs
+WHERE queue = ? AND keep_count IS NOT NULL AND typeof(keep_count) = 'integer'
 """
 
 OLDEST_KEPT: Final = """

@@ -26,7 +26,10 @@ READY: Final = """
 SELECT
     settings,
     EXISTS (SELECT 1 FROM jobs WHERE queue = name AND state = 'waiting'),
-    (SELECT min(run_at) FROM jobs WHERE queue = name AND state = 'delayed')
+    (
+        SELECT CAST(min(run_at) AS INTEGER) FROM jobs
+        WHERE queue = name AND state = 'delayed' AND run_at < ''
+    )
 FROM queues WHERE name = ?
 """
 

@@ -25,7 +25,9 @@ def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 PLANS = {
     "claim": (leasing.WAITING, "jobs_waiting (queue=? AND state=?)"),
     "promote": (leasing.DUE, "jobs_delayed (queue=? AND state=? AND run_at<?)"),
-    "next due": (leasing.NEXT_DUE, "jobs_delayed (queue=? AND state=?)"),
+    "next due": (leasing.NEXT_DUE, "jobs_delayed (queue=? AND state=? AND run_at<?)"),
+    "endless leases": (leasing.ENDLESS, "jobs_active (queue=? AND state=? AND lease_until>?)"),
+    "never due": (leasing.NEVER_DUE, "jobs_delayed (queue=? AND state=? AND run_at>?)"),
     "reclaim": (leasing.LAPSED, "jobs_active (queue=? AND state=? AND lease_until<?)"),
     "get": (reading.RECORD, "jobs_id (queue=? AND id=?)"),
     "expired": (upkeep.EXPIRED, "jobs_expiring (queue=? AND expires_at<?)"),
@@ -100,4 +102,4 @@ def test_a_wait_looks_at_indexes_only(connection: sqlite3.Connection) -> None:
     steps = plan(connection, watch.READY)
     assert wasteful(steps) == []
     assert any("jobs_waiting (queue=? AND state=?)" in step for step in steps), steps
-    assert any("jobs_delayed (queue=? AND state=?)" in step for step in steps), steps
+    assert any("jobs_delayed (queue=? AND state=? AND run_at<?)" in step for step in steps), steps
