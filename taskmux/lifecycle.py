@@ -194,7 +194,15 @@ def decide(job: JobRecord, outcome: Outcome, run: Run, rng: Random) -> Transitio
             )
             return transition.cancelled(job, changes)
         case Released():
-            return transition.release(job)
+            return _released(job, run)
+
+
+def _released(job: JobRecord, run: Run) -> Transition:
+    """Give a begun job back, unless it may start only once."""
+    if job.policy.max_attempts > 1 or job.policy.max_crashes > 0:
+        return transition.release(job)
+    changes = Changes(attempts=job.attempts + 1, history=_history(job, run, "stopped", None))
+    return _bury(job, changes, "its worker stopped while it ran, and it may start only once")
 
 
 def _failed(job: JobRecord, failed: Failed, run: Run, rng: Random) -> Transition:

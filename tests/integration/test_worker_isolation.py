@@ -164,3 +164,22 @@ async def test_jobs_beside_a_crash_that_never_began_are_not_blamed(mux):
     await driver.claim(Ops().next(), ClaimAsk("default", "vanished", 1, 50))
     async with mux.worker(lease="200ms"):
         assert await job.result(timeout="20s") == "ran"
+
+
+async def test_at_most_once_holds_in_a_drain_too(mux):
+    starts = []
+    began = asyncio.Event()
+
+    @mux.task(max_attempts=1, max_crashes=0)
+    async def once() -> None:
+        starts.append(1)
+        began.set()
+        await asyncio.Event().wait()
+
+    async with mux.worker(drain=0):
+        job = await once.enqueue()
+        await began.wait()
+    async with mux.worker():
+        with pytest.raises(JobFailed, match="may start only once"):
+            await job.result(timeout="20s")
+    assert starts == [1]
