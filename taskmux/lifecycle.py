@@ -201,7 +201,7 @@ def _released(job: JobRecord, run: Run) -> Transition:
     """Give a begun job back, unless it may start only once."""
     if job.policy.max_attempts > 1 or job.policy.max_crashes > 0:
         return transition.release(job)
-    changes = Changes(attempts=job.attempts + 1, history=_history(job, run, "stopped", None))
+    changes = Changes(history=_history(job, run, "stopped", None))
     return _bury(job, changes, "its worker stopped while it ran, and it may start only once")
 
 
