@@ -34,15 +34,42 @@ Row = tuple[Any, ...]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """What is counted up: far enough from the largest integer of SQLite to be counted up further."""
 
-_Columns = tuple[
-    int, str, str, State, int, int, int, str | None,  # number .. dedup
-    int, int | None, int | None, int | None, int | None,  # created_at .. keep_count
-    _Count, _Count, _Count, _Count, str | None, int | None, int, int,  # attempts .. started and on
-    BlockedCause | None, str | None, bytes | None,  # cause, reason, result
-    bytes | None, bytes | None, bytes | None,  # error, history, notice
-    bytes, bytes | None, bytes | None, bytes | None,  # body, progress, steps, logs
-]  # fmt: skip
-"""The columns of `records`. SQLite itself lets any column hold a value of any type."""
+
+class _Columns(msgspec.Struct, array_like=True, gc=False):
+    """The columns of `records`. SQLite itself lets any column hold a value of any type."""
+
+    number: int
+    queue: str
+    id: str
+    state: State
+    priority: int
+    lifo: int
+    sequence: int
+    dedup: str | None
+    created_at: int
+    run_at: int | None
+    finished_at: int | None
+    expires_at: int | None
+    keep_count: int | None
+    attempts: _Count
+    crashes: _Count
+    children: _Count
+    fence: _Count
+    worker: str | None
+    lease_until: int | None
+    started: int
+    cancel_requested: int
+    cause: BlockedCause | None
+    reason: str | None
+    result: bytes | None
+    error: bytes | None
+    history: bytes | None
+    notice: bytes | None
+    body: bytes
+    progress: bytes | None
+    steps: bytes | None
+    logs: bytes | None
+
 
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(JobRecord)}
 
@@ -196,36 +223,32 @@ def readable(rows: Iterable[Row]) -> tuple[list[tuple[int, JobRecord]], list[int
 
 
 def _record(row: Row) -> JobRecord:
-    (
-        _, queue, id_, state, priority, _, _, _, created_at, run_at, finished_at, _, _,
-        attempts, crashes, children, fence, worker, lease_until, started, cancel_requested,
-        cause, reason, result, error, history, notice, body, progress, steps, logs,
-    ) = convert(row, _Columns, builtin_types=(bytes,))  # fmt: skip
-    job = _body(body)
-    if job.queue != queue or job.id != id_:  # whoever ran it could not finish it
+    it = convert(row, _Columns, builtin_types=(bytes,))
+    job = _body(it.body)
+    if job.queue != it.queue or job.id != it.id:  # whoever ran it could not finish it
         raise ValueError("it does not have the identity that it was created with")
     return replace(
         job,
-        state=state,
-        priority=priority,
-        created_at=created_at,
-        run_at=run_at,
-        finished_at=finished_at,
-        attempts=attempts,
-        crashes=crashes,
-        children=children,
-        fence=fence,
-        worker=worker,
-        lease_until=lease_until,
-        started=started == 1,
-        cancel_requested=cancel_requested == 1,
-        cause=cause,
-        reason=reason,
-        result=result,
-        error=None if error is None else _error(error),
-        history=() if history is None else _history(history),
-        notice=notice,
-        progress=progress,
-        steps=decode_steps(steps),
-        logs=decode_logs(logs),
+        state=it.state,
+        priority=it.priority,
+        created_at=it.created_at,
+        run_at=it.run_at,
+        finished_at=it.finished_at,
+        attempts=it.attempts,
+        crashes=it.crashes,
+        children=it.children,
+        fence=it.fence,
+        worker=it.worker,
+        lease_until=it.lease_until,
+        started=it.started == 1,
+        cancel_requested=it.cancel_requested == 1,
+        cause=it.cause,
+        reason=it.reason,
+        result=it.result,
+        error=None if it.error is None else _error(it.error),
+        history=() if it.history is None else _history(it.history),
+        notice=it.notice,
+        progress=it.progress,
+        steps=decode_steps(it.steps),
+        logs=decode_logs(it.logs),
     )

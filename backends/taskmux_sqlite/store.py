@@ -155,6 +155,19 @@ class Store:
     def _run(
         self, connection: sqlite3.Connection, begin: str, do: Callable[[Transaction], Reply]
     ) -> tuple[Reply, Transaction]:
+        try:
+            return self._attempt(connection, begin, do)
+        except sqlite3.OperationalError as error:
+            if hasattr(error, "sqlite_errorcode") or connection.text_factory is text:
+                raise
+            # The module's own complaint: a text is no UTF-8. Read on with a factory that can tell
+            # such a row from the others; it is slow, so only from here on.
+            connection.text_factory = text
+            return self._attempt(connection, begin, do)
+
+    def _attempt(
+        self, connection: sqlite3.Connection, begin: str, do: Callable[[Transaction], Reply]
+    ) -> tuple[Reply, Transaction]:
         connection.execute(begin)
         try:
             transaction = Transaction(connection, self._clock(), self.watch, self.file.parent)
@@ -188,7 +201,6 @@ def _connect(location: Location) -> sqlite3.Connection:
         check_same_thread=False,  # whoever forks closes it
         cached_statements=200,
     )
-    connection.text_factory = text
     try:
         _patiently(location, lambda: _prepare(connection, location))
     except BaseException:
