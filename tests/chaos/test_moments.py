@@ -23,12 +23,12 @@ class Events(defaultdict[str, asyncio.Event]):
 
 
 class Scene:
-    """A worker with one lane and one prefetched job, and handlers that end when told.
+    """A worker with one lane or more, and handlers that end when told.
 
     The store keeps back the reply of a claim, or a batch of transitions, while its gate is there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: int) -> None:
         self.gates: dict[str, asyncio.Event] = {}
         self.reached = Events()
         self.given_back = Events()
@@ -37,7 +37,7 @@ class Scene:
         self.driver = FaultyDriver(MemoryDriver(), {"claim": self._claim, "apply": self._apply}.get)
         self.mux = Taskmux(URL, plugins=[self])
         self.mux.task(name="rest")(self.rest)
-        self.worker = self.mux.worker(["q"], concurrency=1)
+        self.worker = self.mux.worker(["q"], concurrency=lanes)
 
     @hookimpl
     def taskmux_driver(self, url: str) -> FaultyDriver | None:
@@ -77,8 +77,8 @@ class Scene:
 
 
 @pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
-    scene = Scene()
+async def scene(request) -> AsyncIterator[Scene]:
+    scene = Scene(getattr(request, "param", 1))
     async with scene.mux:
         yield scene
 
@@ -93,6 +93,7 @@ async def draining(worker: Worker) -> AsyncIterator[None]:
     await stop
 
 
+@pytest.mark.parametrize("scene", [2], indirect=True)  # one lane is free, so that it claims
 async def test_a_job_claimed_too_late_goes_back_while_others_still_run(scene):
     await scene.push("running")
     async with scene.worker:

@@ -187,12 +187,17 @@ class SignalSuite(FleetSuite):
     async def test_a_worker_that_wakes_starts_nothing_it_has_lost(
         self, mux: Taskmux, fleet: Fleet
     ) -> None:
-        flags = WorkerFlags(concurrency=1, lease=1.0)  # it runs one job and holds another
-        running = Job(id="running", arguments={"seconds": 0.5})
+        # Quick jobs first: a worker fetches ahead when its handlers are quick.
+        quick = [Job(id=f"quick-{n}", arguments={"seconds": 0}) for n in range(100)]
+        running = Job(id="running", arguments={"seconds": 1.5})
         prefetched = Job(id="prefetched", arguments={"seconds": 0})
+        sleeper = fleet.start(WorkerFlags(concurrency=1, lease=self.flags.lease))
+        await self.push(mux, fleet, *quick)
+        await fleet.done(len(quick))
         await self.push(mux, fleet, running, prefetched)
-        sleeper = fleet.start(flags)
         await self.running(fleet, running)
+        while await mux.queue(QUEUE).job(prefetched.id).status() is not State.ACTIVE:
+            await asyncio.sleep(LOOK_EVERY)
         await self.stop(mux, sleeper)
         (helper,) = await fleet.started()
         await drained(mux)
