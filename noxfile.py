@@ -41,7 +41,14 @@ MAIN = next(iter(PYTHONS.values()), None)
 
 OTHERS = [version for version, path in PYTHONS.items() if path != MAIN]
 
-nox.options.sessions = ["lint", "types", "tests", "chaos", *(f"python-{one}" for one in OTHERS)]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "tests",
+    "variants",
+    "chaos",
+    *(f"python-{one}" for one in OTHERS),
+]
 
 
 @nox.session(python=MAIN)
@@ -81,10 +88,20 @@ def _tests(session: nox.Session, *paths: str) -> None:
     session.run("pytest", *PARALLEL, *PATIENT, *paths, *session.posargs, env={"PATH": path})
 
 
-@nox.session(python=MAIN, name="tests")
+VARIANTS = "Cluster or Sentinel or Motor or Standalone or Mongomock or FakeRedis"
+"""Other ways to run a server or to reach it, each with the whole kit."""
+
+
+@nox.session(python=MAIN)
 def tests(session: nox.Session) -> None:
-    """Everything but kills: every driver on its real server."""
-    _tests(session, "-m", "not chaos")
+    """Everything but kills: every driver on its real server, in its usual form."""
+    _tests(session, "-m", "not chaos", "-k", f"not ({VARIANTS})")
+
+
+@nox.session(python=MAIN)
+def variants(session: nox.Session) -> None:
+    """The drivers on clusters, behind sentinels, on other clients and without servers."""
+    _tests(session, "-m", "not chaos", "-k", VARIANTS)
 
 
 @nox.session(python=MAIN)
