@@ -71,7 +71,7 @@ class Sent:
             case Claimed(jobs=jobs):
                 return jobs
             case [JobRecord(), *_] as jobs:
-                return jobs
+                return [job for job in jobs if isinstance(job, JobRecord)]
             case _:
                 return None
 

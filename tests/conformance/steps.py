@@ -7,7 +7,7 @@ and if two stores resolve them differently, they differed before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
@@ -49,7 +49,7 @@ BUSY = ("q", "q", "q", "r")
 MANY = (1, 1, 2, 3)
 ANY = range(1_000)
 
-ALL_MOVES = MOVES | {
+ALL_MOVES: dict[str, Callable[[JobRecord], Transition]] = MOVES | {
     "again later": lambda job: transition.again(job, SPENT, LONG),
     "again soon": lambda job: transition.again(job, SPENT, SOON),
     "postpone": lambda job: transition.postpone(job.ref, LONG),

@@ -103,7 +103,8 @@ def installer(python: Path) -> list[str]:
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if uv is not None:
         return [uv, "pip", "install", "--quiet", "--python", str(python)]
-    for candidate in (sys.executable, sys._base_executable, shutil.which("python3")):
+    base = Path(sys.base_prefix) / "bin" / "python3"
+    for candidate in (sys.executable, base, shutil.which("python3")):
         probe = [str(candidate), "-m", "pip", "--version"]
         if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
             return [str(candidate), "-m", "pip", "--quiet", "--python", str(python), "install"]

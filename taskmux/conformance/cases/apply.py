@@ -219,6 +219,16 @@ class ApplyCases:
             (ApplyStatus.GONE, None),
         ]
 
+    async def test_a10_a_delay_that_ends_in_the_same_batch_leaves_no_trace(
+        self, bench: Bench
+    ) -> None:
+        await bench.created(bench.job())
+        job = await bench.claim_one()
+        await bench.applied(transition.again(job, SPENT, LONG), transition.promote(job.ref))
+        assert (await bench.record(job)).state is State.WAITING
+        await bench.applied(transition.postpone(job.ref, LONG), transition.remove(job.ref))
+        assert await bench.snapshot() == (dict.fromkeys(State, 0), [])
+
     async def test_a10_a_batch_may_span_queues(self, bench: Bench) -> None:
         there = bench.job(queue=bench.another_queue())
         await bench.created(bench.job(), there)

@@ -4,5 +4,6 @@ local function due_before(instant)
   if instant == math.huge then
     return false
   end
-  return tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]) >= instant
+  local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+  return first ~= nil and tonumber(first) >= instant -- none if it went again in the same batch
 end
