@@ -18,6 +18,9 @@ Rules that hold for every verb:
 - **A record that cannot be read** (foreign, corrupt) is set aside, counted nowhere, and never
   stops the queue; `get` raises `CorruptRecord` for it.
 
+Groups, limits and holds are one capability more, `taskmux.capabilities.Lines`: a driver without
+them ignores `JobRecord.group`, all settings but `paused` and `moved_to`, and `Transition.hold`.
+
 The numbers (P1, C1, ...) are contracts. `taskmux.conformance` has a case for each.
 """
 
@@ -27,8 +30,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Self
 
-from taskmux import errors, messages, transition
-from taskmux.capabilities import Events, Flows, Portable, Presence, Schedules
+from taskmux import errors, gcra, messages, transition
+from taskmux.capabilities import LINE_LIMIT, Events, Flows, Lines, Portable, Presence, Schedules
 from taskmux.config import check_options, hide_credentials, split_url
 from taskmux.errors import (
     ConfigError,
@@ -58,12 +61,15 @@ from taskmux.messages import (
     ApplyStatus,
     Beat,
     BeatReply,
+    Blocker,
     ClaimAsk,
     Claimed,
+    Command,
     Extended,
     FindAsk,
     HeldLease,
     LeaseStatus,
+    LineSettings,
     NewJob,
     Note,
     Op,
@@ -72,12 +78,15 @@ from taskmux.messages import (
     Pushed,
     PushStatus,
     QueueSettings,
+    Rate,
     ReclaimAsk,
+    Standing,
     WorkerInfo,
 )
 from taskmux.transition import Changes, Guard, Place, Transition
 
 __all__ = [
+    "LINE_LIMIT",
     "PENDING",
     "PROMOTE_LIMIT",
     "TERMINAL",
@@ -86,9 +95,11 @@ __all__ = [
     "Beat",
     "BeatReply",
     "BlockedCause",
+    "Blocker",
     "Changes",
     "ClaimAsk",
     "Claimed",
+    "Command",
     "ConfigError",
     "CorruptRecord",
     "Dedup",
@@ -103,6 +114,8 @@ __all__ = [
     "JobRecord",
     "Keep",
     "LeaseStatus",
+    "LineSettings",
+    "Lines",
     "NewJob",
     "Note",
     "Op",
@@ -115,9 +128,11 @@ __all__ = [
     "PushStatus",
     "Pushed",
     "QueueSettings",
+    "Rate",
     "ReclaimAsk",
     "Ref",
     "Schedules",
+    "Standing",
     "State",
     "StoreBusy",
     "StoreDenied",
@@ -129,6 +144,7 @@ __all__ = [
     "WorkerInfo",
     "check_options",
     "errors",
+    "gcra",
     "hide_credentials",
     "hookimpl",
     "messages",
@@ -218,8 +234,8 @@ class Driver(ABC):
     async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
         """Lease up to `ask.limit` waiting jobs of one queue to a worker, in order.
 
-        C1 Order: priority, lowest number first; then the sequence taken when a job became
-           waiting.
+        C1 Order within a line: priority, lowest number first; then the sequence taken when a job
+           became waiting.
         C2 First, up to `PROMOTE_LIMIT` due delayed jobs become waiting, in due order (run_at, then
            creation). No job is claimed before its `run_at` by the store's clock.
         C3 A claimed job is ACTIVE with `worker`, `lease_until` = now + lease, and a fence higher

@@ -141,6 +141,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     priority: Annotated[int, msgspec.Meta(ge=0, le=2047)] = 100
     lifo: bool = False
     group: str | None = None
+    """The line it stands in; None is the queue's common line."""
     tags: tuple[str, ...] = ()
     dedup: Dedup | None = None
     parent: Parent | None = None

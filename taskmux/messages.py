@@ -15,12 +15,15 @@ __all__ = [
     "ApplyStatus",
     "Beat",
     "BeatReply",
+    "Blocker",
     "ClaimAsk",
     "Claimed",
+    "Command",
     "Extended",
     "FindAsk",
     "HeldLease",
     "LeaseStatus",
+    "LineSettings",
     "NewJob",
     "Note",
     "Op",
@@ -31,6 +34,7 @@ __all__ = [
     "QueueSettings",
     "Rate",
     "ReclaimAsk",
+    "Standing",
     "WorkerInfo",
 ]
 
@@ -70,6 +74,8 @@ class PushStatus(StrEnum):
     """Another unfinished job owns the deduplication key."""
     MOVED = "moved"
     """The queue has moved to another store; nothing was written."""
+    FULL = "full"
+    """The job's line has as many waiting jobs as its queue allows; nothing was written."""
 
 
 class Pushed(msgspec.Struct, frozen=True, gc=False):
@@ -82,7 +88,8 @@ class Pushed(msgspec.Struct, frozen=True, gc=False):
 class ClaimAsk(msgspec.Struct, frozen=True, gc=False):
     """Ask for up to `limit` jobs of one queue, leased to `worker` for `lease` milliseconds.
 
-    The first `start` of them are marked started; the others are prefetched.
+    The first `start` of them are marked started. `prefetch` of the `limit` would only wait at the
+    worker: a queue with limits does not give those.
     """
 
     queue: str
@@ -90,19 +97,28 @@ class ClaimAsk(msgspec.Struct, frozen=True, gc=False):
     limit: int
     lease: int
     start: int = 0
+    prefetch: int = 0
+
+
+Blocker = Literal["paused", "concurrency", "rate", "lines"]
+"""Why a claim gives nothing: the queue is paused, at its concurrency, or over its rate or held;
+or each line that has waiting jobs is."""
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):
     """The jobs claimed, in order, as stored after the claim.
 
-    `now`: the store's time. `next_in`: milliseconds until the queue's next delayed job is due,
-    None if there is none. `blocked_by`: what kept jobs back: `"paused"`, or None.
+    `now`: the store's time. `next_in`: milliseconds until another claim may give something, if
+    nobody does anything before: a delayed job is due, or a rate allows the next start. None: only
+    a wake-up will tell. `blocked_by`: why nothing was given. `limited`: the queue has limits, so
+    it gives nothing to prefetch.
     """
 
     jobs: Sequence[JobRecord]
     now: int
     next_in: int | None = None
-    blocked_by: str | None = None
+    blocked_by: Blocker | None = None
+    limited: bool = False
 
 
 class ApplyStatus(StrEnum):
@@ -177,8 +193,9 @@ class ReclaimAsk(msgspec.Struct, frozen=True, gc=False):
 class FindAsk(msgspec.Struct, frozen=True, kw_only=True):
     """Ask for one page of a queue's jobs in one state.
 
-    Order: waiting jobs as they will be claimed; delayed ones by due time; the others oldest
-    first, or newest first with `newest`. `cursor` comes from the page before.
+    Order: waiting jobs by priority and sequence, which is how they will be claimed but for the
+    turns of lines; delayed ones by due time; the others oldest first, or newest first with
+    `newest`. `cursor` comes from the page before.
     """
 
     queue: str
@@ -210,19 +227,77 @@ class PruneAsk(msgspec.Struct, frozen=True):
     spare: int = 10_000
 
 
-class Rate(msgspec.Struct, frozen=True):
-    """At most `count` starts in `per` milliseconds."""
+class Rate(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """At most `count` starts in `per` milliseconds, evenly paced, and `burst` more after a rest.
+
+    No window of `per` milliseconds sees more than `count + burst` starts. `taskmux.gcra` does the
+    arithmetic.
+    """
 
     count: int
     per: int
+    burst: int = 0
+
+
+class LineSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What holds for one line of a queue. None: no limit."""
+
+    paused: bool = False
+    concurrency: int | None = None
+    rate: Rate | None = None
 
 
 class QueueSettings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A queue's stored settings. `rev` rises at every change; 0 means never set."""
+    """A queue's stored settings. `rev` rises at every change; 0 means never set.
+
+    `concurrency` and `rate` hold for the queue as a whole. `lines` has what holds for single
+    lines, by name; `groups` is for every other named line. `group_size`: how many waiting jobs a
+    named line may have. `defaults`: options for jobs that do not say otherwise, as JSON; a driver
+    never reads them.
+    """
 
     rev: int = 0
     paused: bool = False
     moved_to: str | None = None
+    concurrency: int | None = None
+    rate: Rate | None = None
+    groups: LineSettings = LineSettings()
+    group_size: int | None = None
+    lines: dict[str, LineSettings] = msgspec.field(default_factory=dict)
+    defaults: bytes | None = None
+
+    def line(self, name: str | None) -> LineSettings:
+        """Return what holds for a line; None is the common one, which has no limits of its own."""
+        return _FREE if name is None else self.lines.get(name, self.groups)
+
+    @property
+    def limited(self) -> bool:
+        """Whether the queue or some line has a limit, so that nothing may be prefetched."""
+        lines = (self.groups, *self.lines.values())
+        return (self.concurrency, self.rate) != (None, None) or any(
+            (one.concurrency, one.rate) != (None, None) for one in lines
+        )
+
+
+_FREE = LineSettings()
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What a waiting job stands behind, for people who wonder why it does not run.
+
+    `ahead`: waiting jobs before it in its line. `line_waiting`, `line_active`: jobs of its line.
+    `active`: jobs of its queue. `lines`: lines of the queue that have waiting jobs.
+    `opens_in`, `line_opens_in`: milliseconds until the rate, or a hold, of the queue or of the
+    line lets a job start; 0 if it does now.
+    """
+
+    ahead: int
+    line_waiting: int
+    line_active: int
+    active: int
+    lines: int
+    opens_in: int = 0
+    line_opens_in: int = 0
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -235,6 +310,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tasks: tuple[str, ...]
     concurrency: int
     running: int = 0
+    paused: bool = False
     started_at: int = 0
     seen_at: int = 0
     """Set by the store at each beat."""
@@ -250,8 +326,18 @@ class Beat(msgspec.Struct, frozen=True):
     """The worker is going; forget it."""
 
 
+class Command(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that a worker is told to do with its next beat.
+
+    `value` is the new concurrency, for that verb.
+    """
+
+    verb: Literal["pause", "resume", "stop", "concurrency"]
+    value: int = 0
+
+
 class BeatReply(msgspec.Struct, frozen=True):
-    """Which of the held jobs are asked to cancel, and commands for this worker."""
+    """Which of the held jobs are asked to cancel, and what this worker was told, oldest first."""
 
     cancel: Sequence[HeldLease] = ()
-    commands: Sequence[Literal["pause", "resume", "stop"]] = ()
+    commands: Sequence[Command] = ()

@@ -79,6 +79,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `flag`: if the job is active and the guard refuses it for that, set `cancel_requested` and
     answer REQUESTED.
     `notice`: what the parent's store must be told, written with the transition.
+    `hold`: keep the job's queue, or with `hold_line` its line, from giving jobs for so many
+    milliseconds from the store's now.
     """
 
     ref: Ref
@@ -92,6 +94,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     remove: bool = False
     flag: bool = False
     notice: bytes | None = None
+    hold: int = 0
+    hold_line: bool = False
 
 
 # -- of a running job: guarded by its fence -------------------------------------------------
@@ -144,6 +148,20 @@ def release(job: JobRecord) -> Transition:
         to=State.WAITING,
         place=Place.KEEP,
         retention=job.policy.cancelled,
+    )
+
+
+def limited(job: JobRecord, changes: Changes, hold: int, *, line: bool = False) -> Transition:
+    """Active -> waiting in its own place, and its queue (or line) rests for `hold` milliseconds."""
+    return Transition(
+        ref=job.ref,
+        guard=_held(job),
+        to=State.WAITING,
+        place=Place.KEEP,
+        changes=changes,
+        retention=job.policy.cancelled,
+        hold=hold,
+        hold_line=line,
     )
 
 

@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import uuid4
 
+from msgspec.structs import replace
+
 from taskmux.conformance.model import differences
 from taskmux.driver import (
     PENDING,
@@ -146,6 +148,11 @@ class Bench:
         instant += self.hooks.clock_error_ms
         while (now := await self.now()) < instant:
             await self.hooks.advance(instant - now)
+
+    async def set(self, **changes: Any) -> None:
+        """Change some of the queue's settings."""
+        settings = await self.driver.settings(self.queue)
+        assert await self.driver.put_settings(self.queue, replace(settings, **changes))
 
     # -- verbs, shorter -------------------------------------------------------------------------
 

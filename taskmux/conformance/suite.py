@@ -16,6 +16,8 @@ from taskmux.conformance.cases.faulty import FaultyCases
 from taskmux.conformance.cases.history import HistoryCases
 from taskmux.conformance.cases.leases import LeaseCases
 from taskmux.conformance.cases.life import LifeCases
+from taskmux.conformance.cases.limits import LimitCases
+from taskmux.conformance.cases.lines import LineCases
 from taskmux.conformance.cases.moves import MoveCases
 from taskmux.conformance.cases.notes import NoteCases
 from taskmux.conformance.cases.order import OrderCases
@@ -38,6 +40,8 @@ class DriverSuite(
     PushCases,
     ClaimCases,
     OrderCases,
+    LineCases,
+    LimitCases,
     ApplyCases,
     MoveCases,
     NoteCases,

@@ -14,14 +14,13 @@ from typing import Self, TypeVar
 from msgspec.structs import replace
 
 from taskmux.driver import (
-    PROMOTE_LIMIT,
-    TERMINAL,
     Applied,
     ApplyStatus,
     Beat,
     BeatReply,
     ClaimAsk,
     Claimed,
+    Command,
     Driver,
     Extended,
     FindAsk,
@@ -40,6 +39,7 @@ from taskmux.driver import (
     QueueSettings,
     ReclaimAsk,
     Ref,
+    Standing,
     State,
     Transition,
     WorkerInfo,
@@ -47,14 +47,17 @@ from taskmux.driver import (
     hookimpl,
     split_url,
 )
-from taskmux.memory.store import MemoryStore, QueueStore, Stored, finished, given, order, past
+from taskmux.memory.claiming import Claims
+from taskmux.memory.moving import Transitions
+from taskmux.memory.reading import find, prune, standing
+from taskmux.memory.store import MemoryStore, Stored
 
 __all__ = ["MemoryDriver", "taskmux_driver"]
 
 Reply = TypeVar("Reply")
 
 
-class MemoryDriver(Driver):
+class MemoryDriver(Claims, Transitions, Driver):
     """The reference driver: every contract in its plainest form."""
 
     def __init__(self, url: str = "memory://", store: MemoryStore | None = None) -> None:
@@ -93,6 +96,10 @@ class MemoryDriver(Driver):
             return Pushed(PushStatus.DUPLICATE, job.id)
         if job.dedup is not None and job.dedup.key in queue.dedup:
             return Pushed(PushStatus.DEDUPLICATED, queue.dedup[job.dedup.key])
+        if job.group is not None and job.state is State.WAITING:
+            size = queue.settings.group_size
+            if size is not None and queue.lines.waiting[job.group] >= size:
+                return Pushed(PushStatus.FULL, job.id)
         now = self.store.clock()
         run_at = job.run_at
         if job.state is State.DELAYED and run_at is None:
@@ -116,40 +123,6 @@ class MemoryDriver(Driver):
             self._seen[ask.queue] = self.store.queue(ask.queue).version
             return self._same_leases(op, "claim", ask.queue, lambda: self._claim(ask))
 
-    def _claim(self, ask: ClaimAsk) -> Claimed:
-        now = self.store.clock()
-        queue = self.store.queues.get(ask.queue)
-        if queue is None:
-            return Claimed([], now)
-        if queue.settings.paused:
-            return Claimed([], now, self._next_in(queue, now), "paused")
-        self._promote(queue, now)
-        jobs: list[JobRecord] = []
-        while len(jobs) < ask.limit and (stored := queue.first_waiting()) is not None:
-            job = replace(
-                stored.job,
-                state=State.ACTIVE,
-                fence=stored.job.fence + 1,
-                worker=ask.worker,
-                lease_until=now + ask.lease,
-                started=len(jobs) < ask.start,
-            )
-            queue.write(stored, job)
-            jobs.append(job)
-        return Claimed(jobs, now, self._next_in(queue, now))
-
-    def _promote(self, queue: QueueStore, now: int) -> None:
-        for _ in range(PROMOTE_LIMIT):
-            stored = queue.first_delayed()
-            if stored is None or (stored.job.run_at or 0) > now:
-                return
-            self.store.place(stored, Place.FRONT if stored.job.lifo else Place.BACK)
-            queue.write(stored, replace(stored.job, state=State.WAITING))
-
-    def _next_in(self, queue: QueueStore, now: int) -> int | None:
-        stored = queue.first_delayed()
-        return None if stored is None else max(0, (stored.job.run_at or 0) - now)
-
     # -- apply --------------------------------------------------------------------------------
 
     async def apply(self, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
@@ -163,72 +136,6 @@ class MemoryDriver(Driver):
     def _repeated(self, reply: Applied) -> Applied:
         changed = reply.status is ApplyStatus.APPLIED
         return Applied(ApplyStatus.REPEATED, reply.state) if changed else reply
-
-    def _apply(self, one: Transition) -> Applied:
-        queue = self.store.queues.get(one.ref.queue)
-        stored = queue.jobs.get(one.ref.id) if queue is not None else None
-        if queue is None or stored is None:
-            return Applied(ApplyStatus.GONE)
-        job = stored.job
-        if one.flag and job.state is State.ACTIVE:
-            queue.write(stored, replace(job, cancel_requested=True))
-            return Applied(ApplyStatus.REQUESTED, State.ACTIVE)
-        if not self._holds(one.guard, job):
-            return Applied(ApplyStatus.STALE, job.state)
-        if one.remove:
-            queue.leave(stored)
-            del queue.jobs[job.id]
-            return Applied(ApplyStatus.APPLIED)
-        target = self._target(one, job)
-        if self._key_taken(queue, job, target):
-            return Applied(ApplyStatus.CONFLICT, job.state)
-        self._move(queue, stored, one, target)
-        return Applied(ApplyStatus.APPLIED, target)
-
-    def _holds(self, guard: Guard, job: JobRecord) -> bool:
-        if guard.fence is not None:
-            return job.state is State.ACTIVE and job.fence == guard.fence
-        return guard.states is not None and job.state in guard.states
-
-    def _target(self, one: Transition, job: JobRecord) -> State:
-        target = one.to or job.state
-        leaves = job.state is State.ACTIVE and target is not State.ACTIVE
-        if leaves and target not in TERMINAL and job.cancel_requested:
-            return State.CANCELLED
-        return target
-
-    def _key_taken(self, queue: QueueStore, job: JobRecord, target: State) -> bool:
-        if job.dedup is None or target in TERMINAL:
-            return False
-        return queue.dedup.get(job.dedup.key, job.id) != job.id
-
-    def _move(self, queue: QueueStore, stored: Stored, one: Transition, target: State) -> None:
-        now = self.store.clock()
-        job = stored.job
-        fields = given(one.changes)
-        if one.notice is not None:
-            fields["notice"] = one.notice
-        if job.state is State.ACTIVE and target is not State.ACTIVE:
-            fields.update(worker=None, lease_until=None, started=False)
-        if job.state is State.BLOCKED and target is not State.BLOCKED:
-            fields["cause"] = None
-        if target in TERMINAL and target is not job.state:
-            fields["finished_at"] = now
-            stored.retention = one.retention
-        elif target not in TERMINAL:
-            fields["finished_at"] = None
-        if target is State.DELAYED and one.to is State.DELAYED:
-            fields["run_at"] = now + one.delay if one.run_at is None else one.run_at
-        if target is State.WAITING and one.to is State.WAITING:
-            self.store.place(stored, one.place)
-        queue.write(stored, replace(job, state=target, **fields))
-        self._announce(queue, stored)
-
-    def _announce(self, queue: QueueStore, stored: Stored) -> None:
-        """Wake sleepers if this job may run now, or is the next one that becomes due."""
-        state = stored.job.state
-        if state is State.WAITING or (state is State.DELAYED and queue.first_delayed() is stored):
-            self.store.wake(queue)
 
     # -- notes and leases -----------------------------------------------------------------------
 
@@ -298,16 +205,7 @@ class MemoryDriver(Driver):
     async def find(self, ask: FindAsk) -> Page:
         """See `Driver.find`."""
         with self.store.lock:
-            queue = self.store.queues.get(ask.queue)
-            stored = queue.jobs.values() if queue is not None else ()
-            rows = [(order(one), one.job) for one in stored if one.job.state is ask.state]
-        rows.sort(key=lambda row: row[0], reverse=ask.newest)
-        if ask.cursor is not None:
-            after = _cursor(ask.cursor)
-            rows = [row for row in rows if (row[0] < after if ask.newest else row[0] > after)]
-        page = rows[: ask.limit]
-        cursor = ":".join(map(str, page[-1][0])) if len(rows) > len(page) else None
-        return Page([job for _, job in page if ask.tag is None or ask.tag in job.tags], cursor)
+            return find(self.store.queues.get(ask.queue), ask)
 
     async def counts(self, queue: str) -> dict[State, int]:
         """See `Driver.counts`."""
@@ -327,17 +225,15 @@ class MemoryDriver(Driver):
     async def prune(self, ask: PruneAsk) -> int:
         """See `Driver.prune`."""
         with self.store.lock:
-            queue = self.store.queue(ask.queue)
-            now = self.store.clock()
-            gone = [
-                stored
-                for state in TERMINAL
-                for stored in past(finished(queue, state), now, ask.spare)
-            ][: ask.limit]
-            for stored in gone:
-                queue.leave(stored)
-                del queue.jobs[stored.job.id]
-            return len(gone)
+            return prune(self.store.queue(ask.queue), self.store.clock(), ask)
+
+    async def standing(self, ref: Ref) -> Standing | None:
+        """See `Lines.standing`."""
+        with self.store.lock:
+            stored = self._stored(ref)
+            if stored is None or stored.job.state is not State.WAITING:
+                return None
+            return standing(self.store.queue(ref.queue), stored, self.store.clock())
 
     # -- settings, wake-ups, presence -----------------------------------------------------------
 
@@ -354,6 +250,7 @@ class MemoryDriver(Driver):
             if found.settings.rev != settings.rev:
                 return False
             found.settings = replace(settings, rev=settings.rev + 1)
+            found.lines.readmit_all()
             self.store.wake(found)
             return True
 
@@ -386,10 +283,12 @@ class MemoryDriver(Driver):
             now = self.store.clock()
             if beat.last:
                 self.store.workers.pop(beat.worker.id, None)
+                self.store.commands.pop(beat.worker.id, None)
             else:
                 worker = replace(beat.worker, seen_at=now)
                 self.store.workers[worker.id] = (now + beat.ttl, worker)
-            return BeatReply(cancel=[held for held in beat.held if self._asked(held)])
+            cancel = [held for held in beat.held if self._asked(held)]
+            return BeatReply(cancel, self.store.commands.pop(beat.worker.id, ()))
 
     async def workers(self) -> Sequence[WorkerInfo]:
         """See `Presence.workers`."""
@@ -398,6 +297,14 @@ class MemoryDriver(Driver):
             live = {name: entry for name, entry in self.store.workers.items() if entry[0] > now}
             self.store.workers = live
             return [live[name][1] for name in sorted(live)]
+
+    async def tell(self, worker: str, command: Command) -> bool:
+        """See `Presence.tell`."""
+        with self.store.lock:
+            if worker not in (info.id for info in await self.workers()):
+                return False
+            self.store.commands.setdefault(worker, []).append(command)
+            return True
 
     # -- helpers --------------------------------------------------------------------------------
 
@@ -432,11 +339,6 @@ class MemoryDriver(Driver):
     def _still(self, job: JobRecord) -> bool:
         stored = self._stored(job.ref)
         return stored is not None and self._holds(Guard(fence=job.fence), stored.job)
-
-
-def _cursor(text: str) -> tuple[int, int]:
-    first, second = text.split(":")
-    return int(first), int(second)
 
 
 _SHARED: dict[str, MemoryStore] = {}

@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from taskmux.driver import (
     TERMINAL,
     Changes,
+    Command,
     JobRecord,
     Keep,
     Place,
@@ -21,8 +22,9 @@ from taskmux.driver import (
     State,
     WorkerInfo,
 )
+from taskmux.memory.lines import Line, Lines, Spot
 
-__all__ = ["MemoryStore", "QueueStore", "Stored", "finished", "given", "order", "past"]
+__all__ = ["MemoryStore", "QueueStore", "Stored", "given"]
 
 
 def epoch_ms() -> int:
@@ -42,15 +44,15 @@ class Stored(msgspec.Struct):
 
 
 class QueueStore:
-    """One queue: its records, its line, its timetable and its leases.
+    """One queue: its records, its lines, its timetable and its leases.
 
-    `line` and `timetable` are heaps with stale entries: an entry counts only while it says what
-    its record says, and is dropped when it comes up otherwise.
+    `timetable` is a heap with stale entries: an entry counts only while it says what its record
+    says, and is dropped when it comes up otherwise. So are the lines' heaps.
     """
 
     def __init__(self) -> None:
         self.jobs: dict[str, Stored] = {}
-        self.line: list[tuple[int, int, str]] = []
+        self.lines = Lines(self._active, self._waits_at)
         self.timetable: list[tuple[int, int, str]] = []
         self.leases: set[str] = set()
         self.dedup: dict[str, str] = {}
@@ -64,7 +66,7 @@ class QueueStore:
         job = stored.job
         self.counts[job.state] += 1
         if job.state is State.WAITING:
-            heapq.heappush(self.line, (job.priority, stored.sequence, job.id))
+            self.lines.enter(job.group, (job.priority, stored.sequence, job.id))
         elif job.state is State.DELAYED:
             heapq.heappush(self.timetable, (job.run_at or 0, stored.created, job.id))
         elif job.state is State.ACTIVE:
@@ -75,30 +77,38 @@ class QueueStore:
     def leave(self, stored: Stored) -> None:
         """Undo `enter`; heap entries go stale by themselves."""
         job = stored.job
+        self._leave_all_but_line(job)
+        if job.state is State.WAITING:
+            self.lines.leave(job.group)
+
+    def _leave_all_but_line(self, job: JobRecord) -> None:
         self.counts[job.state] -= 1
-        self.leases.discard(job.id)
+        if job.state is State.ACTIVE:
+            self.leases.discard(job.id)
+            self.lines.readmit(job.group)
         if job.dedup is not None and self.dedup.get(job.dedup.key) == job.id:
             del self.dedup[job.dedup.key]
 
     def write(self, stored: Stored, job: JobRecord) -> None:
-        """Replace a record and its index entries."""
-        self.leave(stored)
+        """Replace a record and its index entries; a line that it stays in keeps its turn."""
+        before = stored.job
+        self._leave_all_but_line(before)
         stored.job = job
         self.enter(stored)
+        if before.state is State.WAITING:
+            self.lines.leave(before.group)
 
-    def first_waiting(self) -> Stored | None:
-        """Return the job at the head of the line, dropping stale entries."""
-        while self.line:
-            priority, sequence, job_id = self.line[0]
-            stored = self.jobs.get(job_id)
-            if (
-                stored is not None
-                and stored.job.state is State.WAITING
-                and (stored.job.priority, stored.sequence) == (priority, sequence)
-            ):
-                return stored
-            heapq.heappop(self.line)
-        return None
+    def _active(self, line: Line) -> int:
+        return sum(self.jobs[job_id].job.group == line for job_id in self.leases)
+
+    def _waits_at(self, spot: Spot) -> bool:
+        priority, sequence, job_id = spot
+        stored = self.jobs.get(job_id)
+        return (
+            stored is not None
+            and stored.job.state is State.WAITING
+            and (stored.job.priority, stored.sequence) == (priority, sequence)
+        )
 
     def first_delayed(self) -> Stored | None:
         """Return the delayed job that is due first, dropping stale entries."""
@@ -123,6 +133,7 @@ class MemoryStore:
         self.lock = threading.RLock()
         self.queues: dict[str, QueueStore] = {}
         self.workers: dict[str, tuple[int, WorkerInfo]] = {}
+        self.commands: dict[str, list[Command]] = {}
         self.memory: dict[tuple[str, str], tuple[int, Any]] = {}
         self.sequence = 0
         self.created = 0
@@ -153,35 +164,3 @@ def given(changes: Changes) -> dict[str, Any]:
     """Return the fields that are set."""
     fields = msgspec.structs.asdict(changes)
     return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
-
-
-def order(stored: Stored) -> tuple[int, int]:
-    """Return the place of a record among those of its state."""
-    job = stored.job
-    match job.state:
-        case State.WAITING:
-            return job.priority, stored.sequence
-        case State.DELAYED:
-            return job.run_at or 0, stored.created
-        case State.ACTIVE | State.BLOCKED:
-            return job.created_at, stored.created
-        case _:
-            return job.finished_at or 0, stored.created
-
-
-def finished(queue: QueueStore, state: State) -> list[Stored]:
-    """Return the records of a terminal state, newest first."""
-    found = [stored for stored in queue.jobs.values() if stored.job.state is state]
-    return sorted(found, key=order, reverse=True)
-
-
-def past(newest_first: Iterable[Stored], now: int, spare: int) -> list[Stored]:
-    """Return the records whose retention has passed, by age or by count."""
-    gone = []
-    for rank, stored in enumerate(newest_first):
-        finished = stored.job.finished_at or 0
-        count = stored.retention.count
-        over = count is not None and rank >= count and finished + spare <= now
-        if over or finished + stored.retention.age_ms <= now:
-            gone.append(stored)
-    return gone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from taskmux.conformance.bench import LONG, Bench, needs
-from taskmux.driver import Beat, HeldLease, Keep, Presence, WorkerInfo, transition
+from taskmux.driver import Beat, Command, HeldLease, Keep, Presence, WorkerInfo, transition
 
 WORKER = WorkerInfo(
     id="worker-1",
@@ -29,7 +29,7 @@ async def _listed(bench: Bench) -> list[str]:
 
 
 class PresenceCases:
-    """B1 and B2."""
+    """B1 to B3."""
 
     @needs("presence")
     async def test_b1_a_worker_is_listed_as_it_told(self, bench: Bench) -> None:
@@ -90,3 +90,26 @@ class PresenceCases:
         await bench.apply(transition.cancel(holder.ref, Keep()))
         held = [HeldLease(zombie.ref, zombie.fence), HeldLease(bench.job("gone").ref, 1)]
         assert list((await _registry(bench).beat(Beat(WORKER, held, LONG))).cancel) == []
+
+    @needs("presence")
+    async def test_b3_a_worker_is_told_once_and_in_order(self, bench: Bench) -> None:
+        registry = _registry(bench)
+        for name in ("worker-1", "worker-2"):
+            await registry.beat(Beat(replace(WORKER, id=name), (), LONG))
+        commands = [Command("pause"), Command("concurrency", 7), Command("resume")]
+        for command in commands:
+            assert await registry.tell("worker-1", command)
+        other = Beat(replace(WORKER, id="worker-2"), (), LONG)
+        assert list((await registry.beat(other)).commands) == []
+        assert list((await registry.beat(Beat(WORKER, (), LONG))).commands) == commands
+        assert list((await registry.beat(Beat(WORKER, (), LONG))).commands) == []
+
+    @needs("presence")
+    async def test_b3_nobody_is_told_who_is_not_there(self, bench: Bench) -> None:
+        assert not await _registry(bench).tell("nobody", Command("stop"))
+        await _registry(bench).beat(Beat(WORKER, (), LONG))
+        assert await _registry(bench).tell(WORKER.id, Command("stop"))
+        await _registry(bench).beat(Beat(WORKER, (), LONG, last=True))
+        assert not await _registry(bench).tell(WORKER.id, Command("stop"))
+        reply = await _registry(bench).beat(Beat(WORKER, (), LONG))
+        assert list(reply.commands) == []

@@ -1,0 +1,164 @@
+"""Lines: which waiting job is next, and what keeps a line from giving one."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable
+
+from taskmux.driver import LINE_LIMIT, QueueSettings, Rate, gcra
+
+__all__ = ["Gate", "Line", "Lines", "Spot"]
+
+Line = str | None
+"""A line's name; None is the common one."""
+
+Spot = tuple[int, int, str]
+"""Priority, sequence and id of a waiting job."""
+
+
+class Gate:
+    """What a rate and holds have left open, of a queue or of a line."""
+
+    def __init__(self) -> None:
+        self.meter = gcra.Meter()
+        self.held_until = 0
+
+    def room(self, rate: Rate | None, now: int) -> float:
+        """Return how many may start now."""
+        if self.held_until > now:
+            return 0
+        return math.inf if rate is None else gcra.room(rate, self.meter, now)
+
+    def opens_in(self, rate: Rate | None, now: int) -> int:
+        """Return the milliseconds until one may start."""
+        paced = 0 if rate is None else gcra.opens_in(rate, self.meter, now)
+        return max(0, self.held_until - now, paced)
+
+    def spend(self, rate: Rate | None, now: int, count: int = 1) -> None:
+        """Let so many start now."""
+        if rate is not None and count:
+            self.meter = gcra.spend(rate, self.meter, now, count)
+
+
+class Lines:
+    """A queue's lines. Those that may give are in the ring, in the order of their turns.
+
+    A line that may not give is parked. It comes back behind the others when its rate opens (its
+    instant is in `opening`), when one of its jobs stops running, or with new settings.
+
+    Args:
+        active: returns how many jobs of a line are active.
+        current: whether a job still waits at that spot. Jobs that moved on leave their spots in
+            the heaps, to be dropped when they come up.
+    """
+
+    def __init__(self, active: Callable[[Line], int], current: Callable[[Spot], bool]) -> None:
+        self.queue = Gate()
+        self.waiting: Counter[Line] = Counter()
+        self.wants_room = False
+        """Whether somebody would like to know that a running job made room."""
+        self.active = active
+        self._current = current
+        self._gates: dict[Line, Gate] = {}
+        self._heaps: dict[Line, list[Spot]] = {}
+        self._ring: dict[Line, None] = {}
+        self._parked: set[Line] = set()
+        self._opening: list[tuple[int, str, Line]] = []
+
+    def gate(self, line: Line) -> Gate:
+        """Return a line's gate, to read it."""
+        return self._gates.get(line) or Gate()
+
+    def own_gate(self, line: Line) -> Gate:
+        """Return a line's gate, to change it."""
+        return self._gates.setdefault(line, Gate())
+
+    def enter(self, line: Line, spot: Spot) -> None:
+        """Put a job in its line; a line that was empty goes behind the others."""
+        heapq.heappush(self._heaps.setdefault(line, []), spot)
+        self.waiting[line] += 1
+        if line not in self._parked:
+            self._ring.setdefault(line)
+
+    def leave(self, line: Line) -> None:
+        """Count a job out of its line."""
+        self.waiting[line] -= 1
+        if not self.waiting[line]:
+            del self.waiting[line]
+            self._ring.pop(line, None)
+            self._parked.discard(line)
+
+    def next(self, settings: QueueSettings, now: int) -> str | None:
+        """Return the id of the job whose turn it is, and give the line's next turn to another.
+
+        The caller makes the job active at once.
+        """
+        for _ in range(LINE_LIMIT):
+            line = next(iter(self._ring), _END)
+            if isinstance(line, _End):
+                return None
+            del self._ring[line]
+            rate = settings.line(line).rate
+            if self._may_give(line, settings, now):
+                self._ring[line] = None
+                if rate is not None:
+                    self.own_gate(line).spend(rate, now)
+                return self._first(line)
+            self._parked.add(line)
+            opens_in = self.gate(line).opens_in(rate, now)
+            if opens_in:
+                heapq.heappush(self._opening, (now + opens_in, line or "", line))
+        return None
+
+    def _may_give(self, line: Line, settings: QueueSettings, now: int) -> bool:
+        own = settings.line(line)
+        if own.concurrency is not None and self.active(line) >= own.concurrency:
+            self.wants_room = True
+            return False
+        return not own.paused and self.gate(line).room(own.rate, now) > 0
+
+    def _first(self, line: Line) -> str:
+        heap = self._heaps[line]
+        while not self._current(heap[0]):
+            heapq.heappop(heap)
+        return heap[0][2]
+
+    def unpark(self, now: int) -> None:
+        """Let the lines whose rate has opened come back, in that order."""
+        while self._opening and (self._opening[0][0] <= now or not self._opens(0)):
+            self.readmit(heapq.heappop(self._opening)[2])
+
+    def readmit(self, line: Line) -> None:
+        """Let a parked line come back behind the others."""
+        if line in self._parked:
+            self._parked.remove(line)
+            self._ring[line] = None
+
+    def readmit_all(self) -> None:
+        """Let every parked line come back: the settings have changed."""
+        for line in sorted(self._parked, key=lambda name: name or ""):
+            self.readmit(line)
+
+    def kept(self, now: int) -> tuple[bool, int | None]:
+        """Say whether lines with waiting jobs may not give, and when the first of them may.
+
+        That is at once if there are lines that nobody looked at yet.
+        """
+        if self._ring:
+            return False, 0
+        while self._opening and not self._opens(0):
+            heapq.heappop(self._opening)
+        opens_in = max(0, self._opening[0][0] - now) if self._opening else None
+        return bool(self._parked), opens_in
+
+    def _opens(self, place: int) -> bool:
+        return self._opening[place][2] in self._parked
+
+
+class _End:
+    """Stands for no line where None is one."""
+
+
+_END = _End()
