@@ -7,7 +7,7 @@ from taskmux.errors import TaskmuxError
 from taskmux.handle import JobHandle
 from taskmux.hookspecs import hookimpl
 from taskmux.job import JobRecord, State
-from taskmux.lifecycle import Fail, Retry, Snooze
+from taskmux.lifecycle import Fail, RateLimited, Retry, Snooze
 from taskmux.options import JobOptions
 from taskmux.queue import Counts, Queue
 from taskmux.retry import Exponential, Fixed, Linear, Steps
@@ -27,6 +27,7 @@ __all__ = [
     "Limits",
     "Linear",
     "Queue",
+    "RateLimited",
     "Retry",
     "Snooze",
     "State",

@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
 import fnmatch
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, cast
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from taskmux.blocking import BackgroundLoop
+from taskmux.capabilities import Presence, require
 from taskmux.codec import encode_mapping
 from taskmux.config import Limits, load_settings
 from taskmux.connection import Connection
 from taskmux.driver import Driver
-from taskmux.errors import ConfigError, DeclarationError, Moved
+from taskmux.errors import ConfigError, DeclarationError, GroupFull, Moved
 from taskmux.handle import JobHandle
 from taskmux.instrument import Hooks
 from taskmux.job import Ref
-from taskmux.messages import Pushed, PushStatus
-from taskmux.options import JobOptions, parse_call, parse_shared
+from taskmux.messages import Command, Pushed, PushStatus, QueueSettings, WorkerInfo
+from taskmux.options import JobOptions, encode_defaults, parse_call, parse_shared
 from taskmux.plugins import driver_for, driver_for_client, plugin_manager
-from taskmux.queue import Queue
-from taskmux.task import Call, Registry, Task, TaskDecorator, decorator
+from taskmux.pool import Pool
+from taskmux.queue import Queue, declared_limits
+from taskmux.task import Call, Registry, Task, TaskDecorator, Terms, decorator, task_line
 from taskmux.units import Duration, check_name, check_queue, milliseconds
-from taskmux.worker import Link, Worker, WorkerOptions
+from taskmux.worker import Link, Worker, WorkerOptions, check_concurrency
 
 __all__ = ["Taskmux"]
 
 R = TypeVar("R")
 
 Lifespan = Callable[["Taskmux"], AbstractAsyncContextManager[Any]]
-
-Where = tuple[int, asyncio.AbstractEventLoop]
-"""A process and an event loop: what one driver instance belongs to."""
 
 BATCH = 500
 
@@ -92,11 +90,12 @@ class Taskmux:
             if one not in self._roots:
                 self._roots[one] = driver_for(one, self._plugins)
         self._defaults = parse_shared(defaults or {})
+        self._queue_defaults: dict[str, bytes | None] = {}
         self._lifespan = lifespan
         self._limits = limits or Limits()
         self._registry = Registry()
         self._hooks = Hooks(self._plugins)
-        self._open: dict[Where, dict[str, asyncio.Future[Connection]]] = {}
+        self._pool = Pool()
         self._background = BackgroundLoop()
 
     def __repr__(self) -> str:
@@ -124,7 +123,7 @@ class Taskmux:
             InvalidURL, UnknownScheme, MissingExtra: the URL cannot be served.
             ConfigError: a store is open already.
         """
-        if self._open:
+        if self._pool.in_use:
             raise ConfigError("This app has open stores; choose another URL before first use.")
         self._roots[url] = driver_for(url, self._plugins)
         if self._url != url and self._url not in self._routes.values():
@@ -134,7 +133,15 @@ class Taskmux:
     # -- declaring ----------------------------------------------------------------------------
 
     def task(
-        self, function: None = None, /, *, name: str | None = None, **options: Unpack[JobOptions]
+        self,
+        function: None = None,
+        /,
+        *,
+        name: str | None = None,
+        concurrency: int | None = None,
+        rate: str | None = None,
+        own_line: bool = False,
+        **options: Unpack[JobOptions],
     ) -> TaskDecorator:
         """Register a function as a task: `@mux.task(queue="email", max_attempts=5)`.
 
@@ -142,6 +149,12 @@ class Taskmux:
             function: nothing; it is there to say what is wrong with `@mux.task`.
             name: the task's name in stored jobs; `module.function` by default. Workers find the
                 function by it, so keep it when the function moves.
+            concurrency: how many of its jobs run at once, on all workers together.
+            rate: how many of its jobs start per time, such as `"100/m"`.
+            own_line: let its jobs stand in a line of their own, so that they can be paused or
+                limited apart. A limit implies it; a `group` excludes it. Stored by workers when
+                they start; what `mux.queue(...).limit(task=...)` said later stays until the
+                declaration changes.
             options: see `JobOptions`; `id`, `run_at`, `dedup` and `session` belong to single calls.
 
         Raises:
@@ -150,12 +163,18 @@ class Taskmux:
         """
         if callable(function):
             raise DeclarationError("Write @mux.task() with parentheses: options go between them.")
-        parsed = parse_shared(options).over(self._defaults)
+        parsed = parse_shared(options)
+        limits = declared_limits(concurrency, rate, own_line=own_line)
 
         def register(function: Callable[..., Any]) -> Task[Any, Any, Any, Any]:
             task_name = name or _default_name(function)
             task: Task[Any, Any, Any, Any] = Task(
-                check_name(task_name, "task name"), function, parsed, self
+                check_name(task_name, "task name"),
+                function,
+                parsed,
+                self,
+                base=self._defaults,
+                limits=limits,
             )
             self._registry.add(task)
             return task
@@ -171,15 +190,18 @@ class Taskmux:
 
         Raises:
             Moved: the queue lives in another store now.
-            UnsupportedFeature: `session` is given and the store has no transactions.
+            GroupFull: its group has as many waiting jobs as the queue allows.
+            UnsupportedFeature: `session` is given and the store has no transactions, or a group
+                and it has no lines.
             StoreError: the store refused or could not be reached.
         """
         connection = await self._connect(call.queue)
+        new = call.new_job(await self._settings(connection, call.queue))
         session = call.options.session
         if session is UNSET or session is None:
-            pushed = await connection.push(call.new_job())
+            pushed = await connection.push(new)
         else:
-            pushed = await connection.push_within(session, call.new_job())
+            pushed = await connection.push_within(session, new)
         return self._handle(call, pushed)
 
     async def enqueue(
@@ -198,17 +220,21 @@ class Taskmux:
             StoreError: the store refused or could not be reached.
         """
         check_name(task, "task name")
-        said = parse_call(options).over(self._defaults)
+        said = parse_call(options)
         payload = encode_mapping(task, arguments or {}, self._limits.payload)
-        return await self.submit(Call(task, payload, said, said.policy()))
+        known = self._registry.get(task)
+        line = None if known is None or known.limits is None else task_line(task)
+        return await self.submit(Call(task, payload, Terms.settled(said, self._defaults, line)))
 
     async def enqueue_many(self, calls: Sequence[Call[R]]) -> list[JobHandle[R]]:
         """Store many calls, in order, a few hundred per round trip.
 
-        Not all-or-nothing: if the store fails in between, the first ones are stored.
+        Not all-or-nothing: if the store fails in between, or a group is full, the others are
+        stored.
 
         Raises:
             Moved: a queue lives in another store now.
+            GroupFull: a job's group has as many waiting jobs as its queue allows.
             StoreError: the store refused or could not be reached.
         """
         groups: dict[int, tuple[Connection, list[int]]] = {}
@@ -219,17 +245,36 @@ class Taskmux:
         for connection, places in groups.values():
             for start in range(0, len(places), BATCH):
                 chunk = places[start : start + BATCH]
-                news = [calls[place].new_job() for place in chunk]
+                news = [
+                    calls[place].new_job(await self._settings(connection, calls[place].queue))
+                    for place in chunk
+                ]
                 pushed = await connection.push_many(news)
                 for place, answer in zip(chunk, pushed, strict=True):
                     handles[place] = self._handle(calls[place], answer)
         return [handles[place] for place in range(len(calls))]
+
+    async def _settings(self, connection: Connection, queue: str) -> QueueSettings:
+        """Return a queue's settings; those that this app declares are stored at first use."""
+        declared = self._queue_defaults.get(queue)
+        settings = await connection.settings(queue)
+        if declared is not None and settings.defaults != declared:
+            settings = await connection.change_settings(
+                queue, lambda stored: replace(stored, defaults=declared)
+            )
+        return settings
 
     def _handle(self, call: Call[R], pushed: Pushed) -> JobHandle[R]:
         if pushed.status is PushStatus.MOVED:
             raise Moved(
                 f"Queue {call.queue!r} has moved to {pushed.id}. Point this app there: "
                 f"TASKMUX_URL or routes={{...}}."
+            )
+        if pushed.status is PushStatus.FULL:
+            raise GroupFull(
+                f"The group of a job for {call.task!r} has as many waiting jobs as queue "
+                f"{call.queue!r} allows (max_waiting). Enqueue it later, or raise the limit: "
+                f"mux.queue({call.queue!r}).limit(group='*', max_waiting=...)."
             )
         ref = Ref(call.queue, pushed.id)
         if self._hooks.enqueued is not None:
@@ -238,13 +283,22 @@ class Taskmux:
 
     # -- reading ------------------------------------------------------------------------------
 
-    def queue(self, name: str) -> Queue:
+    def queue(self, name: str, *, defaults: JobOptions | None = None) -> Queue:
         """Return a queue; nothing is asked yet.
+
+        Args:
+            name: the queue's name.
+            defaults: options for its jobs that neither the call nor the task says. They are
+                stored when this app first enqueues there, for every other producer.
 
         Raises:
             InvalidName: the name cannot be stored everywhere.
+            DeclarationError: an option is wrong, or none that a queue can say.
         """
-        return Queue(name, self._connect, self)
+        queue = Queue(name, self._connect, self)
+        if defaults is not None:
+            self._queue_defaults[name] = encode_defaults(defaults)
+        return queue
 
     def job(self, queue: str, job_id: str) -> JobHandle[Any]:
         """Return a handle on a job; nothing is asked yet.
@@ -263,11 +317,48 @@ class Taskmux:
             names.update(await connection.driver.queues())
         return sorted(names)
 
+    async def workers(self) -> list[WorkerInfo]:
+        """Return the live workers of this app's stores, by id; one of two stores is listed twice.
+
+        Raises:
+            UnsupportedFeature: a store has no registry of workers.
+        """
+        found: list[WorkerInfo] = []
+        for url in self._roots:
+            driver = (await self._connection(url)).driver
+            require(driver, "presence", feature="Listing workers")
+            found += await cast("Presence", driver).workers()
+        return sorted(found, key=lambda worker: worker.id)
+
+    async def tell(self, worker: str, command: Command) -> bool:
+        """Tell a live worker something; it does so within a second or two.
+
+        Args:
+            worker: its id, as `workers` lists it.
+            command: `Command("pause")`, `Command("resume")`, `Command("stop")`, or
+                `Command("concurrency", 20)`.
+
+        Returns:
+            Whether there is such a worker.
+
+        Raises:
+            DeclarationError: the concurrency is out of range.
+            UnsupportedFeature: a store has no registry of workers.
+        """
+        if command.verb == "concurrency":
+            check_concurrency(command.value)
+        for url in self._roots:
+            driver = (await self._connection(url)).driver
+            require(driver, "presence", feature="Telling workers")
+            if await cast("Presence", driver).tell(worker, command):
+                return True
+        return False
+
     # -- working ------------------------------------------------------------------------------
 
     def worker(
         self,
-        queues: Sequence[str] = ("default",),
+        queues: Sequence[str] | Mapping[str, int] = ("default",),
         *,
         concurrency: int = 10,
         lease: Duration = "30s",
@@ -276,7 +367,9 @@ class Taskmux:
         """Return a worker for these queues: `async with mux.worker(["email"]): ...`.
 
         Args:
-            queues: in order of preference: a later one is served when the earlier are empty.
+            queues: in order of preference: a later one is served when the earlier are empty. Or
+                with weights: `{"email": 3, "reports": 1}` comes to email first three times of
+                four.
             concurrency: how many handlers run at once.
             lease: how long a job is kept for a worker that does not renew it.
             drain: how long a stopping worker lets handlers finish before it gives jobs back.
@@ -286,7 +379,7 @@ class Taskmux:
             InvalidName: a queue's name cannot be stored everywhere.
         """
         options = WorkerOptions.checked(
-            [check_queue(name) for name in dict.fromkeys(queues)],
+            queues,
             concurrency=concurrency,
             lease_ms=milliseconds(lease, "lease"),
             drain_ms=milliseconds(drain, "drain"),
@@ -318,13 +411,7 @@ class Taskmux:
 
     async def close(self) -> None:
         """Let what is under way finish, then close this event loop's stores."""
-        self._forget_closed_loops()
-        for opened in self._open.pop(_here(), {}).values():
-            try:
-                connection = await opened
-            except Exception:  # noqa: BLE001, S112 - it never opened; its caller was told
-                continue
-            await connection.close()
+        await self._pool.close()
 
     def run_blocking(self, make: Callable[[], Awaitable[R]]) -> R:
         """Run a coroutine on the app's background loop and wait for it."""
@@ -345,41 +432,7 @@ class Taskmux:
         return await self._connection(self._url_of(queue))
 
     async def _connection(self, url: str) -> Connection:
-        """Return this loop's connection to a store; concurrent callers share one opening."""
-        here = _here()
-        if here not in self._open:
-            self._forget_closed_loops()
-        mine = self._open.setdefault(here, {})
-        opened = mine.get(url)
-        if opened is None:
-            opened = mine[url] = asyncio.ensure_future(self._new_connection(url))
-        try:
-            return await asyncio.shield(opened)
-        except BaseException:
-            failed = opened.done() and (opened.cancelled() or opened.exception() is not None)
-            if failed and mine.get(url) is opened:  # the next caller tries again
-                del mine[url]
-            raise
-
-    def _forget_closed_loops(self) -> None:
-        for where in [where for where in self._open if _gone(where)]:
-            for opened in self._open.pop(where).values():
-                mine = where[0] == os.getpid()
-                if mine and opened.done() and not opened.cancelled() and not opened.exception():
-                    opened.result().driver.abandon()
-
-    async def _new_connection(self, url: str) -> Connection:
-        connection = Connection(self._roots[url].fork())
-        await connection.open()
-        return connection
-
-
-def _here() -> Where:
-    return os.getpid(), asyncio.get_running_loop()
-
-
-def _gone(where: Where) -> bool:
-    return where[0] != os.getpid() or where[1].is_closed()
+        return await self._pool.connection(self._roots[url])
 
 
 def _default_name(function: Callable[..., Any]) -> str:

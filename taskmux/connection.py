@@ -1,20 +1,47 @@
-"""A connection: one driver on one event loop, and the group commits that its users share."""
+"""A connection: one driver on one event loop, and what its users share of it.
+
+That is group commits, and what is known of the queues' settings.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from taskmux.batch import Ops, Replies, resend
-from taskmux.capabilities import Transactions
+from taskmux.capabilities import Lines, Transactions, require
 from taskmux.driver import Driver
-from taskmux.errors import CorruptRecord, UnsupportedFeature
+from taskmux.errors import CorruptRecord, JobConflict, UnsupportedFeature
 from taskmux.job import JobRecord, Ref
-from taskmux.messages import Applied, NewJob, Op, Pushed
+from taskmux.messages import Applied, NewJob, Op, Pushed, QueueSettings
 from taskmux.transition import Transition
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "change_settings"]
+
+FRESH = 2.0
+"""Seconds that a producer goes by what it knows of a queue's settings."""
+
+TRIES = 20
+
+
+async def change_settings(
+    driver: Driver, queue: str, change: Callable[[QueueSettings], QueueSettings]
+) -> QueueSettings:
+    """Change a queue's stored settings, however many do so at once; return them.
+
+    Raises:
+        JobConflict: others changed them all the time.
+    """
+    for _ in range(TRIES):
+        settings = await driver.settings(queue)
+        wanted = change(settings)
+        if wanted == settings or await driver.put_settings(queue, wanted):
+            return wanted
+    raise JobConflict(
+        f"The settings of queue {queue!r} are being changed by others all the time. Try again."
+    )
 
 
 class Connection:
@@ -27,6 +54,8 @@ class Connection:
         self._bulk = asyncio.Lock()
         self._bulk_ops = Ops()
         self._reads: Replies[Ref, JobRecord | None] = Replies(self._get)
+        self._has_lines = isinstance(driver, Lines)
+        self._known: dict[str, tuple[float, asyncio.Future[QueueSettings]]] = {}
 
     async def open(self) -> None:
         """Open the driver."""
@@ -40,14 +69,51 @@ class Connection:
         await self.driver.close()
 
     async def push(self, new: NewJob) -> Pushed:
-        """Create one job, together with others asked for meanwhile."""
+        """Create one job, together with others asked for meanwhile.
+
+        Raises:
+            UnsupportedFeature: it has a group, and the store has no lines.
+        """
+        self._check(new)
         return await self._pushes.ask(new)
 
     async def push_many(self, news: Sequence[NewJob]) -> Sequence[Pushed]:
-        """Create a batch of jobs in one operation."""
+        """Create a batch of jobs in one operation.
+
+        Raises:
+            UnsupportedFeature: one has a group, and the store has no lines.
+        """
+        for new in news:
+            self._check(new)
         async with self._bulk:  # an origin has one operation in flight
             op = self._bulk_ops.next()
             return await resend(lambda: self.driver.push(op, news), tries=3)
+
+    def _check(self, new: NewJob) -> None:
+        if new.job.group is not None and not self._has_lines:
+            feature = "group=" if new.job.group[0] != "@" else f"A limit of task {new.job.task!r}"
+            require(self.driver, "lines", feature=feature)
+
+    async def settings(self, queue: str) -> QueueSettings:
+        """Return a queue's settings as they were within the last two seconds."""
+        known = self._known.get(queue)
+        if known is None or known[0] < time.monotonic():
+            reading = asyncio.ensure_future(self.driver.settings(queue))
+            known = self._known[queue] = (time.monotonic() + FRESH, reading)
+        try:
+            return await asyncio.shield(known[1])
+        except BaseException:
+            if known[1].done() and self._known.get(queue) is known:  # the next caller asks again
+                del self._known[queue]
+            raise
+
+    async def change_settings(
+        self, queue: str, change: Callable[[QueueSettings], QueueSettings]
+    ) -> QueueSettings:
+        """Change a queue's stored settings; see the function of this name."""
+        settings = await change_settings(self.driver, queue, change)
+        self._known.pop(queue, None)
+        return settings
 
     async def push_within(self, session: Any, new: NewJob) -> Pushed:
         """Create one job inside the application's own transaction: it exists once that commits.

@@ -14,7 +14,7 @@ TaskmuxError
 │   ├── StoreIncompatible, StoreDenied
 │   └── CorruptRecord
 └── JobError             about one job
-    ├── JobNotFound, JobConflict, Moved
+    ├── JobNotFound, JobConflict, Moved, GroupFull
     ├── JobFailed, JobCancelled, ResultNotKept, ResultTimeout
     └── LeaseLost
 ```
@@ -29,6 +29,7 @@ __all__ = [
     "ConfigError",
     "CorruptRecord",
     "DeclarationError",
+    "GroupFull",
     "InvalidArguments",
     "InvalidName",
     "InvalidURL",
@@ -152,6 +153,10 @@ class JobConflict(JobError):
 
 class Moved(JobError):
     """The queue lives in another store now."""
+
+
+class GroupFull(JobError):
+    """The job's group has as many waiting jobs as its queue allows. The job was not stored."""
 
 
 class JobFailed(JobError):

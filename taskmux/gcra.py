@@ -11,12 +11,19 @@ Source: ITU-T I.371, annex A (the continuous-state leaky bucket).
 from __future__ import annotations
 
 import math
+import re
 
 import msgspec
 
+from taskmux.errors import DeclarationError
 from taskmux.messages import Rate
+from taskmux.units import brief, milliseconds
 
-__all__ = ["Meter", "opens_in", "room", "spend"]
+__all__ = ["Meter", "as_rate", "opens_in", "room", "spend"]
+
+_RATE = re.compile(r"(\d{1,7})/([\d.]*[a-z]{1,2})(?:\+(\d{1,7}))?")
+MOST = 1_000_000
+DAY_MS = 86_400_000
 
 EPSILON = 1e-6
 """Jobs: what adding up fractions may be off by."""
@@ -48,3 +55,34 @@ def opens_in(rate: Rate, meter: Meter, now: int) -> int:
     """Return the whole milliseconds until one more may start; 0 if it may now."""
     over = _level(rate, meter, now) - rate.burst - EPSILON / 2
     return max(0, math.ceil(over * rate.per / rate.count))
+
+
+def as_rate(value: object) -> Rate:
+    """Return a rate from text such as `"100/m"`, `"5/s"`, `"10/30s"` or `"100/m+20"`.
+
+    The number after the plus is the burst; without it, a tenth of the count, at least 1. `+0`
+    keeps an even pace however late a worker comes for the next one, so some of the rate is lost.
+
+    Raises:
+        DeclarationError: it is no rate, or one that nothing could ever pass.
+    """
+    if isinstance(value, Rate):
+        count, per, burst = value.count, value.per, value.burst
+    else:
+        found = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if found is None:
+            raise _no_rate(value)
+        unit = found[2] if found[2][0].isdigit() else f"1{found[2]}"
+        count, per = int(found[1]), milliseconds(unit, "the period of a rate")
+        burst = int(found[3]) if found[3] else max(1, count // 10)
+    if not (1 <= count <= MOST and 1 <= per <= DAY_MS and 0 <= burst <= MOST):
+        raise _no_rate(value)
+    return Rate(count, per, burst)
+
+
+def _no_rate(value: object) -> DeclarationError:
+    return DeclarationError(
+        f"rate {brief(value)} is not a rate. Write how many per s, m, h or d: '100/m', '5/s', "
+        f"'10/30s', with a burst '100/m+20'; from 1 to 1000000, per day at the longest. To stop a "
+        f"queue, pause it."
+    )

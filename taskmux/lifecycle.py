@@ -7,6 +7,8 @@ apply what it says; workers only report what happened.
 from __future__ import annotations
 
 import traceback
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from random import Random
 
 import msgspec
@@ -24,7 +26,9 @@ __all__ = [
     "Crashed",
     "Fail",
     "Failed",
+    "Limited",
     "Outcome",
+    "RateLimited",
     "Released",
     "Retry",
     "Run",
@@ -76,6 +80,37 @@ class Snooze(Exception):
         self.after_ms = milliseconds(after, "after")
 
 
+class RateLimited(Exception):
+    """Raise it in a handler: somebody asked us to slow down, so the whole queue rests.
+
+    The job spends no attempt and goes first when the queue goes on.
+
+    Args:
+        after: how long; the text of a Retry-After header is taken as well (seconds, or a date).
+        message: why; kept as the job's reason.
+        group: let only the job's own group (or its task's line) rest.
+    """
+
+    def __init__(self, after: Duration, message: str = "", *, group: bool = False) -> None:
+        super().__init__(message)
+        self.after_ms = max(1, _retry_after(after))
+        self.group = group
+
+
+def _retry_after(after: Duration) -> int:
+    """Return a Retry-After header or a duration in milliseconds (RFC 9110, section 10.2.3)."""
+    if isinstance(after, str) and after.strip().isdecimal():
+        return milliseconds(int(after), "after")
+    if isinstance(after, str) and "," in after:
+        try:
+            until = parsedate_to_datetime(after)
+        except ValueError:
+            return milliseconds(after, "after")
+        aware = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
+        return milliseconds(max((aware - datetime.now(UTC)).total_seconds(), 0), "after")
+    return milliseconds(after, "after")
+
+
 # -- how a run ended -----------------------------------------------------------------------------
 
 
@@ -108,6 +143,14 @@ class Snoozed(msgspec.Struct, frozen=True):
     """Whether the history keeps it: a handler's wish is kept, an unknown task is not."""
 
 
+class Limited(msgspec.Struct, frozen=True):
+    """The handler met a limit: its queue, or with `line` its line, is to rest."""
+
+    after_ms: int
+    reason: str
+    line: bool
+
+
 class Released(msgspec.Struct, frozen=True):
     """The worker gave the job back unfinished."""
 
@@ -120,7 +163,7 @@ class Cancelled(msgspec.Struct, frozen=True):
     """The handler stopped because the job was asked to cancel."""
 
 
-Outcome = Completed | Failed | Snoozed | Released | Crashed | Cancelled
+Outcome = Completed | Failed | Snoozed | Limited | Released | Crashed | Cancelled
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -159,6 +202,9 @@ def outcome_of(error: BaseException, limits: Limits) -> Outcome:
         case Snooze():
             message = describe(error, limits).message
             return Snoozed(error.after_ms, message or "snoozed by its handler")
+        case RateLimited():
+            message = describe(error, limits).message
+            return Limited(error.after_ms, message or "rate limited by its handler", error.group)
         case Retry():
             info = describe(error, limits)
             return Failed(info, after_ms=error.after_ms, exception=error, word="retried")
@@ -173,7 +219,7 @@ def last_chance(job: JobRecord) -> bool:
     return job.crashes > 0 and job.crashes + 1 >= job.policy.max_crashes
 
 
-def decide(job: JobRecord, outcome: Outcome, run: Run, rng: Random) -> Transition:
+def decide(job: JobRecord, outcome: Outcome, run: Run, rng: Random) -> Transition:  # noqa: PLR0911 - one each
     """Return the transition that follows from how a run of the job ended."""
     match outcome:
         case Completed(result):
@@ -186,6 +232,8 @@ def decide(job: JobRecord, outcome: Outcome, run: Run, rng: Random) -> Transitio
                 history = _history(job, run, "snoozed", ErrorInfo("Snooze", reason))
                 changes = Changes(reason=reason, history=history)
             return transition.again(job, changes, max(after_ms, 1))
+        case Limited(after_ms, reason, line):
+            return transition.limited(job, Changes(reason=reason), after_ms, line=line)
         case Crashed():
             return _crashed(job, run, rng)
         case Cancelled():

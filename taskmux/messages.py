@@ -240,11 +240,16 @@ class Rate(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class LineSettings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What holds for one line of a queue. None: no limit."""
+    """What holds for one line of a queue. None: no limit.
+
+    `declared`: what the task of this line said of its limits when they were stored, in the core's
+    words; a driver never reads it.
+    """
 
     paused: bool = False
     concurrency: int | None = None
     rate: Rate | None = None
+    declared: str | None = None
 
 
 class QueueSettings(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypedDict
 
 import msgspec
@@ -24,7 +25,17 @@ from taskmux.units import (
     storable,
 )
 
-__all__ = ["JobOptions", "Parsed", "Retention", "parse_call", "parse_options", "parse_shared"]
+__all__ = [
+    "QUEUE_OPTIONS",
+    "JobOptions",
+    "Parsed",
+    "Retention",
+    "decode_defaults",
+    "encode_defaults",
+    "parse_call",
+    "parse_options",
+    "parse_shared",
+]
 
 
 class Retention(TypedDict, total=False):
@@ -43,6 +54,7 @@ class JobOptions(TypedDict, total=False):
     `delay` and `run_at` exclude each other. `max_attempts` counts all tries. `backoff` is a policy,
     a delay, a list of delays or a function of attempt and error. `timeout` is for one run.
     `session` is a transaction of the application's own, in a store that has them.
+    `group` is a line of its own in the queue: groups take fair turns, and may have limits.
     `dedup` is a key that at most one unfinished job of the queue owns.
     """
 
@@ -60,6 +72,7 @@ class JobOptions(TypedDict, total=False):
     retention: Retention
     tags: Sequence[str]
     headers: Mapping[str, str]
+    group: str
     dedup: str
     session: Any
 
@@ -85,6 +98,7 @@ class Parsed(msgspec.Struct, frozen=True):
     dead: Keep | UnsetType = UNSET
     tags: tuple[str, ...] | UnsetType = UNSET
     headers: dict[str, str] | UnsetType = UNSET
+    group: str | UnsetType = UNSET
     dedup: Dedup | UnsetType = UNSET
     session: Any = UNSET
 
@@ -143,6 +157,66 @@ def parse_shared(options: JobOptions) -> Parsed:
             f"task.options({misplaced[0]}=...).enqueue(...)."
         )
     return parse_options(options)
+
+
+class _Stored(msgspec.Struct, omit_defaults=True):
+    """A queue's defaults as they are stored: the fields of `Parsed` that a queue may say."""
+
+    priority: int | UnsetType = UNSET
+    lifo: bool | UnsetType = UNSET
+    max_attempts: int | UnsetType = UNSET
+    max_crashes: int | UnsetType = UNSET
+    call_backoff: Backoff | UnsetType = UNSET
+    timeout: int | None | UnsetType = UNSET
+    keep_result: bool | UnsetType = UNSET
+    completed: Keep | UnsetType = UNSET
+    cancelled: Keep | UnsetType = UNSET
+    dead: Keep | UnsetType = UNSET
+    tags: tuple[str, ...] | UnsetType = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
+
+
+QUEUE_OPTIONS = (
+    "priority",
+    "lifo",
+    "max_attempts",
+    "max_crashes",
+    "backoff",
+    "timeout",
+    "keep_result",
+    "retention",
+    "tags",
+    "headers",
+)
+"""What a queue may say about its jobs."""
+
+
+def encode_defaults(options: JobOptions) -> bytes | None:
+    """Return a queue's defaults as they are stored; None if nothing is said.
+
+    Raises:
+        DeclarationError: an option is wrong, or none that a queue can say.
+    """
+    if misplaced := sorted(set(options) - set(QUEUE_OPTIONS)):
+        raise DeclarationError(
+            f"{brief(misplaced[0])} is nothing that a queue can say about its jobs. It can say "
+            f"{', '.join(QUEUE_OPTIONS)}."
+        )
+    parsed = parse_call(options)
+    fields = {name: getattr(parsed, name) for name in _Stored.__struct_fields__}
+    return msgspec.json.encode(_Stored(**fields)) if options else None
+
+
+@lru_cache(maxsize=256)
+def decode_defaults(data: bytes | None) -> Parsed:
+    """Return a queue's stored defaults; what cannot be read says nothing."""
+    if data is None:
+        return Parsed()
+    try:
+        stored = msgspec.json.decode(data, type=_Stored)
+    except msgspec.MsgspecError:  # written by another version: jobs must go on
+        return Parsed()
+    return Parsed(**msgspec.structs.asdict(stored))
 
 
 def parse_options(options: JobOptions) -> Parsed:
@@ -248,6 +322,7 @@ _PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "retention": _retention,
     "tags": _tags,
     "headers": _headers,
+    "group": lambda value: {"group": check_name(value, "group")},
     "dedup": lambda value: {"dedup": Dedup(check_name(value, "dedup key"))},
     "session": lambda value: {"session": value},
 }

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Unpack
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from taskmux.capabilities import require
 from taskmux.connection import Connection
-from taskmux.errors import DeclarationError, JobConflict
+from taskmux.errors import DeclarationError
+from taskmux.gcra import as_rate
 from taskmux.handle import Connect, JobHandle, Portal
 from taskmux.job import JobRecord, Ref, State
-from taskmux.messages import FindAsk, Page, QueueSettings
-from taskmux.units import check_name, check_queue
+from taskmux.messages import FindAsk, LineSettings, Page, QueueSettings, Rate
+from taskmux.options import JobOptions, encode_defaults
+from taskmux.task import task_line
+from taskmux.units import brief, check_name, check_queue
 
-__all__ = ["Counts", "Queue"]
+__all__ = ["Counts", "Queue", "declared_limits"]
 
 PAGE = 100
 MAX_PAGE = 1000
+MOST_LINES = 1000
+"""Lines with settings of their own; every claim of the queue reads them."""
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -132,30 +140,157 @@ class Queue:
                 return
             cursor = page.cursor
 
+    # -- what is stored about the queue ---------------------------------------------------------
+
     async def settings(self) -> QueueSettings:
         """Return the queue's stored settings."""
         return await (await self._connection()).driver.settings(self.name)
 
-    async def pause(self) -> None:
-        """Let no worker claim from this queue; jobs stay waiting, running ones finish."""
-        await self._set_paused(paused=True)
+    async def pause(self, *, group: str | None = None, task: str | None = None) -> None:
+        """Let no worker claim from this queue; jobs stay waiting, running ones finish.
 
-    async def resume(self) -> None:
-        """Let workers claim again."""
-        await self._set_paused(paused=False)
+        Args:
+            group: pause this group only; `"*"` is every group that was not named by itself.
+            task: pause this task only. It must have a line of its own.
 
-    async def _set_paused(self, *, paused: bool) -> None:
-        driver = (await self._connection()).driver
-        for _ in range(20):
-            settings = await driver.settings(self.name)
-            if settings.paused is paused:
-                return
-            if await driver.put_settings(self.name, replace(settings, paused=paused)):
-                return
-        raise JobConflict(
-            f"The settings of queue {self.name!r} are being changed by others all the time. "
-            f"Try again."
+        Raises:
+            DeclarationError: a group and a task are given, or the task's jobs stand in the
+                queue's common line.
+            UnsupportedFeature: the store has no lines.
+        """
+        await self._set_paused(group, task, paused=True)
+
+    async def resume(self, *, group: str | None = None, task: str | None = None) -> None:
+        """Let workers claim again; arguments and errors are those of `pause`."""
+        await self._set_paused(group, task, paused=False)
+
+    async def limit(
+        self,
+        *,
+        rate: str | Rate | None | UnsetType = UNSET,
+        concurrency: int | None | UnsetType = UNSET,
+        group: str | None = None,
+        task: str | None = None,
+        max_waiting: int | None | UnsetType = UNSET,
+    ) -> None:
+        """Limit how many jobs start or run, from now on and on every worker.
+
+        What is left out stays as it is; None takes a limit away.
+
+        Args:
+            rate: starts per time, such as `"100/m"`; see `taskmux.gcra.as_rate`.
+            concurrency: how many jobs run at once, on all workers together.
+            group: limit this group; `"*"` is every group that was not named by itself.
+            task: limit this task. It must have a line of its own.
+            max_waiting: how many jobs of each group may wait; only with `group="*"`.
+
+        Raises:
+            DeclarationError: a limit is out of range, or the arguments do not fit together.
+            UnsupportedFeature: the store has no lines.
+        """
+        changes: dict[str, Any] = {}
+        if rate is not UNSET:
+            changes["rate"] = None if rate is None else as_rate(rate)
+        if concurrency is not UNSET:
+            changes["concurrency"] = None if concurrency is None else _at_least_1(concurrency)
+        if max_waiting is not UNSET:
+            if group != EVERY:
+                raise DeclarationError("max_waiting is for every group: say group='*' with it.")
+            size = None if max_waiting is None else _at_least_1(max_waiting, "max_waiting")
+            await self._change(lambda settings: replace(settings, group_size=size), "limit()")
+        if changes:
+            line = _line(group, task)
+            await self._change(lambda settings: _with(settings, line, changes), "limit()")
+
+    async def set_defaults(self, **options: Unpack[JobOptions]) -> None:
+        """Store options for jobs of this queue that neither their call nor their task says.
+
+        Producers go by them within two seconds. They replace those that were stored before.
+
+        Raises:
+            DeclarationError: an option is wrong, or none that a queue can say.
+        """
+        defaults = encode_defaults(options)
+        connection = await self._connection()
+        await connection.change_settings(
+            self.name, lambda settings: replace(settings, defaults=defaults)
         )
+
+    async def _set_paused(self, group: str | None, task: str | None, *, paused: bool) -> None:
+        line = _line(group, task)
+        verb = "pause()" if paused else "resume()"
+        if line is None:
+            connection = await self._connection()
+            await connection.change_settings(
+                self.name, lambda settings: replace(settings, paused=paused)
+            )
+        else:
+            await self._change(lambda settings: _with(settings, line, {"paused": paused}), verb)
+
+    async def _change(self, change: Callable[[QueueSettings], QueueSettings], what: str) -> None:
+        connection = await self._connection()
+        require(connection.driver, "lines", feature=f"{what} of groups, tasks and rates")
+        await connection.change_settings(self.name, change)
+
+
+EVERY = "*"
+
+
+def _line(group: str | None, task: str | None) -> str | None:
+    """Return the name of the line that is meant; None is the queue as a whole."""
+    if group is not None and task is not None:
+        raise DeclarationError("Give a group or a task: each is a line of its own.")
+    if task is not None:
+        return task_line(check_name(task, "task name"))
+    return group if group is None or group == EVERY else check_name(group, "group")
+
+
+def _with(settings: QueueSettings, line: str | None, changes: dict[str, Any]) -> QueueSettings:
+    """Return settings with changes for the queue as a whole, every group, or one line."""
+    if line is None:
+        return replace(settings, **changes)
+    if line == EVERY:
+        return replace(settings, groups=replace(settings.groups, **changes))
+    if line.startswith("@") and line not in settings.lines:
+        raise DeclarationError(
+            f"The jobs of task {line[1:]!r} stand in the queue's common line. Give the task a line "
+            f"of its own with own_line=True, concurrency= or rate= in @mux.task(...), and start "
+            f"a worker that has it."
+        )
+    if line not in settings.lines and len(settings.lines) >= MOST_LINES:
+        raise DeclarationError(
+            f"{MOST_LINES} groups of this queue have settings of their own already. Use "
+            f"group='*' for what most of them have in common."
+        )
+    own = replace(settings.line(line), **changes)
+    lines = {**settings.lines, line: own}
+    if own == settings.groups and not line.startswith("@"):
+        del lines[line]  # nothing sets it apart any more
+    return replace(settings, lines=lines)
+
+
+def _at_least_1(value: object, what: str = "concurrency") -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**6:
+        raise DeclarationError(
+            f"{what} {brief(value)} is not a number from 1 to 1000000. To stop a queue, pause it."
+        )
+    return value
+
+
+def declared_limits(
+    concurrency: int | None, rate: str | None, *, own_line: bool
+) -> LineSettings | None:
+    """Return what a task's declaration says of its line; None if it has no line of its own.
+
+    Raises:
+        DeclarationError: a limit is out of range.
+    """
+    if concurrency is None and rate is None and not own_line:
+        return None
+    limit = None if concurrency is None else _at_least_1(concurrency)
+    pace = None if rate is None else as_rate(rate)
+    said = f"{limit} {pace}"
+    return LineSettings(concurrency=limit, rate=pace, declared=said)
 
 
 def _state(value: State | str) -> State:

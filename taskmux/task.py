@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import (
     Any,
     Concatenate,
@@ -18,6 +18,7 @@ from typing import (
     overload,
 )
 
+import msgspec
 from msgspec import UNSET
 
 from taskmux.codec import Signature
@@ -25,8 +26,8 @@ from taskmux.context import Context
 from taskmux.errors import DeclarationError
 from taskmux.handle import JobHandle, Portal
 from taskmux.job import JobRecord, Policy, State
-from taskmux.messages import NewJob
-from taskmux.options import JobOptions, Parsed, parse_call
+from taskmux.messages import LineSettings, NewJob, QueueSettings
+from taskmux.options import JobOptions, Parsed, decode_defaults, parse_call
 from taskmux.retry import DEFAULT_BACKOFF
 
 __all__ = [
@@ -36,14 +37,18 @@ __all__ = [
     "Registry",
     "Task",
     "TaskDecorator",
+    "Terms",
     "decorator",
     "new_id",
+    "task_line",
 ]
 
 Args = ParamSpec("Args")
 Whole = ParamSpec("Whole")
 Out = TypeVar("Out")
 R = TypeVar("R")
+
+NO_SETTINGS = QueueSettings()
 
 
 def new_id() -> str:
@@ -54,28 +59,69 @@ def new_id() -> str:
     return f"{time.time_ns() // 1_000_000:011x}{os.urandom(8).hex()}"
 
 
+class Terms(msgspec.Struct, frozen=True):
+    """What is said about a call's job: by the call over its task, and by the app as a default.
+
+    `line`: the line of the call's task, if that has one of its own. `options` and `policy` are
+    what follows where the queue says nothing.
+    """
+
+    said: Parsed
+    base: Parsed
+    line: str | None = None
+    options: Parsed = Parsed()
+    policy: Policy = Policy()
+
+    @classmethod
+    def settled(cls, said: Parsed, base: Parsed, line: str | None = None) -> Terms:
+        """Return terms with what follows from them.
+
+        Raises:
+            DeclarationError: a group is given, and the task has a line of its own.
+        """
+        options = said.over(base)
+        if line is not None and options.group is not UNSET:
+            raise DeclarationError(
+                f"group={options.group!r} and task {line[1:]!r}, which has a line of its own by "
+                f"concurrency=, rate= or own_line=: a job stands in one line. Drop one of them."
+            )
+        return cls(said, base, line, options, options.policy())
+
+    def under(self, queue: QueueSettings) -> tuple[Parsed, Policy]:
+        """Return what holds in a queue with these settings: call > task > queue > app."""
+        if queue.defaults is None:
+            return self.options, self.policy
+        options = self.said.over(decode_defaults(queue.defaults)).over(self.base)
+        return options, options.policy()
+
+
 class Call(Generic[R]):
     """A task with bound arguments, checked and encoded, not enqueued yet."""
 
-    __slots__ = ("options", "payload", "policy", "returns", "task")
+    __slots__ = ("payload", "returns", "task", "terms")
 
-    def __init__(
-        self, task: str, payload: bytes, options: Parsed, policy: Policy, returns: Any = Any
-    ) -> None:
+    def __init__(self, task: str, payload: bytes, terms: Terms, returns: Any = Any) -> None:
         self.task = task
         self.payload = payload
-        self.options = options
-        self.policy = policy
+        self.terms = terms
         self.returns = returns
+
+    @property
+    def options(self) -> Parsed:
+        """What is said about its job, where the queue says nothing."""
+        return self.terms.options
 
     @property
     def queue(self) -> str:
         """The queue that the job goes to."""
         return "default" if self.options.queue is UNSET else self.options.queue
 
-    def new_job(self) -> NewJob:
-        """Return the job that this call becomes, with an id of its own unless one was given."""
-        said = self.options
+    def new_job(self, queue: QueueSettings = NO_SETTINGS) -> NewJob:
+        """Return the job that this call becomes in a queue with these settings.
+
+        It has an id of its own unless one was given.
+        """
+        said, policy = self.terms.under(queue)
         delay = 0 if said.delay is UNSET else said.delay
         run_at = None if said.run_at is UNSET else said.run_at
         later = delay > 0 or run_at is not None
@@ -84,9 +130,10 @@ class Call(Generic[R]):
             id=new_id() if said.id is UNSET else said.id,
             task=self.task,
             payload=self.payload,
-            policy=self.policy,
+            policy=policy,
             priority=100 if said.priority is UNSET else said.priority,
             lifo=False if said.lifo is UNSET else said.lifo,
+            group=self._line(queue) if said.group is UNSET else said.group,
             tags=() if said.tags is UNSET else said.tags,
             headers={} if said.headers is UNSET else said.headers,
             dedup=None if said.dedup is UNSET else said.dedup,
@@ -94,6 +141,17 @@ class Call(Generic[R]):
             run_at=run_at,
         )
         return NewJob(job, delay)
+
+    def _line(self, queue: QueueSettings) -> str | None:
+        """Return the task's own line, which a producer that lacks the task learns of the store."""
+        if self.terms.line is None and queue.lines and task_line(self.task) in queue.lines:
+            return task_line(self.task)
+        return self.terms.line
+
+
+def task_line(task: str) -> str:
+    """Return the name of a task's own line: one that no group can have."""
+    return f"@{task}"
 
 
 class Producer(Portal, Protocol):
@@ -122,9 +180,14 @@ class Task(Generic[Whole, Args, Out, R]):
         function: Callable[Whole, Out],
         options: Parsed,
         producer: Producer,
+        *,
+        base: Parsed,
+        limits: LineSettings | None = None,
     ) -> None:
         self.name = name
         self.function = function
+        self.limits = limits
+        """The limits of its own line; None: it stands in the queue's common line."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise DeclarationError(
                 f"Task {name!r} is a generator: its body would never run. Return a value instead, "
@@ -132,14 +195,21 @@ class Task(Generic[Whole, Args, Out, R]):
             )
         self.signature = Signature(function, name, Context)
         self.is_async = inspect.iscoroutinefunction(function)
-        self._settle(options)
         self._producer = producer
         self.__doc__ = function.__doc__
+        self._settle(options, base)
 
-    def _settle(self, options: Parsed) -> None:
-        self._options = options
-        self._policy = options.policy()
-        self.backoff = DEFAULT_BACKOFF if options.backoff is UNSET else options.backoff
+    def _settle(self, said: Parsed, base: Parsed) -> None:
+        line = None if self.limits is None else task_line(self.name)
+        self._terms = Terms.settled(said, base, line)
+        backoff = self._terms.options.backoff
+        self.backoff = DEFAULT_BACKOFF if backoff is UNSET else backoff
+
+    @property
+    def queue(self) -> str:
+        """The queue of its jobs, unless a call says another."""
+        queue = self._terms.options.queue
+        return "default" if queue is UNSET else queue
 
     def __call__(self, *args: Whole.args, **kwargs: Whole.kwargs) -> Out:
         """Run the function itself, here and now; nothing is enqueued."""
@@ -164,7 +234,7 @@ class Task(Generic[Whole, Args, Out, R]):
             InvalidArguments, NotEncodable, PayloadTooLarge: the arguments cannot travel.
         """
         payload = self.signature.encode(args, kwargs, self._producer.payload_limit)
-        return Call(self.name, payload, self._options, self._policy, self.signature.returns)
+        return Call(self.name, payload, self._terms, self.signature.returns)
 
     def options(self, **options: Unpack[JobOptions]) -> Task[Whole, Args, Out, R]:
         """Return this task with other options for the calls made through it.
@@ -175,7 +245,7 @@ class Task(Generic[Whole, Args, Out, R]):
         parsed = parse_call(options)
         other: Task[Whole, Args, Out, R] = object.__new__(Task)
         other.__dict__.update(self.__dict__)
-        other._settle(parsed.over(self._options))
+        other._settle(parsed.over(self._terms.said), self._terms.base)
         return other
 
     @property
@@ -250,6 +320,14 @@ class Registry:
     def get(self, name: str) -> AnyTask | None:
         """Return the task of that name, or None."""
         return self._tasks.get(name)
+
+    def limits(self, queues: Collection[str]) -> dict[str, dict[str, LineSettings]]:
+        """Return, by queue, the lines of their own that tasks of these queues declare."""
+        found: dict[str, dict[str, LineSettings]] = {}
+        for task in self._tasks.values():
+            if task.limits is not None and task.queue in queues:
+                found.setdefault(task.queue, {})[task_line(task.name)] = task.limits
+        return found
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all tasks, sorted."""

@@ -1,7 +1,8 @@
 """Records and rows: what of a job goes to which column, and back.
 
-The columns are the fields that change; everything else is in the body, one encoded record with
-the changing fields left out, so a field that the interface adds later is stored without ado.
+The columns are the fields that change, and the group, for the line's index; everything else is in
+the body, one encoded record without those fields, so a field that the interface adds later is
+stored without ado.
 """
 
 from __future__ import annotations
@@ -69,11 +70,13 @@ class _Columns(msgspec.Struct, array_like=True, gc=False):
     progress: bytes | None
     steps: bytes | None
     logs: bytes | None
+    line: str | None
 
 
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(JobRecord)}
 
-_CHANGING: Final = (
+_COLUMNS: Final = (
+    "group",
     "state",
     "priority",
     "created_at",
@@ -102,7 +105,7 @@ _BLANK: Final[dict[str, Any]] = {
     name: _FIELDS[name].default_factory()
     if _FIELDS[name].default is msgspec.NODEFAULT
     else _FIELDS[name].default
-    for name in _CHANGING
+    for name in _COLUMNS
 }
 
 encode: Final = msgspec.msgpack.Encoder().encode
@@ -161,6 +164,7 @@ def new_columns(job: JobRecord, sequence: int) -> dict[str, Any]:
         "priority": job.priority,
         "sequence": sequence,
         "lifo": int(job.lifo),  # the sqlite3 module is slow to bind a bool, or None
+        "line": job.group,
         "dedup": None if job.dedup is None else job.dedup.key,
         "created_at": job.created_at,
         "run_at": job.run_at,
@@ -184,7 +188,7 @@ def new_columns(job: JobRecord, sequence: int) -> dict[str, Any]:
 
 
 def new_body(job: JobRecord) -> bytes:
-    """Return what never changes of a job."""
+    """Return what has no column of a job."""
     return encode(replace(job, **_BLANK))
 
 
@@ -229,6 +233,7 @@ def _record(row: Row) -> JobRecord:
         raise ValueError("it does not have the identity that it was created with")
     return replace(
         job,
+        group=it.line,
         state=it.state,
         priority=it.priority,
         created_at=it.created_at,

@@ -6,7 +6,12 @@ that report progress, steps or log lines. The view `records` puts the three toge
 
 A state's index holds exactly the jobs in that state, so a job is in one of them at a time and a
 change of state moves one entry. Counts are taken from these indexes alone (which is why each has
-the state): nothing is kept twice.
+the state): nothing is kept twice. Only jobs of named lines are in a second index of their state.
+
+`lines` has a row for each line of a queue in which a job waits: those with a turn are the ring,
+the others are parked. The jobs are the truth: triggers keep the rows right whatever statement
+changes a job, even one typed in a shell. `gates` has what rates and holds have left open of lines,
+for longer than jobs wait in them; a queue's own gate is in its row of `queues`.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from taskmux.driver import StoreIncompatible
 
 __all__ = ["APPLICATION_ID", "CORRUPT", "VERSION", "check_owner", "migrate"]
@@ -112,10 +118,133 @@ _FIRST = (
     """,
 )
 
-_MIGRATIONS: Final = (_FIRST,)
+_NEXT_TURN = "(SELECT ifnull(max(turn), 0) + 1 FROM lines WHERE queue = {row}.queue)"
+
+
+def _enters(name: str, event: str, condition: str) -> str:
+    """Return the trigger that gives a line its turn with its first waiting job."""
+    return f"""
+    CREATE TRIGGER {name} AFTER {event} ON jobs
+    WHEN new.state = 'waiting' AND {condition} AND NOT EXISTS (
+        SELECT 1 FROM lines WHERE queue = new.queue AND line IS new.line
+    ) BEGIN
+        INSERT INTO lines (queue, line, turn)
+        VALUES (new.queue, new.line, {_NEXT_TURN.format(row="new")});
+    END
+    """
+
+
+def _leaves(name: str, event: str, condition: str) -> str:
+    """Return the trigger that ends a line with its last waiting job."""
+    return f"""
+    CREATE TRIGGER {name} AFTER {event} ON jobs
+    WHEN old.state = 'waiting' AND {condition} AND NOT EXISTS (
+        SELECT 1 FROM jobs WHERE queue = old.queue AND state = 'waiting' AND line IS old.line
+    ) BEGIN
+        DELETE FROM lines WHERE queue = old.queue AND line IS old.line;
+    END
+    """  # noqa: S608 - made of constants
+
+
+def _makes_room(name: str, event: str, condition: str) -> str:
+    """Return the trigger that lets a parked line come back when one of its jobs stops running."""
+    return f"""
+    CREATE TRIGGER {name} AFTER {event} ON jobs
+    WHEN old.state = 'active' AND {condition} AND old.line IS NOT NULL BEGIN
+        UPDATE lines SET turn = {_NEXT_TURN.format(row="old")}, opens_at = NULL
+        WHERE queue = old.queue AND line = old.line AND turn IS NULL;
+    END
+    """  # noqa: S608 - made of constants
+
+
+_SECOND = (
+    "ALTER TABLE jobs ADD COLUMN line TEXT",  # NULL: the queue's common one
+    "UPDATE jobs SET line = (SELECT group_of(body) FROM bodies WHERE number = jobs.number)",
+    "DROP INDEX jobs_waiting",
+    """
+    CREATE INDEX jobs_waiting ON jobs (queue, state, line, priority, sequence)
+    WHERE state = 'waiting'
+    """,
+    """
+    CREATE INDEX jobs_lined ON jobs (queue, state, priority, sequence)
+    WHERE state = 'waiting' AND line IS NOT NULL
+    """,
+    """
+    CREATE INDEX jobs_running ON jobs (queue, state, line)
+    WHERE state = 'active' AND line IS NOT NULL
+    """,
+    "DROP VIEW records",
+    # The new column comes last: processes of the version before may still read the view.
+    """
+    CREATE VIEW records AS
+    SELECT number, queue, id, state, priority, lifo, sequence, dedup, created_at, run_at,
+        finished_at, expires_at, keep_count, attempts, crashes, children, fence, worker,
+        lease_until, started, cancel_requested, cause, reason, result, error, history, notice,
+        body, progress, steps, logs, line
+    FROM jobs LEFT JOIN bodies USING (number) LEFT JOIN notes USING (number)
+    """,
+    """
+    CREATE TABLE lines (                   -- those in which jobs wait
+        queue TEXT NOT NULL,
+        line TEXT,
+        turn INTEGER,                      -- place in the ring; NULL: parked
+        opens_at INTEGER                   -- when a parked line may give by time alone
+    )
+    """,
+    "CREATE UNIQUE INDEX lines_name ON lines (queue, line)",
+    "CREATE INDEX lines_ring ON lines (queue, turn)",
+    "CREATE INDEX lines_opening ON lines (queue, opens_at) WHERE opens_at IS NOT NULL",
+    """
+    INSERT INTO lines (queue, line, turn)
+    SELECT queue, line, row_number() OVER (PARTITION BY queue ORDER BY min(sequence))
+    FROM jobs WHERE state = 'waiting' GROUP BY queue, line
+    """,
+    _enters("line_begun_by_insert", "INSERT", "true"),
+    _enters("line_begun_by_update", "UPDATE OF state", "old.state <> 'waiting'"),
+    _leaves("line_ended_by_update", "UPDATE OF state", "new.state <> 'waiting'"),
+    _leaves("line_ended_by_delete", "DELETE", "true"),
+    _makes_room("line_has_room_by_update", "UPDATE OF state", "new.state <> 'active'"),
+    _makes_room("line_has_room_by_delete", "DELETE", "true"),
+    """
+    CREATE TABLE gates (                   -- of lines: see taskmux_sqlite.gates
+        queue TEXT NOT NULL,
+        line TEXT,
+        level REAL NOT NULL,
+        metered_at INTEGER NOT NULL,
+        held_until INTEGER NOT NULL,
+        empty_at INTEGER NOT NULL          -- from then on it is as if there were none
+    )
+    """,
+    "CREATE UNIQUE INDEX gates_name ON gates (queue, line)",
+    "CREATE INDEX gates_empty ON gates (empty_at)",
+    "ALTER TABLE queues ADD COLUMN level REAL NOT NULL DEFAULT 0",
+    "ALTER TABLE queues ADD COLUMN metered_at INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE queues ADD COLUMN held_until INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE workers ADD COLUMN commands BLOB",
+)
+
+_MIGRATIONS: Final = (_FIRST, _SECOND)
 """Each makes the next version out of the one before; an empty file has version 0."""
 
 VERSION: Final = len(_MIGRATIONS)
+
+
+class _Body(msgspec.Struct):
+    """What the first schema kept of a job's line."""
+
+    group: str | None = None
+
+
+_body: Final = msgspec.msgpack.Decoder(_Body).decode
+
+
+def _group_of(body: object) -> str | None:
+    """Return the group of a job of the first schema; none of one that cannot be read."""
+    try:
+        return _body(body).group if isinstance(body, bytes) else None
+    except msgspec.MsgspecError:
+        return None
+
 
 # One statement, so one snapshot: another process may be creating the tables at this moment.
 _OWNER: Final = """
@@ -150,6 +279,7 @@ def migrate(connection: sqlite3.Connection, file: Path) -> None:
     Raises:
         StoreIncompatible: as `check_owner`.
     """
+    connection.create_function("group_of", 1, _group_of, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")  # also finds out whether the file can be written
     try:
         version = check_owner(connection, file)

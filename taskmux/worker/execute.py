@@ -16,6 +16,7 @@ import msgspec
 
 from taskmux import transition
 from taskmux.batch import Replies, resend
+from taskmux.capabilities import Lines
 from taskmux.codec import encode_value
 from taskmux.config import Limits
 from taskmux.context import Context
@@ -28,11 +29,14 @@ from taskmux.lifecycle import (
     Completed,
     Fail,
     Failed,
+    Limited,
     Outcome,
+    RateLimited,
     Released,
     Retry,
     Run,
     Snooze,
+    Snoozed,
     decide,
     describe,
     last_chance,
@@ -217,8 +221,8 @@ class Runner:
         """
         if isinstance(error, _Overran):
             return timed_out(held.job.policy.timeout_ms or 0)
-        if held.stop is None or isinstance(error, Fail | Retry | Snooze):
-            return outcome_of(error, self._with.limits)
+        if held.stop is None or isinstance(error, Fail | RateLimited | Retry | Snooze):
+            return self._possible(outcome_of(error, self._with.limits), held)
         match held.stop:
             case "cancel":
                 return Cancelled()
@@ -226,6 +230,13 @@ class Runner:
                 return Released()
             case _:
                 return None
+
+    def _possible(self, outcome: Outcome, held: Held) -> Outcome:
+        """Return what the store can do: without lines, a job that met a limit rests alone."""
+        if not isinstance(outcome, Limited) or isinstance(self._with.drivers[held.link], Lines):
+            return outcome
+        logger.warning("job %s: this store cannot hold a queue, so the job waits", held.job.ref)
+        return Snoozed(outcome.after_ms, outcome.reason)
 
     def _context(self, held: Held) -> Context:
         return Context(

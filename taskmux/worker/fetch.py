@@ -26,9 +26,12 @@ LAST_TRIES = 8
 LONGEST_PAUSE = 10.0
 MOST_DOUBLINGS = 10
 
+_WOKEN = frozenset({"paused", "concurrency"})
+"""What keeps jobs back until somebody does something, which ends the wait."""
+
 
 class Fetcher:
-    """Fetches from one store for its queues, in their order of preference.
+    """Fetches from one store for its queues, in their order of preference or by their weights.
 
     Args:
         driver: the store, open.
@@ -52,6 +55,8 @@ class Fetcher:
         self._lanes = lanes
         self._options = options
         self._ops = {queue: Ops() for queue in queues}
+        self._limited: set[str] = set()
+        """Queues that give only what can run at once."""
         self._sleep: asyncio.Task[bool] | None = None
         self._failures = 0
         self._mean_bytes = 1.0
@@ -60,16 +65,21 @@ class Fetcher:
         """Fetch until the lanes are closed."""
         while not self._lanes.closed:
             if self._lanes.room <= 0:
-                self._lanes.want.clear()
-                await self._lanes.want.wait()
+                await self._until_wanted()
                 continue
             try:
                 found, next_in = await self._round()
-                if not found:
+                if not found and self._limited and self._lanes.free == 0:
+                    await self._until_wanted()
+                elif not found:
                     await self._wait(next_in)
                 self._failures = 0
             except Exception as error:  # noqa: BLE001 - a worker must not go deaf
                 await self._pause(error)
+
+    async def _until_wanted(self) -> None:
+        self._lanes.want.clear()
+        await self._lanes.want.wait()
 
     def stop(self) -> None:
         """End a sleep; a claim on the wire is let through, since its jobs would be stranded."""
@@ -77,20 +87,32 @@ class Fetcher:
             self._sleep.cancel()
 
     async def _round(self) -> tuple[bool, int | None]:
-        """Claim from each queue while there is room; say if jobs came, or when more are due."""
+        """Claim from each queue while there is room; say if jobs came, or when more may come."""
         found, soonest = False, None
-        for queue in self._queues:
+        for queue in self._turns():
             room = self._lanes.room
             if room <= 0:
                 return True, None
+            if queue in self._limited and self._lanes.free == 0:
+                continue
             began = monotonic()
             claimed = await self._claim(queue, self._bounded(room))
             self._lanes.add(claimed.jobs, self._link, began + self._options.lease_ms / 1000)
             self._weigh(claimed.jobs)
+            (self._limited.add if claimed.limited else self._limited.discard)(queue)
             found = found or bool(claimed.jobs)
-            if claimed.next_in is not None and claimed.blocked_by is None:
+            if claimed.next_in is not None and claimed.blocked_by not in _WOKEN:
                 soonest = claimed.next_in if soonest is None else min(soonest, claimed.next_in)
         return found, soonest
+
+    def _turns(self) -> Sequence[str]:
+        """Return the queues in the order of this round: drawn by weight, if they have weights."""
+        weights = self._options.weights
+        if not weights:
+            return self._queues
+        # the largest of u^(1/w) comes first with a chance in proportion to w (Efraimidis, Spirakis)
+        drawn = {queue: random.random() ** (1 / weights[queue]) for queue in self._queues}  # noqa: S311
+        return sorted(self._queues, key=drawn.__getitem__, reverse=True)
 
     def _bounded(self, room: int) -> int:
         """Return how many to ask for: not more bytes than one worker should hoard."""
@@ -107,7 +129,8 @@ class Fetcher:
         No job is marked as started: the lanes do that, when it is true.
         """
         op = self._ops[queue].next()
-        ask = ClaimAsk(queue, self._options.name, limit, self._options.lease_ms)
+        prefetch = max(0, limit - self._lanes.free)
+        ask = ClaimAsk(queue, self._options.name, limit, self._options.lease_ms, prefetch=prefetch)
         while True:
             try:
                 return await self._driver.claim(op, ask)

@@ -89,6 +89,9 @@ class Lanes:
         self.unsettled = unsettled
         self.held: dict[tuple[str, str, int], Held] = {}
         self.running = 0
+        self.open = 0
+        """Lanes that there are; more than `concurrency` until the surplus ones have ended."""
+        self.paused = False
         self.closed = False
         self.cut = False
         """Handlers are being stopped: one that has not begun yet must not begin any more."""
@@ -111,12 +114,17 @@ class Lanes:
         More than there are lanes only while handlers are quick: behind a slow one a job would
         wait here, though another worker might be idle.
         """
-        if self._alone is not None or self.closed:
+        if self._alone is not None or self.closed or self.paused:
             return 0
         here = self.running + len(self._ready)
         if len(self.held) - here >= self.unsettled:
             return 0
         return self.concurrency + (self.prefetch if self._mean_run < QUICK else 0) - here
+
+    @property
+    def free(self) -> int:
+        """How many lanes would start at once on a job that came now."""
+        return max(0, self.concurrency - self.running - len(self._ready))
 
     def add(self, jobs: Iterable[JobRecord], link: int, until: float) -> None:
         """Take claimed jobs in; lanes start on them in order."""
@@ -128,8 +136,9 @@ class Lanes:
 
     async def take(self) -> Held | None:
         """Return the next job to run, or None when the lanes are closed."""
-        while not self._ready or self._alone is not None or self.closed:
-            if self.closed:
+        while not self._ready or self._alone is not None or self._surplus:
+            if self._surplus:
+                self.open -= 1
                 return None
             turn = asyncio.get_running_loop().create_future()
             self._lanes.append(turn)
@@ -140,6 +149,22 @@ class Lanes:
         if self.room > 0:
             self.want.set()
         return held
+
+    @property
+    def _surplus(self) -> bool:
+        return self.closed or self.open > self.concurrency
+
+    def resize(self, concurrency: int) -> int:
+        """Change how many handlers run at once; return how many lanes must be opened for it.
+
+        Surplus lanes end when they have finished what they run.
+        """
+        self.concurrency = self.prefetch = concurrency
+        more = max(0, concurrency - self.open)
+        self.open += more
+        self._wake()
+        self.want.set()
+        return more
 
     def seclude(self, held: Held) -> list[Held]:
         """Let nobody start beside this job; return those that wait here, to be given back."""
@@ -192,7 +217,7 @@ class Lanes:
         await self._idle.wait()
 
     def _wake(self) -> None:
-        count = len(self._lanes) if self.closed else len(self._ready)
+        count = len(self._lanes) if self._surplus else len(self._ready)
         while count > 0 and self._lanes:
             turn = self._lanes.popleft()
             if not turn.done():  # else its lane was cancelled while it waited

@@ -19,15 +19,16 @@ from taskmux.config import Limits
 from taskmux.driver import Driver
 from taskmux.errors import ConfigError, StoreError
 from taskmux.instrument import Hooks
-from taskmux.messages import Applied, ApplyStatus, LeaseStatus, Note, Op, WorkerInfo
+from taskmux.messages import Applied, ApplyStatus, Command, LeaseStatus, Note, Op, WorkerInfo
 from taskmux.task import Registry
 from taskmux.transition import Transition
 from taskmux.worker.beat import Heart
+from taskmux.worker.declare import declare
 from taskmux.worker.duties import repeat
 from taskmux.worker.execute import Equipment, Runner
 from taskmux.worker.fetch import Fetcher
 from taskmux.worker.lanes import Held, Lanes, monotonic
-from taskmux.worker.options import Link, WorkerOptions
+from taskmux.worker.options import MAX_CONCURRENCY, Link, WorkerOptions, check_concurrency
 from taskmux.worker.prune import Pruner
 from taskmux.worker.recover import Recoverer
 from taskmux.worker.renew import Renewer
@@ -75,6 +76,7 @@ class Worker:
         self._hooks = hooks
         self._limits = limits
         self._lifespan = lifespan
+        self._runner: Runner | None = None
         self._lanes = Lanes(options.concurrency, options.prefetch, options.unsettled)
         self._resources = AsyncExitStack()
         self._duties: list[asyncio.Task[None]] = []
@@ -137,7 +139,8 @@ class Worker:
         state = None
         if self._lifespan is not None:
             state = await enter.enter_async_context(self._lifespan())
-        threads = ThreadPoolExecutor(self.options.concurrency, self._thread_prefix)
+        # a thread is made when a lane needs one, so no more than there are lanes
+        threads = ThreadPoolExecutor(MAX_CONCURRENCY, self._thread_prefix)
         enter.callback(threads.shutdown, wait=False, cancel_futures=True)
         self._settlers = [Settler(driver, self._stored) for driver in drivers]
         equipment = Equipment(
@@ -156,16 +159,54 @@ class Worker:
         renewer = Renewer(drivers, self._lanes, self.options, self._lease_news)
         renewer.start()
         enter.push_async_callback(renewer.stop)
-        self._start_duties(Runner(self._lanes, equipment), renewer)
+        await declare(self._registry, self._links)
+        self._runner = Runner(self._lanes, equipment)
+        self.resize(self.options.concurrency)
+        self._start_duties(renewer)
 
-    def _start_duties(self, runner: Runner, renewer: Renewer) -> None:
+    def resize(self, concurrency: int) -> None:
+        """Run more or fewer handlers at once from now on; none that runs is stopped.
+
+        Raises:
+            DeclarationError: it is no number in range.
+            ConfigError: the worker has not begun.
+        """
+        if self._runner is None:
+            raise ConfigError("A worker can be resized once it has begun: `async with worker:`.")
+        more = self._lanes.resize(check_concurrency(concurrency))
         spawn = asyncio.get_running_loop().create_task
-        self._runners = [spawn(runner.lane()) for _ in range(self.options.concurrency)]
+        self._runners = [runner for runner in self._runners if not runner.done()]
+        self._runners += [spawn(self._runner.lane()) for _ in range(more)]
+
+    def pause(self) -> None:
+        """Claim nothing more until `resume`; what was claimed is run."""
+        self._lanes.paused = True
+
+    def resume(self) -> None:
+        """Claim again."""
+        self._lanes.paused = False
+        self._lanes.want.set()
+
+    def _obey(self, command: Command) -> None:
+        logger.info("told to %s %s", command.verb, command.value or "")
+        match command.verb:
+            case "pause":
+                self.pause()
+            case "resume":
+                self.resume()
+            case "concurrency":
+                self.resize(command.value)
+            case "stop":
+                self._begin_to_stop()
+
+    def _start_duties(self, renewer: Renewer) -> None:
+        spawn = asyncio.get_running_loop().create_task
         sweep_every = min(max(self.options.lease_ms / 2000, 0.1), 5.0)
         for number, (driver, queues) in enumerate((one.driver, one.queues) for one in self._links):
             fetcher = Fetcher(driver, queues, number, self._lanes, self.options)
             recoverer = Recoverer(driver, queues, self.options, _now_ms)
-            heart = Heart(driver, number, self._lanes, self._info(queues), renewer.turn)
+            info = self._info(queues)
+            heart = Heart(driver, number, self._lanes, info, turn=renewer.turn, obey=self._obey)
             pruner = Pruner(driver, queues)
             self._fetchers.append(fetcher)
             self._hearts.append(heart)
@@ -244,15 +285,20 @@ class Worker:
         self._told.set()
         if not self._runners:  # it has not begun, so there is nothing to drain
             return
-        if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+        stopping = self._begin_to_stop()
         try:
-            await asyncio.shield(self._stopping)
+            await asyncio.shield(stopping)
         except asyncio.CancelledError:
             # The caller has no more time, but what runs must still be given back.
             self.abort()
-            await asyncio.wait([self._stopping], timeout=2 * GRACE)
+            await asyncio.wait([stopping], timeout=2 * GRACE)
             raise
+
+    def _begin_to_stop(self) -> asyncio.Task[None]:
+        self._told.set()
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+        return self._stopping
 
     def abort(self) -> None:
         """End the drain now: running handlers are cancelled and their jobs released."""

@@ -203,7 +203,9 @@ class LineCases:
         [
             QueueSettings(concurrency=1, rate=Rate(100, 60_000, 5), group_size=3),
             QueueSettings(groups=LineSettings(concurrency=2, rate=Rate(1, 1))),
-            QueueSettings(lines={"a:b/c@d": LineSettings(paused=True), "@task": LineSettings()}),
+            QueueSettings(
+                lines={"a:b/c@d": LineSettings(paused=True), "@task": LineSettings(declared="5")}
+            ),
             QueueSettings(paused=True, defaults=b'{"max_attempts":5}'),
         ],
     )
