@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from taskmux.batch import Ops, Replies, resend
-from taskmux.capabilities import Lines, Transactions, require
+from taskmux.capabilities import Lines, Presence, Transactions, require
 from taskmux.driver import Driver
 from taskmux.errors import CorruptRecord, JobConflict, UnsupportedFeature
+from taskmux.explain import Explanation, explain
 from taskmux.job import JobRecord, Ref
 from taskmux.messages import Applied, NewJob, Op, Pushed, QueueSettings
 from taskmux.transition import Transition
@@ -114,6 +115,17 @@ class Connection:
         settings = await change_settings(self.driver, queue, change)
         self._known.pop(queue, None)
         return settings
+
+    async def explain(self, ref: Ref) -> Explanation | None:
+        """Say why a job does not run; None if there is no such job."""
+        job = await self.get(ref)
+        if job is None:
+            return None
+        driver = self.driver
+        settings = await driver.settings(ref.queue)
+        standing = await driver.standing(ref) if isinstance(driver, Lines) else None
+        workers = await driver.workers() if isinstance(driver, Presence) else None
+        return explain(job, settings, standing, workers, time.time_ns() // 1_000_000)
 
     async def push_within(self, session: Any, new: NewJob) -> Pushed:
         """Create one job inside the application's own transaction: it exists once that commits.

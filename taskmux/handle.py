@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 from taskmux import transition
 from taskmux.codec import decode_value
 from taskmux.connection import Connection
 from taskmux.errors import (
+    DeclarationError,
     JobCancelled,
     JobConflict,
     JobFailed,
@@ -19,10 +21,11 @@ from taskmux.errors import (
     ResultNotKept,
     ResultTimeout,
 )
+from taskmux.explain import Explanation
 from taskmux.job import TERMINAL, JobRecord, Ref, State
 from taskmux.messages import Applied, ApplyStatus, PushStatus
 from taskmux.transition import Transition
-from taskmux.units import Duration, milliseconds
+from taskmux.units import Duration, instant_ms, milliseconds, priority_number
 
 __all__ = ["BlockingHandle", "Connect", "JobHandle", "Portal"]
 
@@ -163,6 +166,20 @@ class JobHandle(Generic[R]):
                 last = f" Last error: {job.error.type}: {job.error.message}" if job.error else ""
                 raise JobFailed(f"Job {self.ref} is dead: {job.reason}.{last}")
 
+    async def explain(self) -> Explanation:
+        """Say why the job does not run now: every reason, each in a sentence.
+
+        Raises:
+            JobNotFound: there is no such job (any more).
+        """
+        connection = await self._connect(self.ref.queue)
+        found = await connection.explain(self.ref)
+        if found is None:
+            raise JobNotFound(
+                f"There is no job {self.ref}: the id is wrong, or its retention has passed."
+            )
+        return found
+
     async def cancel(self) -> State:
         """Cancel the job. One that runs is asked to stop; its state is then still `active`.
 
@@ -191,6 +208,55 @@ class JobHandle(Generic[R]):
             JobConflict: it is not delayed.
         """
         await self._apply(transition.promote(self.ref), "promote")
+
+    async def reschedule(
+        self, *, delay: Duration | None = None, run_at: datetime | None = None
+    ) -> None:
+        """Let a waiting or delayed job run later, or sooner: `delay` from now, or at an instant.
+
+        Raises:
+            DeclarationError: not exactly one of the two is given, or it is no time.
+            JobNotFound: there is no such job.
+            JobConflict: it is neither waiting nor delayed.
+        """
+        if (delay is None) == (run_at is None):
+            raise DeclarationError("Give delay or run_at: one of them.")
+        if delay is not None and (ms := milliseconds(delay, "delay")) == 0:
+            await self._apply(transition.postpone(self.ref, run_at=0), "be rescheduled")
+        elif delay is not None:
+            await self._apply(transition.postpone(self.ref, ms), "be rescheduled")
+        else:
+            due = transition.postpone(self.ref, run_at=instant_ms(run_at))
+            await self._apply(due, "be rescheduled")
+
+    async def set_priority(self, priority: int | str) -> None:
+        """Give a job that has not begun another priority; a waiting one keeps its seniority.
+
+        Raises:
+            DeclarationError: the name is unknown or the number out of range.
+            JobNotFound: there is no such job.
+            JobConflict: it runs, or has finished.
+        """
+        one = transition.reprioritise(self.ref, priority_number(priority))
+        await self._apply(one, "change its priority")
+
+    async def hold(self) -> None:
+        """Keep a waiting or delayed job back until `unhold`.
+
+        Raises:
+            JobNotFound: there is no such job.
+            JobConflict: it is neither waiting nor delayed.
+        """
+        await self._apply(transition.hold(self.ref), "be held")
+
+    async def unhold(self) -> None:
+        """Let a job that was held go on: it waits now.
+
+        Raises:
+            JobNotFound: there is no such job.
+            JobConflict: it is not blocked.
+        """
+        await self._apply(transition.unblock(self.ref), "be let go")
 
     async def remove(self) -> None:
         """Remove the job's record; its dedup key is free again.

@@ -197,10 +197,10 @@ class Queue:
             if group != EVERY:
                 raise DeclarationError("max_waiting is for every group: say group='*' with it.")
             size = None if max_waiting is None else _at_least_1(max_waiting, "max_waiting")
-            await self._change(lambda settings: replace(settings, group_size=size), "limit()")
+            await self._change(lambda settings: replace(settings, group_size=size), "Limiting")
         if changes:
             line = _line(group, task)
-            await self._change(lambda settings: _with(settings, line, changes), "limit()")
+            await self._change(lambda settings: _with(settings, line, changes), "Limiting")
 
     async def set_defaults(self, **options: Unpack[JobOptions]) -> None:
         """Store options for jobs of this queue that neither their call nor their task says.
@@ -218,18 +218,19 @@ class Queue:
 
     async def _set_paused(self, group: str | None, task: str | None, *, paused: bool) -> None:
         line = _line(group, task)
-        verb = "pause()" if paused else "resume()"
         if line is None:
             connection = await self._connection()
             await connection.change_settings(
                 self.name, lambda settings: replace(settings, paused=paused)
             )
         else:
-            await self._change(lambda settings: _with(settings, line, {"paused": paused}), verb)
+            await self._change(
+                lambda settings: _with(settings, line, {"paused": paused}), "Pausing"
+            )
 
     async def _change(self, change: Callable[[QueueSettings], QueueSettings], what: str) -> None:
         connection = await self._connection()
-        require(connection.driver, "lines", feature=f"{what} of groups, tasks and rates")
+        require(connection.driver, "lines", feature=f"{what} groups, tasks or rates")
         await connection.change_settings(self.name, change)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import click
 
+from taskmux.cli.control import job, queue
 from taskmux.cli.demo.command import demo
-from taskmux.cli.inspect import dead, drivers, job, queue
-from taskmux.cli.worker import worker
+from taskmux.cli.inspect import dead, drivers
+from taskmux.cli.workers import worker
 
 __all__ = ["main"]
 

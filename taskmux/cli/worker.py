@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -24,9 +24,30 @@ from taskmux.worker import Worker
 __all__ = ["worker"]
 
 
-@click.command()
+class _Run(click.Group):
+    """A group whose first word may be left out: what is none of its commands is an app to run."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `run` before arguments that begin with no command of this group."""
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Run)
+def worker() -> None:
+    """Run an app's tasks (`taskmux worker app:mux`), or see and command live workers.
+
+    `taskmux worker run --help` lists the options of running.
+    """
+
+
+@worker.command("run")
 @click.argument("app", required=False)
-@click.option("--queues", help="Queues, by preference, comma-separated [TASKMUX_QUEUES].")
+@click.option(
+    "--queues",
+    help="Queues by preference, a,b, or by weight, a=3,b=1 [TASKMUX_QUEUES].",
+)
 @click.option("--concurrency", type=int, help="Handlers at once [TASKMUX_CONCURRENCY].")
 @click.option("--lease", help="How long a silent worker keeps a job: 30s [TASKMUX_LEASE].")
 @click.option("--drain", help="How long stopping waits for handlers: 25s [TASKMUX_DRAIN].")
@@ -38,7 +59,7 @@ __all__ = ["worker"]
 @click.option("--url", help="The default store, whatever the app says.")
 @click.option("--log-level", help="debug, info, warning or error [TASKMUX_LOG_LEVEL].")
 @errors_to_exit_codes
-def worker(app: str | None, queues: str | None, url: str | None, **flags: Any) -> None:
+def worker_run(app: str | None, queues: str | None, url: str | None, **flags: Any) -> None:
     """Run the tasks of APP (module:variable, such as app:mux).
 
     The first Ctrl-C or SIGTERM drains: running handlers finish, the rest goes back to the queue.
@@ -53,7 +74,7 @@ def worker(app: str | None, queues: str | None, url: str | None, **flags: Any) -
     if url is not None:
         mux.use(url)
     one = mux.worker(
-        settings.queues,
+        _weighted(settings.queues),
         concurrency=settings.concurrency,
         lease=settings.lease,
         drain=settings.drain,
@@ -62,6 +83,19 @@ def worker(app: str | None, queues: str | None, url: str | None, **flags: Any) -
         sys.exit(supervise(settings.processes, _again(settings, url)))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(mux, one, settings))
+
+
+def _weighted(queues: Sequence[str]) -> Sequence[str] | dict[str, int]:
+    """Return the queues as `Taskmux.worker` takes them: `email=3` is a name and its weight."""
+    if not any("=" in name for name in queues):
+        return queues
+    weights = {}
+    for entry in queues:
+        name, _, weight = entry.partition("=")
+        if weight and not weight.isdecimal():
+            raise ConfigError(f"{entry!r} is no queue with a weight. Write name=number: email=3.")
+        weights[name] = int(weight or 1)
+    return weights
 
 
 async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> None:

@@ -1,0 +1,94 @@
+"""`taskmux worker ls|pause|resume|stop|concurrency`: the live workers of a store."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from taskmux.app import Taskmux
+from taskmux.cli.common import (
+    app_option,
+    complaints,
+    console,
+    errors_to_exit_codes,
+    json_option,
+    print_json,
+    run_on_app,
+    url_option,
+)
+from taskmux.cli.worker import worker
+from taskmux.messages import Command
+from taskmux.units import show_ms
+
+__all__ = ["worker"]
+
+
+@worker.command("ls")
+@url_option
+@app_option
+@json_option
+@errors_to_exit_codes
+def worker_ls(url: str | None, app: str | None, *, as_json: bool) -> None:
+    """List the live workers, what they serve, and how busy they are."""
+    rows = run_on_app(url, app, Taskmux.workers)
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        console.print("No live workers. Start one: taskmux worker app:mux")
+        return
+    now = time.time_ns() // 1_000_000
+    table = Table("Worker", "Queues", "Running", "", "Up", "Seen", "Tasks")
+    for row in rows:
+        table.add_row(
+            Text(row.id),
+            ", ".join(row.queues),
+            f"{row.running} of {row.concurrency}",
+            "[yellow]paused[/]" if row.paused else "",
+            show_ms(max(0, now - row.started_at) // 1000 * 1000),
+            f"{show_ms(max(0, now - row.seen_at) // 1000 * 1000)} ago",
+            str(len(row.tasks)),
+        )
+    console.print(table)
+
+
+def _tell(worker_id: str, command: Command, url: str | None, app: str | None) -> None:
+    async def tell(mux: Taskmux) -> bool:
+        return await mux.tell(worker_id, command)
+
+    if not run_on_app(url, app, tell):
+        complaints.print(
+            f"There is no live worker {worker_id}. `taskmux worker ls` lists them.", markup=False
+        )
+        raise SystemExit(4)
+    console.print(f"Told {worker_id} to {command.verb}; it does so within two seconds.")
+
+
+def _command(verb: Literal["pause", "resume", "stop"], about: str) -> None:
+    @worker.command(verb, help=about)
+    @click.argument("worker_id", metavar="ID")
+    @url_option
+    @app_option
+    @errors_to_exit_codes
+    def tell(worker_id: str, url: str | None, app: str | None) -> None:
+        _tell(worker_id, Command(verb), url, app)
+
+
+_command("pause", "Let worker ID claim nothing more; what it has is run.")
+_command("resume", "Let worker ID claim again.")
+_command("stop", "Drain worker ID and end it.")
+
+
+@worker.command("concurrency")
+@click.argument("worker_id", metavar="ID")
+@click.argument("number", type=click.IntRange(1, 10_000))
+@url_option
+@app_option
+@errors_to_exit_codes
+def worker_concurrency(worker_id: str, number: int, url: str | None, app: str | None) -> None:
+    """Let worker ID run NUMBER handlers at once from now on."""
+    _tell(worker_id, Command("concurrency", number), url, app)
