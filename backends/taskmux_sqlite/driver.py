@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Self, TypeVar
 
-from msgspec.structs import replace
 from taskmux.driver import (
     Applied,
     Beat,
     BeatReply,
     ClaimAsk,
     Claimed,
+    Command,
     CorruptRecord,
     Driver,
     Extended,
@@ -30,6 +30,7 @@ from taskmux.driver import (
     QueueSettings,
     ReclaimAsk,
     Ref,
+    Standing,
     State,
     StoreUnavailable,
     Transition,
@@ -71,8 +72,9 @@ class SQLiteDriver(Driver):
         self._location = parse(url)
         self._clock: Final = clock
         self._session: Session | None = None
-        self._opening: Final = asyncio.Lock()
-        self._nothing: Final[dict[tuple[str, str, str], int]] = {}
+        self._opening = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._nothing: Final[dict[tuple[str, str, str], tuple[int, Claimed]]] = {}
 
     @property
     def url(self) -> str:
@@ -81,7 +83,9 @@ class SQLiteDriver(Driver):
 
     async def open(self) -> None:
         """See `Driver.open`."""
-        async with self._opening:  # the second of two callers opens it if the first one cannot
+        async with (
+            self._one_at_a_time()
+        ):  # the second of two callers opens it if the first one cannot
             if self._session is None or not self._session.here:
                 session = Session(self._location, self._clock)
                 await session.open()
@@ -89,7 +93,7 @@ class SQLiteDriver(Driver):
 
     async def close(self) -> None:
         """See `Driver.close`."""
-        async with self._opening:
+        async with self._one_at_a_time():
             session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -114,12 +118,7 @@ class SQLiteDriver(Driver):
 
     async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
         """See `Driver.claim`."""
-        if self._gave_nothing(op, "claim", ask.queue):
-            ask = replace(ask, limit=0)
-        claimed = await self._write(partial(leasing.claim, op=op, ask=ask))
-        if not claimed.jobs:
-            self._nothing[op.origin, "claim", ask.queue] = op.number
-        return claimed
+        return await self._once(op, "claim", ask.queue, partial(leasing.claim, op=op, ask=ask))
 
     async def apply(self, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
         """See `Driver.apply`."""
@@ -137,12 +136,8 @@ class SQLiteDriver(Driver):
 
     async def reclaim(self, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
         """See `Driver.reclaim`."""
-        if self._gave_nothing(op, "reclaim", ask.queue):
-            return []
-        jobs = await self._write(partial(leasing.reclaim, op=op, ask=ask))
-        if not jobs:
-            self._nothing[op.origin, "reclaim", ask.queue] = op.number
-        return jobs
+        do = partial(leasing.reclaim, op=op, ask=ask)
+        return (await self._once(op, "reclaim", ask.queue, do)).jobs
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -170,6 +165,10 @@ class SQLiteDriver(Driver):
         """See `Driver.queues`."""
         return await self._read(reading.queues)
 
+    async def standing(self, ref: Ref) -> Standing | None:
+        """See `Lines.standing`."""
+        return await self._read(partial(reading.standing, ref=ref))
+
     async def prune(self, ask: PruneAsk) -> int:
         """See `Driver.prune`."""
         return await self._write(partial(upkeep.prune, ask=ask))
@@ -192,6 +191,10 @@ class SQLiteDriver(Driver):
         """See `Presence.beat`."""
         return await self._write(partial(upkeep.beat, beat=beat))
 
+    async def tell(self, worker: str, command: Command) -> bool:
+        """See `Presence.tell`."""
+        return await self._write(partial(upkeep.tell, worker=worker, command=command))
+
     async def workers(self) -> Sequence[WorkerInfo]:
         """See `Presence.workers`."""
         return await self._read(upkeep.workers)
@@ -209,12 +212,27 @@ class SQLiteDriver(Driver):
             raise StoreUnavailable(f"The driver of {self.url} is not open. Await its open() first.")
         return self._session
 
-    def _gave_nothing(self, op: Op, verb: str, queue: str) -> bool:
-        """Return whether this op found nothing before, so that its repeat finds nothing either.
+    async def _once(
+        self, op: Op, verb: str, queue: str, do: Callable[[Transaction], Claimed]
+    ) -> Claimed:
+        """Claim or reclaim. The repeat of one that gave nothing is answered as before.
 
-        Remembered here and not in the file, so that an idle worker's claims write nothing.
+        That is remembered here and not in the file, so that an idle worker's claims write nothing.
         """
-        return self._nothing.get((op.origin, verb, queue)) == op.number
+        number, nothing = self._nothing.get((op.origin, verb, queue), (None, None))
+        if nothing is not None and number == op.number:
+            return nothing
+        claimed = await self._write(do)
+        if not claimed.jobs:
+            self._nothing[op.origin, verb, queue] = op.number, claimed
+        return claimed
+
+    def _one_at_a_time(self) -> asyncio.Lock:
+        """Return the lock of opening and closing: a new one in another event loop."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._opening = loop, asyncio.Lock()
+        return self._opening
 
 
 @hookimpl

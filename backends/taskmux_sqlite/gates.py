@@ -8,18 +8,19 @@ from typing import Annotated, Any, Final
 import msgspec
 from taskmux.driver import Rate, gcra
 
-__all__ = ["Gate", "read_gate", "write_gate"]
+__all__ = ["Gate", "gate_of", "read_gate", "write_gate"]
 
 OPEN: Final = 2**31
 """More than anybody asks for."""
 
+_Level = Annotated[float, msgspec.Meta(ge=0, le=2**53)]
 _Instant = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Gate(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A meter and the end of a hold, as the columns of `queues` and `gates` have them."""
 
-    level: float = 0.0
+    level: _Level = 0.0
     metered_at: _Instant = 0
     held_until: _Instant = 0
 
@@ -53,6 +54,14 @@ class Gate(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return gcra.Meter(self.level, self.metered_at)
 
 
+def gate_of(row: tuple[Any, ...]) -> Gate:
+    """Return the gate of three columns; an open one if they hold none, so that jobs go on."""
+    try:
+        return msgspec.convert(row, Gate)
+    except msgspec.ValidationError:
+        return Gate()
+
+
 def read_gate(execute: Callable[..., Any], queue: str, line: str | None) -> Gate:
     """Return a line's gate."""
     row = execute(
@@ -60,3 +69,15 @@ def read_gate(execute: Callable[..., Any], queue: str, line: str | None) -> Gate
         (queue, line),
     ).fetchone()
     return Gate() if row is None else gate_of(row)
+
+
+def write_gate(
+    execute: Callable[..., Any], queue: str, line: str | None, gate: Gate, rate: Rate | None
+) -> None:
+    """Store a line's gate in place of what was stored; `prune` forgets it when it is empty."""
+    execute("DELETE FROM gates WHERE queue = ? AND line IS ?", (queue, line))
+    execute(
+        "INSERT INTO gates (queue, line, level, metered_at, held_until, empty_at)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (queue, line, gate.level, gate.metered_at, gate.held_until, gate.empty_at(rate)),
+    )

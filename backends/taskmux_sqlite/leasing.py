@@ -23,6 +23,8 @@ from taskmux.driver import (
 
 from taskmux_sqlite.rows import Row, encode, readable
 from taskmux_sqlite.transaction import Transaction
+from taskmux_sqlite.turns import Turns, kept
+from taskmux_sqlite.watch import ACTIVE
 
 __all__ = ["claim", "extend", "reclaim"]
 
@@ -36,11 +38,6 @@ SELECT CAST(min(run_at) AS INTEGER) FROM jobs
 WHERE queue = ? AND state = 'delayed' AND run_at < ''
 """
 """Numbers come before texts, so less than the empty text is what is a number."""
-
-WAITING: Final = """
-SELECT * FROM records
-WHERE queue = ? AND state = 'waiting' ORDER BY priority, sequence LIMIT ?
-"""
 
 LAPSED: Final = """
 SELECT * FROM records
@@ -70,61 +67,102 @@ _leases: Final = msgspec.msgpack.Decoder(list[_Lease]).decode
 
 def claim(transaction: Transaction, op: Op, ask: ClaimAsk) -> Claimed:
     """See `Driver.claim`."""
-    now = transaction.now
-    blocked_by = None
-    known = transaction.recall(op, "claim", ask.queue)
-    if known is not None:
-        jobs = [job for job, _ in _still_held(transaction, known)]
-    elif transaction.line(ask.queue).settings.paused:
-        jobs, blocked_by = [], "paused"
+    known = transaction.recall(op, "claim", _leases, ask.queue)
+    if known is None:
+        claimed = _claim(transaction, op, ask)
     else:
-        _promote(transaction, ask.queue)
-        jobs = _lease(transaction, op, ask)
+        limited = transaction.queue(ask.queue).limited
+        jobs = [job for job, _ in _still_held(transaction, known)]
+        claimed = Claimed(jobs, transaction.now, limited=limited)
     (due,) = transaction.execute(NEXT_DUE, (ask.queue,)).fetchone()
-    transaction.watch.claimed(ask.queue, due)
-    return Claimed(jobs, now, None if due is None else max(0, due - now), blocked_by)
+    shut = transaction.queue(ask.queue).gate if claimed.blocked_by == "rate" else None
+    transaction.watch.claimed(ask.queue, due, shut)
+    if due is None:
+        return claimed
+    next_in = max(0, due - transaction.now)
+    if claimed.next_in is not None:
+        next_in = min(next_in, claimed.next_in)
+    return replace(claimed, next_in=next_in)
+
+
+def _claim(transaction: Transaction, op: Op, ask: ClaimAsk) -> Claimed:
+    """Claim anew. The answer's `next_in` does not know of delayed jobs."""
+    now, queue = transaction.now, transaction.queue(ask.queue)
+    settings = queue.settings
+    if settings.paused:
+        return Claimed([], now, None, "paused", queue.limited)
+    _promote(transaction, ask.queue)
+    free = ask.limit
+    if settings.concurrency is not None:
+        counted = (ask.queue, settings.concurrency)
+        (active,) = transaction.execute(ACTIVE, counted).fetchone()
+        free = settings.concurrency - active
+        if free <= 0:
+            return Claimed([], now, None, "concurrency", queue.limited)
+    room = queue.gate.room(settings.rate, now)
+    if room <= 0:
+        opens_in = queue.gate.opens_in(settings.rate, now)
+        return Claimed([], now, opens_in, "rate", queue.limited)
+    most = ask.limit - ask.prefetch if queue.limited else ask.limit
+    return _lease(transaction, op, ask, min(most, free, room))
 
 
 def _promote(transaction: Transaction, queue: str) -> None:
     due = transaction.execute(DUE, (queue, transaction.now, PROMOTE_LIMIT)).fetchall()
-    line = transaction.line(queue)
+    row = transaction.queue(queue)
     transaction.executemany(
         "UPDATE jobs SET state = 'waiting', sequence = ? WHERE number = ?",
-        [(line.place(Place.FRONT if lifo else Place.BACK), number) for number, lifo in due],
+        [(row.place(Place.FRONT if lifo else Place.BACK), number) for number, lifo in due],
     )
     transaction.brought |= bool(due)
 
 
-def _lease(transaction: Transaction, op: Op, ask: ClaimAsk) -> list[JobRecord]:
-    leased: list[tuple[int, JobRecord]] = []
-    lease_until = transaction.now + ask.lease
-    for number, job in _readable(transaction, WAITING, (ask.queue, ask.limit)):
-        lease = replace(
-            job,
-            state=State.ACTIVE,
-            fence=job.fence + 1,
-            worker=ask.worker,
-            lease_until=lease_until,
-            started=len(leased) < ask.start,
+def _lease(transaction: Transaction, op: Op, ask: ClaimAsk, most: int) -> Claimed:
+    """Lease up to so many jobs in the order of turns."""
+    queue, now = transaction.queue(ask.queue), transaction.now
+    turns = Turns(transaction, ask.queue, queue.settings)
+    taken = turns.take(most)
+    leases = [
+        (
+            number,
+            replace(
+                job,
+                state=State.ACTIVE,
+                fence=job.fence + 1,
+                worker=ask.worker,
+                lease_until=now + ask.lease,
+                started=place < ask.start,
+            ),
         )
-        leased.append((number, lease))
-    if leased:
-        transaction.executemany(
-            "UPDATE jobs SET state = 'active', fence = ?, worker = ?, lease_until = ?, started = ?"
-            " WHERE number = ?",
-            [
-                (job.fence, ask.worker, lease_until, int(job.started), number)
-                for number, job in leased
-            ],
-        )
-        reply = [(number, job.fence, None) for number, job in leased]
-        transaction.remember(op, "claim", encode(reply), ask.queue)
-    return [job for _, job in leased]
+        for place, (number, job) in enumerate(taken)
+    ]
+    transaction.executemany(
+        "UPDATE jobs SET state = 'active', fence = ?, worker = ?, lease_until = ?, started = ?"
+        " WHERE number = ?",
+        [
+            (job.fence, ask.worker, now + ask.lease, int(job.started), number)
+            for number, job in leases
+        ],
+    )
+    turns.finish()
+    if not leases:
+        shut, opens_in = kept(transaction, ask.queue) if most > 0 else (False, None)
+        return Claimed([], now, opens_in, "lines" if shut else None, queue.limited)
+    reply = [(number, job.fence, None) for number, job in leases]
+    transaction.remember(op, "claim", encode(reply), ask.queue)
+    if queue.settings.rate is not None:
+        spent = queue.gate.spent(queue.settings.rate, now, len(leases))
+        transaction.set_gate(ask.queue, spent)
+    return Claimed([job for _, job in leases], now, limited=queue.limited)
 
 
-def reclaim(transaction: Transaction, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
+def reclaim(transaction: Transaction, op: Op, ask: ReclaimAsk) -> Claimed:
     """See `Driver.reclaim`."""
-    known = transaction.recall(op, "reclaim", ask.queue)
+    return Claimed(_reclaim(transaction, op, ask), transaction.now)
+
+
+def _reclaim(transaction: Transaction, op: Op, ask: ReclaimAsk) -> list[JobRecord]:
+    known = transaction.recall(op, "reclaim", _leases, ask.queue)
     if known is not None:
         return [replace(job, worker=lapsed) for job, lapsed in _still_held(transaction, known)]
     _mend(transaction, ask.queue)
@@ -186,11 +224,13 @@ def _readable(
             return jobs
 
 
-def _still_held(transaction: Transaction, known: bytes) -> list[tuple[JobRecord, str | None]]:
+def _still_held(
+    transaction: Transaction, known: Sequence[_Lease]
+) -> list[tuple[JobRecord, str | None]]:
     """Return the jobs of a former reply that are active under the fence that it gave."""
     rows: list[Row] = []
     before: dict[int, str | None] = {}
-    for number, fence, lapsed in _leases(known):
+    for number, fence, lapsed in known:
         before[number] = lapsed
         rows += transaction.execute(
             "SELECT * FROM records WHERE number = ? AND state = 'active' AND fence = ?",

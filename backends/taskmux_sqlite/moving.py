@@ -21,6 +21,7 @@ from taskmux.driver import (
     Transition,
 )
 
+from taskmux_sqlite.gates import read_gate, write_gate
 from taskmux_sqlite.rows import decode_logs, decode_steps, encode, encoded
 from taskmux_sqlite.transaction import Transaction
 
@@ -52,6 +53,7 @@ class _Job(msgspec.Struct, gc=False):
     fence: int
     cancel_requested: int
     sequence: int
+    line: str | None
 
 
 def apply(transaction: Transaction, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
@@ -60,10 +62,9 @@ def apply(transaction: Transaction, op: Op, transitions: Sequence[Transition]) -
     Remembered are only the answers that do not follow from the transitions: a repeat brings these
     along.
     """
-    known = transaction.recall(op, "apply")
+    known = transaction.recall(op, "apply", _replies)
     if known is not None:
-        others = _replies(known)
-        replies = [others.get(index) or _plain(one) for index, one in enumerate(transitions)]
+        replies = [known.get(index) or _plain(one) for index, one in enumerate(transitions)]
         return [_repeated(reply) for reply in replies]
     replies = [_apply(transaction, one) for one in transitions]
     pairs = zip(transitions, replies, strict=True)
@@ -83,8 +84,8 @@ def _repeated(reply: Applied) -> Applied:
 
 
 def _apply(transaction: Transaction, one: Transition) -> Applied:
-    ends = one.to in TERMINAL and one.guard.fence is not None and not (one.flag or one.remove)
-    if ends and _finish(transaction, one):
+    ends = one.to in TERMINAL and one.guard.fence is not None
+    if ends and not (one.flag or one.remove or one.hold) and _finish(transaction, one):
         return _plain(one)
     job = _find(transaction, one.ref)
     if job is None:
@@ -105,12 +106,15 @@ def _finish(transaction: Transaction, one: Transition) -> bool:
     columns = _given(one) | _NOT_LEASED | _ended(one, transaction.now)
     columns["state"] = str(one.to)
     key = (one.ref.queue, one.ref.id, one.guard.fence)
-    return _write(transaction, columns, BY_FENCE, key) == 1
+    if _write(transaction, columns, BY_FENCE, key) == 0:
+        return False
+    transaction.brought |= transaction.queue(one.ref.queue).limited  # there is room for another
+    return True
 
 
 def _find(transaction: Transaction, ref: Ref) -> _Job | None:
     row = transaction.execute(
-        "SELECT number, state, fence, cancel_requested, sequence FROM jobs"
+        "SELECT number, state, fence, cancel_requested, sequence, line FROM jobs"
         " WHERE queue = ? AND id = ?",
         (ref.queue, ref.id),
     ).fetchone()
@@ -140,12 +144,24 @@ def _move(transaction: Transaction, job: _Job, one: Transition) -> Applied:
     if target is State.DELAYED and one.to is State.DELAYED:
         columns["run_at"] = transaction.now + one.delay if one.run_at is None else one.run_at
     if target is State.WAITING and one.to is State.WAITING:
-        line = transaction.line(one.ref.queue)
-        columns["sequence"] = line.place(one.place, job.sequence)
+        queue = transaction.queue(one.ref.queue)
+        columns["sequence"] = queue.place(one.place, job.sequence)
     if _write(transaction, columns, BY_NUMBER, (job.number,)) == 0:
         return Applied(ApplyStatus.CONFLICT, job.state)  # its key has another owner now
-    transaction.brought |= target in (State.WAITING, State.DELAYED)
+    if one.hold:
+        _hold(transaction, one, job.line)
+    transaction.brought |= job.state is State.ACTIVE or target in (State.WAITING, State.DELAYED)
     return Applied(ApplyStatus.APPLIED, target)
+
+
+def _hold(transaction: Transaction, one: Transition, line: str | None) -> None:
+    queue, until = transaction.queue(one.ref.queue), transaction.now + one.hold
+    if one.hold_line:
+        gate = read_gate(transaction.execute, one.ref.queue, line).held(until)
+        rate = queue.settings.line(line).rate
+        write_gate(transaction.execute, one.ref.queue, line, gate, rate)
+    else:
+        transaction.set_gate(one.ref.queue, queue.gate.held(until))
 
 
 def _target(one: Transition, job: _Job) -> State:

@@ -19,6 +19,8 @@ __all__ = ["push"]
 RESERVE: Final = 16 * 1024 * 1024
 """Bytes of disk that new jobs leave free, so that the log has room while stored ones drain."""
 
+IN_LINE: Final = "SELECT 1 FROM jobs WHERE queue = ? AND state = 'waiting' AND line IS ?"
+
 _replies: Final = msgspec.msgpack.Decoder(dict[int, Pushed]).decode
 
 
@@ -28,10 +30,9 @@ def push(transaction: Transaction, op: Op, jobs: Sequence[NewJob]) -> Sequence[P
     Remembered are only the answers that are not CREATED: the others follow from the jobs, which a
     repeat brings along.
     """
-    known = transaction.recall(op, "push")
+    known = transaction.recall(op, "push", _replies)
     if known is not None:
-        others = _replies(known)
-        return [others.get(index) or _created(new.job) for index, new in enumerate(jobs)]
+        return [known.get(index) or _created(new.job) for index, new in enumerate(jobs)]
     _require_room(transaction)
     replies = [_push(transaction, new) for new in jobs]
     others = {
@@ -53,24 +54,37 @@ def _require_room(transaction: Transaction) -> None:
 
 
 def _push(transaction: Transaction, new: NewJob) -> Pushed:
-    line = transaction.line(new.job.queue)
-    if line.settings.moved_to is not None:
-        return Pushed(PushStatus.MOVED, line.settings.moved_to)
+    queue = transaction.queue(new.job.queue)
+    if queue.settings.moved_to is not None:
+        return Pushed(PushStatus.MOVED, queue.settings.moved_to)
+    if _is_full(transaction, new.job, queue.settings.group_size):
+        return _in_place_of(transaction, new.job) or Pushed(PushStatus.FULL, new.job.id)
     job, sequence = _stored(new, transaction.now), 0
     if job.state is State.WAITING:
-        sequence = line.place(Place.FRONT if job.lifo else Place.BACK)
+        sequence = queue.place(Place.FRONT if job.lifo else Place.BACK)
     columns = new_columns(job, sequence)
     cursor = transaction.execute(_insert(tuple(columns)), tuple(columns.values()))
     if cursor.rowcount == 0:
-        return _in_place_of(transaction, job)
+        known = _in_place_of(transaction, job)
+        assert known is not None  # nothing else keeps a job out
+        return known
     transaction.brought |= job.state in (State.WAITING, State.DELAYED)
-    line.changed = True  # a queue is known from its first job on, even if that is not waiting
+    queue.changed = True  # a queue is known from its first job on, even if that is not waiting
     number = cursor.lastrowid
     transaction.execute("INSERT INTO bodies VALUES (?, ?)", (number, new_body(job)))
     notes = new_notes(job)
     if notes is not None:
         transaction.execute("INSERT INTO notes VALUES (?, ?, ?, ?)", (number, *notes))
     return _created(job)
+
+
+def _is_full(transaction: Transaction, job: JobRecord, size: int | None) -> bool:
+    """Return whether the job's group has as many waiting jobs as it may have."""
+    if size is None or job.group is None or job.state is not State.WAITING:
+        return False
+    query = f"SELECT count(*) FROM ({IN_LINE} LIMIT ?)"  # noqa: S608 - made of constants
+    (waiting,) = transaction.execute(query, (job.queue, job.group, size)).fetchone()
+    return bool(waiting >= size)
 
 
 @cache
@@ -91,14 +105,15 @@ def _created(job: JobRecord) -> Pushed:
     return Pushed(PushStatus.CREATED, job.id)
 
 
-def _in_place_of(transaction: Transaction, job: JobRecord) -> Pushed:
+def _in_place_of(transaction: Transaction, job: JobRecord) -> Pushed | None:
     """Say who has the id, or else the deduplication key."""
     query = "SELECT 1 FROM jobs WHERE queue = ? AND id = ?"
     if transaction.execute(query, (job.queue, job.id)).fetchone() is not None:
         return Pushed(PushStatus.DUPLICATE, job.id)
-    assert job.dedup is not None  # the only other unique index
-    (owner,) = transaction.execute(
+    if job.dedup is None:
+        return None
+    owner = transaction.execute(
         "SELECT id FROM jobs WHERE queue = ? AND dedup = ? AND expires_at IS NULL",
         (job.queue, job.dedup.key),
     ).fetchone()
-    return Pushed(PushStatus.DEDUPLICATED, owner)
+    return None if owner is None else Pushed(PushStatus.DEDUPLICATED, owner[0])

@@ -14,14 +14,25 @@ from taskmux.driver import (
     JobRecord,
     Page,
     Ref,
+    Standing,
     State,
 )
 
+from taskmux_sqlite.gates import read_gate
 from taskmux_sqlite.rows import Row, readable, record
 from taskmux_sqlite.schema import CORRUPT
 from taskmux_sqlite.transaction import Transaction
 
-__all__ = ["counts", "find", "get", "page_query", "queues", "set_aside", "set_aside_page"]
+__all__ = [
+    "counts",
+    "find",
+    "get",
+    "page_query",
+    "queues",
+    "set_aside",
+    "set_aside_page",
+    "standing",
+]
 
 RECORD: Final = "SELECT * FROM records WHERE queue = ? AND id = ?"
 
@@ -36,6 +47,24 @@ _ORDERS: Final = {
     State.ACTIVE: ("created_at", "number"),
 }
 """What orders the jobs of a state; finished ones have the order of their end."""
+
+_LINES: Final = (" AND line IS NULL", " AND line IS NOT NULL")
+"""The common line, and all others."""
+
+STANDS: Final = """
+SELECT it.line,
+    (
+        SELECT count(*) FROM jobs
+        WHERE queue = :queue AND state = 'waiting' AND line IS it.line
+        AND (priority, sequence) < (it.priority, it.sequence)
+    ),
+    (SELECT count(*) FROM jobs WHERE queue = :queue AND state = 'waiting' AND line IS it.line),
+    (SELECT count(*) FROM jobs WHERE queue = :queue AND state = 'active' AND line IS it.line),
+    (SELECT count(*) FROM jobs WHERE queue = :queue AND state = 'active'),
+    (SELECT count(*) FROM lines WHERE queue = :queue)
+FROM jobs AS it WHERE queue = :queue AND id = :id AND state = 'waiting'
+"""
+"""What a `Standing` begins with."""
 
 COUNTS: Final = """
 SELECT state, count(*) FROM jobs WHERE queue = :queue AND finished_at IS NOT NULL GROUP BY state
@@ -101,18 +130,52 @@ def queues(transaction: Transaction) -> Sequence[str]:
     return [name for (name,) in rows if isinstance(name, str)]
 
 
+def standing(transaction: Transaction, ref: Ref) -> Standing | None:
+    """See `Lines.standing`."""
+    found = transaction.execute(STANDS, {"queue": ref.queue, "id": ref.id}).fetchone()
+    if found is None:
+        return None
+    line, ahead, line_waiting, line_active, active, lines = found
+    queue, now = transaction.queue(ref.queue), transaction.now
+    settings, gate = queue.settings, read_gate(transaction.execute, ref.queue, line)
+    return Standing(
+        ahead,
+        line_waiting,
+        line_active,
+        active,
+        lines,
+        opens_in=queue.gate.opens_in(settings.rate, now),
+        line_opens_in=gate.opens_in(settings.line(line).rate, now),
+    )
+
+
 @cache
 def page_query(state: State, *, newest: bool) -> str:
     """Return the query for a page of a state: arguments are queue, two of a cursor, limit."""
-    first, second = _ORDERS.get(state, ("finished_at", "number"))
+    if state is State.WAITING:  # merged out of two indexes, each of which is in order
+        common, named = (_pages(state, newest=newest, of=of) for of in _LINES)
+        return f"{common} UNION ALL {named} {_order(state, newest=newest)} LIMIT ?4"
+    return f"{_pages(state, newest=newest)} {_order(state, newest=newest)} LIMIT ?4"
+
+
+def _pages(state: State, *, newest: bool, of: str = "") -> str:
+    first, second = _order_of(state)
     ended = " AND finished_at IS NOT NULL" if state in TERMINAL else ""
-    sense, beyond = ("DESC", "<") if newest else ("ASC", ">")
     return (
         f"SELECT *, {first}, {second} FROM records"  # noqa: S608 - made of constants
-        f" WHERE queue = ? AND state = '{state.value}'{ended}"
-        f" AND ({first}, {second}) {beyond} (?, ?)"
-        f" ORDER BY {first} {sense}, {second} {sense} LIMIT ?"
+        f" WHERE queue = ?1 AND state = '{state.value}'{ended}{of}"
+        f" AND ({first}, {second}) {'<' if newest else '>'} (?2, ?3)"
     )
+
+
+def _order(state: State, *, newest: bool) -> str:
+    sense = "DESC" if newest else "ASC"
+    first, second = _order_of(state)
+    return f"ORDER BY {first} {sense}, {second} {sense}"
+
+
+def _order_of(state: State) -> tuple[str, str]:
+    return _ORDERS.get(state, ("finished_at", "number"))
 
 
 def _page(transaction: Transaction, ask: FindAsk) -> list[Row]:

@@ -16,6 +16,8 @@ from msgspec.structs import replace
 from taskmux.driver import BlockedCause, CorruptRecord, JobRecord, QueueSettings, Ref, State
 
 __all__ = [
+    "PRIORITY",
+    "SEQUENCE",
     "Row",
     "decode_logs",
     "decode_settings",
@@ -107,6 +109,10 @@ _BLANK: Final[dict[str, Any]] = {
     else _FIELDS[name].default
     for name in _COLUMNS
 }
+
+PRIORITY: Final = _Columns.__struct_fields__.index("priority")
+SEQUENCE: Final = _Columns.__struct_fields__.index("sequence")
+"""Where these are in a row."""
 
 encode: Final = msgspec.msgpack.Encoder().encode
 _body: Final = msgspec.msgpack.Decoder(JobRecord).decode

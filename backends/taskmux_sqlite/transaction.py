@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import msgspec
-from taskmux.driver import Op, Place, QueueSettings
+from taskmux.driver import CorruptRecord, Op, Place, QueueSettings
 
+from taskmux_sqlite.gates import Gate, gate_of
 from taskmux_sqlite.rows import decode_settings
 from taskmux_sqlite.schema import CORRUPT
 from taskmux_sqlite.watch import Watch
 
-__all__ = ["Line", "Transaction"]
+__all__ = ["QueueRow", "Transaction"]
+
+Reply = TypeVar("Reply")
 
 
-class Line(msgspec.Struct):
-    """A queue's row: its settings, and the sequence that gives places in line."""
+class QueueRow(msgspec.Struct):
+    """A queue's row: its settings, the sequence that gives places in line, and its gate."""
 
     sequence: int = 0
     settings: QueueSettings = QueueSettings()
+    gate: Gate = Gate()
+    limited: bool = False
     changed: bool = False
+
+    @classmethod
+    def of(cls, queue: str, row: tuple[Any, ...]) -> QueueRow:
+        """Return what the columns hold.
+
+        Raises:
+            CorruptRecord: they hold no sequence, or no settings.
+        """
+        sequence, settings, *gate = row
+        if not isinstance(sequence, int):
+            raise CorruptRecord(
+                f"Queue {queue!r} has the sequence {sequence!r}, which is no number. Set it in the "
+                f"table 'queues' to one above every sequence of the queue's jobs."
+            )
+        decoded = decode_settings(settings)
+        return cls(sequence, decoded, gate_of(tuple(gate)), decoded.limited)
 
     def place(self, place: Place, kept: int = 0) -> int:
         """Return the sequence of a job that becomes waiting; `kept` is the one it had."""
@@ -45,34 +67,64 @@ class Transaction:
         self.directory: Final = directory
         self.brought = False
         """Whether there is more to claim, now or at a due time, so that waiters should look."""
-        self._lines: dict[str, Line] = {}
+        self._queues: dict[str, QueueRow] = {}
 
-    def line(self, queue: str) -> Line:
-        """Return the queue's row; a queue that is not stored has an empty one."""
-        line = self._lines.get(queue)
-        if line is None:
-            query = "SELECT sequence, settings FROM queues WHERE name = ?"
-            row = self.execute(query, (queue,)).fetchone()
-            line = Line() if row is None else Line(row[0], decode_settings(row[1]))
-            self._lines[queue] = line
-        return line
+    def queue(self, name: str) -> QueueRow:
+        """Return the queue's row; a queue that is not stored has an empty one.
+
+        Raises:
+            CorruptRecord: the row cannot be read.
+        """
+        queue = self._queues.get(name)
+        if queue is None:
+            row = self.execute(
+                "SELECT sequence, settings, level, metered_at, held_until"
+                " FROM queues WHERE name = ?",
+                (name,),
+            ).fetchone()
+            queue = self._queues[name] = QueueRow() if row is None else QueueRow.of(name, row)
+        return queue
+
+    def set_gate(self, name: str, gate: Gate) -> None:
+        """Store what a rate or a hold leaves open of a whole queue."""
+        queue = self.queue(name)
+        queue.gate, queue.changed = gate, True
 
     def finish(self) -> None:
         """Write the queues' rows that changed. Called before the commit."""
         self.executemany(
-            "INSERT INTO queues (name, sequence) VALUES (?, ?)"
-            " ON CONFLICT (name) DO UPDATE SET sequence = excluded.sequence",
-            [(queue, line.sequence) for queue, line in self._lines.items() if line.changed],
+            "INSERT INTO queues (name, sequence, level, metered_at, held_until)"
+            " VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET sequence = excluded.sequence,"
+            " level = excluded.level, metered_at = excluded.metered_at,"
+            " held_until = excluded.held_until",
+            [
+                (name, queue.sequence, *msgspec.structs.astuple(queue.gate))
+                for name, queue in self._queues.items()
+                if queue.changed
+            ],
         )
 
-    def recall(self, op: Op, verb: str, queue: str = "") -> bytes | None:
-        """Return what this very operation answered, if it was the origin's last."""
+    def recall(
+        self, op: Op, verb: str, decode: Callable[[bytes], Reply], queue: str = ""
+    ) -> Reply | None:
+        """Return what this very operation answered, if it was the origin's last.
+
+        Raises:
+            CorruptRecord: there is an answer, but it cannot be decoded.
+        """
         row = self.execute(
             "SELECT reply FROM operations"
             " WHERE origin = ? AND verb = ? AND queue = ? AND number = ?",
             (op.origin, verb, queue, op.number),
         ).fetchone()
-        return None if row is None else row[0]
+        try:
+            return None if row is None else decode(row[0])
+        except (msgspec.MsgspecError, TypeError) as error:
+            raise CorruptRecord(
+                f"What {verb} {op} answered before cannot be read: {error}. Delete the row of "
+                f"origin {op.origin!r} from the table 'operations'; the operation is then done "
+                f"anew when it is sent again."
+            ) from error
 
     def remember(self, op: Op, verb: str, reply: bytes, queue: str = "") -> None:
         """Keep an operation's answer in place of the origin's one before."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 from taskmux.driver import (
     Beat,
     BeatReply,
+    Command,
     HeldLease,
     PruneAsk,
     QueueSettings,
@@ -18,8 +19,9 @@ from taskmux.driver import (
 
 from taskmux_sqlite.rows import encode
 from taskmux_sqlite.transaction import Transaction
+from taskmux_sqlite.turns import readmit
 
-__all__ = ["beat", "prune", "put_settings", "settings", "workers"]
+__all__ = ["beat", "prune", "put_settings", "settings", "tell", "workers"]
 
 MEMORY_MS: Final = 600_000
 """How long an operation's answer is remembered at least."""
@@ -52,13 +54,15 @@ DELETE FROM jobs WHERE number IN (
 
 _AFTER_ALL: Final = (2**63 - 1, 0)
 
+_told: Final = msgspec.msgpack.Decoder(list[Command]).decode
 _worker: Final = msgspec.msgpack.Decoder(WorkerInfo).decode
 
 
 def prune(transaction: Transaction, ask: PruneAsk) -> int:
-    """See `Driver.prune`. Forgets old operations, too."""
+    """See `Driver.prune`. Forgets old operations and empty gates, too."""
     forget = transaction.now - max(ask.memory, MEMORY_MS)
     transaction.execute("DELETE FROM operations WHERE at < ?", (forget,))
+    transaction.execute("DELETE FROM gates WHERE empty_at <= ?", (transaction.now,))
     expired = (ask.queue, transaction.now, ask.limit)
     gone = transaction.execute(EXPIRED, expired).rowcount
     for state, count in transaction.execute(COUNTED, (ask.queue,)).fetchall():
@@ -83,31 +87,58 @@ def _prune_beyond(
 
 def settings(transaction: Transaction, queue: str) -> QueueSettings:
     """See `Driver.settings`."""
-    return transaction.line(queue).settings
+    return transaction.queue(queue).settings
 
 
 def put_settings(transaction: Transaction, queue: str, new: QueueSettings) -> bool:
     """See `Driver.put_settings`."""
-    if transaction.line(queue).settings.rev != new.rev:
+    if transaction.queue(queue).settings.rev != new.rev:
         return False
     transaction.execute(
         "INSERT INTO queues (name, sequence, settings) VALUES (?, 0, ?)"
         " ON CONFLICT (name) DO UPDATE SET settings = excluded.settings",
         (queue, encode(replace(new, rev=new.rev + 1))),
     )
+    readmit(transaction, queue)
     transaction.brought = True  # a queue that goes on may have jobs waiting
     return True
 
 
 def beat(transaction: Transaction, beat: Beat) -> BeatReply:
-    """See `Presence.beat`."""
+    """See `Presence.beat`.
+
+    A worker that fell silent is not listed, but what it was told is kept for it for a while.
+    """
     now, worker = transaction.now, beat.worker
-    transaction.execute("DELETE FROM workers WHERE expires_at <= ? OR id = ?", (now, worker.id))
-    if not beat.last:
-        info = encode(replace(worker, seen_at=now))
-        row = (worker.id, now + beat.ttl, info)
-        transaction.execute("INSERT INTO workers (id, expires_at, info) VALUES (?, ?, ?)", row)
-    return BeatReply(cancel=[held for held in beat.held if _asked(transaction, held)])
+    query = "SELECT commands FROM workers WHERE id = ?"
+    row = transaction.execute(query, (worker.id,)).fetchone()
+    forgotten = (now - MEMORY_MS, worker.id)
+    transaction.execute("DELETE FROM workers WHERE expires_at <= ? OR id = ?", forgotten)
+    cancel = [held for held in beat.held if _asked(transaction, held)]
+    if beat.last:
+        return BeatReply(cancel)
+    info = (worker.id, now + beat.ttl, encode(replace(worker, seen_at=now)))
+    transaction.execute("INSERT INTO workers (id, expires_at, info) VALUES (?, ?, ?)", info)
+    return BeatReply(cancel, _commands(row))
+
+
+def tell(transaction: Transaction, worker: str, command: Command) -> bool:
+    """See `Presence.tell`."""
+    query = "SELECT commands FROM workers WHERE id = ? AND expires_at > ?"
+    row = transaction.execute(query, (worker, transaction.now)).fetchone()
+    if row is None:
+        return False
+    commands = encode([*_commands(row), command])
+    transaction.execute("UPDATE workers SET commands = ? WHERE id = ?", (commands, worker))
+    return True
+
+
+def _commands(row: tuple[Any, ...] | None) -> list[Command]:
+    """Return what a worker was told; nothing if that cannot be read: it may be told anew."""
+    try:
+        return [] if row is None or row[0] is None else _told(row[0])
+    except (msgspec.MsgspecError, TypeError):
+        return []
 
 
 def _asked(transaction: Transaction, held: HeldLease) -> bool:

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from taskmux_sqlite.gates import Gate, gate_of
 from taskmux_sqlite.rows import decode_settings
 
 __all__ = ["Waiter", "Watch"]
@@ -24,13 +25,18 @@ SLOWER: Final = 1.05
 
 READY: Final = """
 SELECT
-    settings,
-    EXISTS (SELECT 1 FROM jobs WHERE queue = name AND state = 'waiting'),
+    EXISTS (SELECT 1 FROM lines WHERE queue = name AND turn IS NOT NULL),
     (
         SELECT CAST(min(run_at) AS INTEGER) FROM jobs
         WHERE queue = name AND state = 'delayed' AND run_at < ''
-    )
+    ),
+    settings, level, metered_at, held_until
 FROM queues WHERE name = ?
+"""
+"""Lines that wait for a rate or for room are not in the ring."""
+
+ACTIVE: Final = """
+SELECT count(*) FROM (SELECT 1 FROM jobs WHERE queue = ? AND state = 'active' LIMIT ?)
 """
 
 Version = tuple[int, int]
@@ -46,10 +52,13 @@ class Waiter(msgspec.Struct, eq=False):
 
 
 class _Seen(msgspec.Struct, gc=False):
-    """What a queue's last claim saw: the version, and when the next delayed job was due."""
+    """What a queue's last claim saw."""
 
     version: Version
     due: int | None
+    """When the next delayed job was due."""
+    shut: Gate | None
+    """The gate that kept everything back: the claim told its worker when that opens."""
 
 
 class Watch:
@@ -72,9 +81,9 @@ class Watch:
         """Note that a commit of this connection left more to claim."""
         self._own += 1
 
-    def claimed(self, queue: str, due: int | None) -> None:
+    def claimed(self, queue: str, due: int | None, shut: Gate | None) -> None:
         """Note what a claim saw. Called inside its transaction, so nothing comes in between."""
-        self._seen[queue] = _Seen(self._version(), due)
+        self._seen[queue] = _Seen(self._version(), due, shut)
 
     def add(self, waiter: Waiter) -> bool:
         """Return whether there is work that no claim has seen; if not, the waiter is woken later.
@@ -132,9 +141,21 @@ class Watch:
         """Return whether a claim may find a job, or learn of an earlier due time."""
         assert self._connection is not None
         row = self._connection.execute(READY, (queue,)).fetchone()
-        if row is None or decode_settings(row[0]).paused:
+        if row is None:
             return False
-        _, waiting, due = row
-        seen = self._seen.get(queue)
+        ring, due, column, *gate = row
+        settings, seen = decode_settings(column), self._seen.get(queue)
+        if settings.paused:
+            return False
         known = None if seen is None else seen.due
-        return waiting == 1 or (due is not None and (known is None or due < known))
+        if due is not None and (known is None or due < known):
+            return True
+        shut = seen is not None and seen.shut == gate_of(tuple(gate))
+        return ring == 1 and not shut and self._has_room(queue, settings.concurrency)
+
+    def _has_room(self, queue: str, concurrency: int | None) -> bool:
+        if concurrency is None:
+            return True
+        assert self._connection is not None
+        (active,) = self._connection.execute(ACTIVE, (queue, concurrency)).fetchone()
+        return bool(active < concurrency)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,19 @@ from taskmux.conformance import DriverSuite
 from taskmux.driver import Driver, Ref, StoreError, StoreIncompatible, StoreUnavailable
 
 from taskmux_sqlite import SQLiteDriver
+
+LEAKS = {
+    "bodies without a job": "SELECT 1 FROM bodies WHERE number NOT IN (SELECT number FROM jobs)",
+    "notes without a job": "SELECT 1 FROM notes WHERE number NOT IN (SELECT number FROM jobs)",
+    "lines without a job, or jobs without a line": """
+        SELECT queue, line FROM (SELECT queue, line FROM lines UNION ALL
+            SELECT DISTINCT queue, line FROM jobs WHERE state = 'waiting')
+        GROUP BY queue, line HAVING count(*) <> 2
+    """,
+    "lines in the ring with an instant": "SELECT 1 FROM lines WHERE turn + opens_at IS NOT NULL",
+    "two lines with one turn": "SELECT 1 FROM lines GROUP BY queue, turn HAVING count(turn) > 1",
+}
+"""What a file must not hold. The last three: the ring is exactly the waiting jobs' lines."""
 
 
 class TestSQLite(DriverSuite):
@@ -34,18 +48,15 @@ class TestSQLite(DriverSuite):
         return True
 
     async def leaked(self, driver: Driver) -> list[str]:
-        connection = sqlite3.connect(self.file)
-        try:
-            return [
-                f"{count} rows of {table} without a job"
-                for table in ("bodies", "notes")
-                for (count,) in connection.execute(
-                    f"SELECT count(*) FROM {table} WHERE number NOT IN (SELECT number FROM jobs)"
-                )
+        with closing(sqlite3.connect(self.file)) as connection:
+            found = [
+                f"{count} rows: {what}"
+                for what, query in LEAKS.items()
+                for (count,) in connection.execute(f"SELECT count(*) FROM ({query})")
                 if count
-            ] + [line for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
-        finally:
-            connection.close()
+            ]
+            checked = connection.execute("PRAGMA integrity_check")
+            return found + [line for (line,) in checked if line != "ok"]
 
     async def unfit(self) -> Sequence[tuple[Driver, type[StoreError]]]:
         text = self.file.with_name("text.db")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from taskmux.driver import TERMINAL, State
 
-from taskmux_sqlite import leasing, moving, reading, upkeep, watch
+from taskmux_sqlite import leasing, moving, pushing, reading, turns, upkeep, watch
 from taskmux_sqlite.schema import migrate
 
 
@@ -23,7 +23,16 @@ def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 PLANS = {
-    "claim": (leasing.WAITING, "jobs_waiting (queue=? AND state=?)"),
+    "ring": (turns.RING, "lines_ring (queue=? AND turn>?)"),
+    "last turn": (turns.LAST_TURN, "COVERING INDEX lines_ring (queue=?)"),
+    "opened lines": (turns.OPENED, "lines_opening (queue=? AND opens_at<?)"),
+    "kept lines": (turns.KEPT, "COVERING INDEX lines_ring (queue=? AND turn=?)"),
+    "claim": (
+        turns.WAITING,
+        "jobs_waiting (queue=? AND state=? AND line=? AND (priority,sequence)>(?,?))",
+    ),
+    "push to a group": (pushing.IN_LINE, "COVERING INDEX jobs_waiting (queue=? AND state=? AND"),
+    "standing": (reading.STANDS, "jobs_waiting (queue=? AND state=? AND line=? AND priority<?)"),
     "promote": (leasing.DUE, "jobs_delayed (queue=? AND state=? AND run_at<?)"),
     "next due": (leasing.NEXT_DUE, "jobs_delayed (queue=? AND state=? AND run_at<?)"),
     "endless leases": (leasing.ENDLESS, "jobs_active (queue=? AND state=? AND lease_until>?)"),
@@ -41,9 +50,13 @@ PLANS = {
         moving.update_query(("state", "worker"), (False, True), moving.BY_FENCE),
         "jobs_id (queue=? AND id=?)",
     ),
-    "find waiting": (
+    "find waiting in the common line": (
         reading.page_query(State.WAITING, newest=False),
-        "jobs_waiting (queue=? AND state=? AND (priority,sequence)>(?,?))",
+        "jobs_waiting (queue=? AND state=? AND line=? AND (priority,sequence)>(?,?))",
+    ),
+    "find waiting in groups": (
+        reading.page_query(State.WAITING, newest=True),
+        "jobs_lined (queue=? AND state=? AND (priority,sequence)<(?,?))",
     ),
     "find delayed, newest": (
         reading.page_query(State.DELAYED, newest=True),
@@ -64,13 +77,14 @@ PLANS = {
 
 
 def plan(connection: sqlite3.Connection, query: str) -> list[str]:
-    arguments = {"queue": None} if ":queue" in query else [None] * query.count("?")
+    named = {"queue": None, "id": None}
+    arguments = named if ":queue" in query else [None] * (4 if "?4" in query else query.count("?"))
     rows = connection.execute(f"EXPLAIN QUERY PLAN {query}", arguments)
     return [detail for *_, detail in rows]
 
 
 def wasteful(steps: list[str]) -> list[str]:
-    return [step for step in steps if re.search(r"\bSCAN\b|TEMP B-TREE", step)]
+    return [step for step in steps if re.search(r"\bSCAN (?!CONSTANT ROW)|TEMP B-TREE", step)]
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -90,6 +104,14 @@ def test_active_jobs_are_listed_from_the_lease_index(connection: sqlite3.Connect
     assert wasteful(steps) == ["USE TEMP B-TREE FOR ORDER BY"]
 
 
+@pytest.mark.parametrize("query", [turns.RUNNING, watch.ACTIVE])
+def test_leases_are_counted_in_an_index_alone(connection: sqlite3.Connection, query: str) -> None:
+    steps = [step for step in plan(connection, query) if "subquery" not in step]
+    assert [re.search(r"COVERING INDEX jobs_(active|running)", step) is None for step in steps] == [
+        False
+    ]
+
+
 def test_counts_come_from_the_states_indexes_alone(connection: sqlite3.Connection) -> None:
     steps = plan(connection, reading.COUNTS)
     indexes = [match[1] for step in steps if (match := re.search(r"COVERING INDEX (\w+)", step))]
@@ -101,5 +123,5 @@ def test_counts_come_from_the_states_indexes_alone(connection: sqlite3.Connectio
 def test_a_wait_looks_at_indexes_only(connection: sqlite3.Connection) -> None:
     steps = plan(connection, watch.READY)
     assert wasteful(steps) == []
-    assert any("jobs_waiting (queue=? AND state=?)" in step for step in steps), steps
+    assert any("lines_ring (queue=? AND turn>?)" in step for step in steps), steps
     assert any("jobs_delayed (queue=? AND state=? AND run_at<?)" in step for step in steps), steps

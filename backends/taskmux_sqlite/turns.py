@@ -1,0 +1,209 @@
+"""Turns: whose job is next, among the lines of a queue in which jobs wait.
+
+The ring is read from its head as far as a claim gets. A line that gives goes behind all others; one
+that may not is parked, so no later claim looks at it before it may give again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import msgspec
+from taskmux.driver import LINE_LIMIT, JobRecord, LineSettings, QueueSettings
+
+from taskmux_sqlite.gates import Gate, gate_of, write_gate
+from taskmux_sqlite.rows import PRIORITY, SEQUENCE, readable
+from taskmux_sqlite.transaction import Transaction
+
+__all__ = ["Turns", "kept", "readmit"]
+
+RING: Final = """
+SELECT lines.line, turn, level, metered_at, held_until
+FROM lines LEFT JOIN gates ON gates.queue = lines.queue AND gates.line IS lines.line
+WHERE lines.queue = ? AND turn > ? ORDER BY turn LIMIT ?
+"""
+
+WAITING: Final = """
+SELECT * FROM records
+WHERE queue = ? AND state = 'waiting' AND line IS ? AND (priority, sequence) > (?, ?)
+ORDER BY priority, sequence LIMIT ?
+"""
+
+RUNNING: Final = """
+SELECT count(*) FROM (
+    SELECT 1 FROM jobs WHERE queue = ? AND state = 'active' AND line = ? LIMIT ?
+)
+"""
+
+LAST_TURN: Final = "SELECT ifnull(max(turn), 0) FROM lines WHERE queue = ?"
+
+OPENED: Final = """
+SELECT rowid FROM lines WHERE queue = ? AND opens_at <= ? ORDER BY opens_at, line LIMIT ?
+"""
+
+KEPT: Final = """
+SELECT EXISTS (SELECT 1 FROM lines WHERE queue = :queue AND turn IS NOT NULL),
+    EXISTS (SELECT 1 FROM lines WHERE queue = :queue AND turn IS NULL),
+    (SELECT min(opens_at) FROM lines WHERE queue = :queue AND opens_at IS NOT NULL)
+"""
+
+READMIT: Final = """
+UPDATE lines SET turn = ranked.turn, opens_at = NULL
+FROM (
+    SELECT line, row_number() OVER (ORDER BY line)
+        + (SELECT ifnull(max(turn), 0) FROM lines WHERE queue = :queue) AS turn
+    FROM lines WHERE queue = :queue AND turn IS NULL
+) AS ranked
+WHERE queue = :queue AND lines.line IS ranked.line
+"""
+
+_BEFORE_ALL: Final = (-(2**63), 0)
+
+_Lease = tuple[int, JobRecord]
+"""A job's number, and the job."""
+
+
+class _Line(msgspec.Struct):
+    """A line of the ring as this claim sees it."""
+
+    name: str | None
+    settings: LineSettings
+    gate: Gate
+    given: int = 0
+    """Jobs given by this claim."""
+    jobs: deque[_Lease] = msgspec.field(default_factory=deque)
+    """Those read and not given yet."""
+    after: tuple[int, int] = _BEFORE_ALL
+    """Where in the line to read on."""
+    ended: bool = False
+
+
+class Turns:
+    """One claim's way along the ring."""
+
+    def __init__(self, transaction: Transaction, queue: str, settings: QueueSettings) -> None:
+        self._transaction: Final = transaction
+        self._queue: Final = queue
+        self._settings: Final = settings
+        self._ahead: Final[deque[_Line]] = deque()
+        self._behind: Final[deque[_Line]] = deque()
+        self._read_to = 0
+        self._read_all = False
+        self._parked: Final[list[tuple[int | None, str, str | None]]] = []
+        self._metered: Final[dict[str | None, _Line]] = {}
+
+    def take(self, most: int) -> list[_Lease]:
+        """Return up to so many jobs in the order of turns; the caller makes them active.
+
+        Call `finish` after that.
+        """
+        self._readmit_opened()
+        taken: list[_Lease] = []
+        while len(taken) < most and len(self._parked) < LINE_LIMIT:
+            line = self._next(most - len(taken))
+            if line is None:
+                break
+            if not self._may_give(line):
+                self._park(line)
+            elif lease := self._first(line, most - len(taken)):
+                taken.append(lease)
+                self._gave(line)
+        return taken
+
+    def finish(self) -> None:
+        """Write who is parked, who goes behind, and what was spent, after the jobs are active.
+
+        A line whose last job was taken has no row any more, and none of this makes one.
+        """
+        transaction, queue = self._transaction, self._queue
+        transaction.executemany(
+            "UPDATE lines SET turn = NULL, opens_at = ? WHERE queue = ? AND line IS ?", self._parked
+        )
+        if self._ahead or len(self._behind) > 1 or not self._read_all:  # else nobody overtakes
+            (last,) = transaction.execute(LAST_TURN, (queue,)).fetchone()
+            transaction.executemany(
+                "UPDATE lines SET turn = ? WHERE queue = ? AND line IS ?",
+                [(turn, queue, line.name) for turn, line in enumerate(self._behind, last + 1)],
+            )
+        for line in self._metered.values():
+            write_gate(transaction.execute, queue, line.name, line.gate, line.settings.rate)
+
+    def _readmit_opened(self) -> None:
+        """Let lines whose rate or hold has opened come back."""
+        opened = (self._queue, self._transaction.now, LINE_LIMIT)
+        rows = self._transaction.execute(OPENED, opened).fetchall()
+        for (number,) in rows:
+            self._transaction.execute(
+                f"UPDATE lines SET opens_at = NULL, turn = ({LAST_TURN}) + 1 WHERE rowid = ?",  # noqa: S608 - made of constants
+                (self._queue, number),
+            )
+
+    def _next(self, wanted: int) -> _Line | None:
+        """Return the line whose turn it is."""
+        if not self._ahead and not self._read_all:
+            rows = self._transaction.execute(RING, (self._queue, self._read_to, wanted + 1))
+            for name, turn, *gate in rows.fetchall():
+                self._ahead.append(_Line(name, self._settings.line(name), gate_of(tuple(gate))))
+                self._read_to = turn
+            self._read_all = len(self._ahead) <= wanted
+        ring = self._ahead or self._behind
+        return ring.popleft() if ring else None
+
+    def _may_give(self, line: _Line) -> bool:
+        settings = line.settings
+        if settings.paused:
+            return False
+        if settings.concurrency is not None:
+            full = (self._queue, line.name, settings.concurrency)
+            (running,) = self._transaction.execute(RUNNING, full).fetchone()
+            if running + line.given >= settings.concurrency:
+                return False
+        return line.gate.room(settings.rate, self._transaction.now) > 0
+
+    def _gave(self, line: _Line) -> None:
+        line.given += 1
+        self._behind.append(line)
+        if line.settings.rate is not None:
+            line.gate = line.gate.spent(line.settings.rate, self._transaction.now, 1)
+            self._metered[line.name] = line
+
+    def _park(self, line: _Line) -> None:
+        now = self._transaction.now
+        opens_in = line.gate.opens_in(line.settings.rate, now)
+        self._parked.append((now + opens_in if opens_in else None, self._queue, line.name))
+
+    def _first(self, line: _Line, wanted: int) -> _Lease | None:
+        """Return the line's first job that can be read, or None if there is none."""
+        share = -(-wanted // (1 + len(self._ahead) + len(self._behind)))
+        while not line.jobs and not line.ended:
+            ask = (self._queue, line.name, *line.after, share)
+            rows = self._transaction.execute(WAITING, ask).fetchall()
+            jobs, corrupt = readable(rows)
+            self._transaction.set_aside(corrupt)
+            line.jobs.extend(jobs)
+            line.ended = len(rows) < share
+            if rows:
+                line.after = rows[-1][PRIORITY], rows[-1][SEQUENCE]
+        if line.jobs:
+            return line.jobs.popleft()
+        if not line.given:  # somebody has been at the table by hand
+            ended = (self._queue, line.name)
+            self._transaction.execute("DELETE FROM lines WHERE queue = ? AND line IS ?", ended)
+        return None
+
+
+def readmit(transaction: Transaction, queue: str) -> None:
+    """Let every parked line of a queue come back: the settings have changed."""
+    transaction.execute(READMIT, {"queue": queue})
+
+
+def kept(transaction: Transaction, queue: str) -> tuple[bool, int | None]:
+    """Say whether lines with waiting jobs may not give, and when the first of them may.
+
+    That is at once if there are lines that nobody looked at yet.
+    """
+    ring, parked, opens_at = transaction.execute(KEPT, {"queue": queue}).fetchone()
+    if ring:
+        return False, 0
+    return bool(parked), None if opens_at is None else max(0, opens_at - transaction.now)
