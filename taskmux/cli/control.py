@@ -1,4 +1,4 @@
-"""`taskmux queue pause|resume|limit|show` and `job explain`: how queues run, and why jobs do not."""
+"""`taskmux queue pause|resume|limit|show` and `job explain`: who runs, and who does not."""
 
 from __future__ import annotations
 

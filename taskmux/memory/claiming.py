@@ -31,7 +31,7 @@ class Claims:
         if settings.concurrency is not None:
             free = settings.concurrency - len(queue.leases)
         if free <= 0:
-            lines.wants_room = True
+            lines.is_full = True
             return Claimed([], now, self._next_in(queue, now), "concurrency", limited)
         room = lines.queue.room(settings.rate, now)
         if room <= 0:

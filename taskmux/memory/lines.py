@@ -57,8 +57,8 @@ class Lines:
     def __init__(self, active: Callable[[Line], int], current: Callable[[Spot], bool]) -> None:
         self.queue = Gate()
         self.waiting: Counter[Line] = Counter()
-        self.wants_room = False
-        """Whether somebody would like to know that a running job made room."""
+        self.is_full = False
+        """Whether a claim found the queue full since a job last stopped running."""
         self.active = active
         self._current = current
         self._gates: dict[Line, Gate] = {}
@@ -115,7 +115,6 @@ class Lines:
     def _may_give(self, line: Line, settings: QueueSettings, now: int) -> bool:
         own = settings.line(line)
         if own.concurrency is not None and self.active(line) >= own.concurrency:
-            self.wants_room = True
             return False
         return not own.paused and self.gate(line).room(own.rate, now) > 0
 
@@ -130,11 +129,18 @@ class Lines:
         while self._opening and (self._opening[0][0] <= now or not self._opens(0)):
             self.readmit(heapq.heappop(self._opening)[2])
 
-    def readmit(self, line: Line) -> None:
-        """Let a parked line come back behind the others."""
-        if line in self._parked:
-            self._parked.remove(line)
-            self._ring[line] = None
+    def made_room(self, line: Line) -> bool:
+        """Note that a job of a line stopped running; say whether a claim may give more now."""
+        was_full, self.is_full = self.is_full, False
+        return self.readmit(line) or was_full
+
+    def readmit(self, line: Line) -> bool:
+        """Let a line come back behind the others; say whether it was parked."""
+        if line not in self._parked:
+            return False
+        self._parked.remove(line)
+        self._ring[line] = None
+        return True
 
     def readmit_all(self) -> None:
         """Let every parked line come back: the settings have changed."""

@@ -85,8 +85,8 @@ class Transitions:
             gate.held_until = max(gate.held_until, now + one.hold)
         queue.write(stored, replace(job, state=target, **fields))
         self._announce(queue, stored)
-        if job.state is State.ACTIVE and target is not State.ACTIVE and queue.lines.wants_room:
-            queue.lines.wants_room = False
+        stopped = job.state is State.ACTIVE and target is not State.ACTIVE
+        if stopped and queue.lines.made_room(job.group):
             self.store.wake(queue)
 
     def _announce(self, queue: QueueStore, stored: Stored) -> None:

@@ -85,7 +85,6 @@ class QueueStore:
         self.counts[job.state] -= 1
         if job.state is State.ACTIVE:
             self.leases.discard(job.id)
-            self.lines.readmit(job.group)
         if job.dedup is not None and self.dedup.get(job.dedup.key) == job.id:
             del self.dedup[job.dedup.key]
 

@@ -10,7 +10,7 @@ from taskmux import Exponential, Fixed, Taskmux
 from taskmux.errors import DeclarationError, InvalidName, TaskmuxError
 from taskmux.job import Keep, Policy, State
 from taskmux.options import _PARSERS, JobOptions, Parsed, parse_call, parse_options
-from taskmux.task import Call
+from taskmux.task import Call, Terms
 
 MIDNIGHT = datetime(2030, 1, 1, tzinfo=UTC)
 GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -31,6 +31,7 @@ GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "tags": (["a", "b"], {"tags": ("a", "b")}),
     "headers": ({"traceparent": "00-1"}, {"headers": {"traceparent": "00-1"}}),
+    "group": ("acme", {"group": "acme"}),
     "session": ("a transaction", {"session": "a transaction"}),
 }
 WRONG = [
@@ -63,6 +64,7 @@ WRONG = [
     ("headers", {"a b": "x"}),
     ("headers", {"a": "\udcff"}),
     ("headers", {"a": "x" * 8192}),
+    ("group", "@task"),
     ("dedup", "a\x00"),
     ("colour", "red"),
 ]
@@ -140,9 +142,10 @@ class TestPrecedence:
         def work() -> None:
             raise NotImplementedError
 
-        assert work.bind().policy.backoff is None
+        assert work.bind().new_job().job.policy.backoff is None
         assert work.backoff == Fixed("2s")
-        assert work.options(backoff=Exponential("3s")).bind().policy.backoff == Exponential("3s")
+        own = work.options(backoff=Exponential("3s")).bind().new_job().job
+        assert own.policy.backoff == Exponential("3s")
 
     def test_a_backoff_function_cannot_be_a_calls(self):
         with pytest.raises(DeclarationError, match="cannot be stored"):
@@ -160,7 +163,7 @@ class TestPrecedence:
 class TestCalls:
     def call(self, **options: Any) -> Call[Any]:
         said = parse_options(options)
-        return Call("t", b"{}", said, said.policy())
+        return Call("t", b"{}", Terms.settled(said, Parsed()))
 
     def test_defaults(self):
         new = self.call().new_job()

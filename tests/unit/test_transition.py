@@ -42,6 +42,7 @@ HELD: dict[str, Callable[[JobRecord], Transition]] = {
     "again at once": lambda one: transition.again(one, Changes(), 0),
     "again later": lambda one: transition.again(one, Changes(), 5),
     "release": transition.release,
+    "limited": lambda one: transition.limited(one, Changes(), 5),
     "bury": lambda one: transition.bury(one, Changes()),
     "cancelled": lambda one: transition.cancelled(one, Changes()),
 }
@@ -71,6 +72,7 @@ class TestOfARunningJob:
             ("again at once", State.WAITING, Keep(2)),
             ("again later", State.DELAYED, Keep(2)),
             ("release", State.WAITING, Keep(2)),
+            ("limited", State.WAITING, Keep(2)),
             ("bury", State.DEAD, Keep(3)),
             ("cancelled", State.CANCELLED, Keep(2)),
         ],
@@ -98,6 +100,11 @@ class TestOfARunningJob:
         one = transition.release(job(attempts=2, crashes=1))
         assert one.place is Place.KEEP
         assert one.changes == Changes()
+
+    def test_limited_keeps_its_place_spends_nothing_and_holds(self):
+        one = transition.limited(job(attempts=2), Changes(reason="r"), 5, line=True)
+        assert (one.place, one.changes) == (Place.KEEP, Changes(reason="r"))
+        assert (one.hold, one.hold_line) == (5, True)
 
     def test_again_goes_to_the_back(self):
         assert HELD["again at once"](job()).place is Place.BACK

@@ -40,6 +40,12 @@ async def _opens_in(bench: Bench, claimed: Claimed, low: int, high: int) -> None
     assert low - error <= claimed.next_in <= high + error, f"next_in is {claimed.next_in}"
 
 
+async def _at_rest(bench: Bench) -> None:
+    """Take every hint about what came before, as a worker does that finds nothing."""
+    while (await bench.driver.wait([bench.queue], 0)) or (await bench.claim()).jobs:
+        continue
+
+
 class LimitCases:
     """C9, C10, C12, C13, A11 and W4."""
 
@@ -319,8 +325,22 @@ class LimitCases:
         await bench.created(bench.job("a", group="g"), bench.job("b", group="g"))
         job = await bench.claim_one()
         other = await bench.fork()
-        while (await bench.driver.wait([bench.queue], 0)) or (await bench.claim()).jobs:
-            continue  # a hint about what came before
+        await _at_rest(bench)
+        waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
+        await asyncio.sleep(0)
+        await bench.apply(transition.complete(job, None), by=other)
+        assert await waiting
+        assert await bench.claimed_ids() == ["b"]
+
+    @needs("lines")
+    async def test_w4_room_ends_the_wait_whatever_ended_before(self, bench: Bench) -> None:
+        await bench.set(groups=LineSettings(concurrency=1))
+        await bench.created(bench.job("a", group="g"), bench.job("b", group="g"), bench.job("c"))
+        job, common = (await bench.claim(2)).jobs
+        other = await bench.fork()
+        await _at_rest(bench)
+        await bench.apply(transition.complete(common, None), by=other)
+        await _at_rest(bench)
         waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
         await asyncio.sleep(0)
         await bench.apply(transition.complete(job, None), by=other)
@@ -332,8 +352,7 @@ class LimitCases:
         await bench.set(concurrency=1)
         await bench.created(bench.job("a"), bench.job("b"))
         await bench.claim_one()
-        while (await bench.driver.wait([bench.queue], 0)) or (await bench.claim()).jobs:
-            continue
+        await _at_rest(bench)
         waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
         await asyncio.sleep(0)
         await bench.set(concurrency=2)
