@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from msgspec.structs import replace
 from taskmux.conformance import Bench, DriverSuite
-from taskmux.conformance.cases import waiting
-from taskmux.driver import Claimed, Guard, Place, Policy, State
+from taskmux.conformance.cases import limits, waiting
+from taskmux.driver import Claimed, Guard, LineSettings, Place, Policy, QueueSettings, State
 from taskmux.memory import MemoryDriver, MemoryStore
 
 
@@ -254,6 +254,81 @@ class CrossesReplies(MemoryDriver):
         return reply
 
 
+class Tampers(MemoryDriver):
+    """Stores other settings than it was given."""
+
+    lost: ClassVar[dict[str, Any]]
+
+    async def put_settings(self, queue, settings):
+        return await super().put_settings(queue, replace(settings, **self.lost))
+
+
+class IgnoresConcurrency(Tampers):
+    lost: ClassVar[dict[str, Any]] = {"concurrency": None}
+
+
+class IgnoresRate(Tampers):
+    lost: ClassVar[dict[str, Any]] = {"rate": None}
+
+
+class IgnoresSize(Tampers):
+    lost: ClassVar[dict[str, Any]] = {"group_size": None}
+
+
+class IgnoresLimitsOfGroups(Tampers):
+    lost: ClassVar[dict[str, Any]] = {"groups": LineSettings(), "lines": {}}
+
+
+class HasOneLine(MemoryDriver):
+    def _push(self, new):
+        return super()._push(replace(new, job=replace(new.job, group=None)))
+
+
+class FavoursALine(MemoryDriver):
+    def _take(self, queue, *args):
+        queue.lines._ring = dict.fromkeys(sorted(queue.lines._ring, key=str))
+        return super()._take(queue, *args)
+
+
+class LosesParkedLines(MemoryDriver):
+    def _take(self, queue, *args):
+        queue.lines._parked.clear()
+        return super()._take(queue, *args)
+
+
+class PrefetchesAnyway(MemoryDriver):
+    def _claim(self, ask):
+        return super()._claim(replace(ask, prefetch=0))
+
+
+class HoldsNothing(MemoryDriver):
+    def _apply(self, one):
+        return super()._apply(replace(one, hold=0))
+
+
+class HoldsForZombies(MemoryDriver):
+    def _apply(self, one):
+        self.store.queue(one.ref.queue).lines.queue.held_until = self.store.clock() + one.hold
+        return super()._apply(one)
+
+
+class ShortensHolds(MemoryDriver):
+    def _move(self, queue, *args):
+        queue.lines.queue.held_until = 0
+        super()._move(queue, *args)
+
+
+class TellsNobody(MemoryDriver):
+    async def beat(self, beat):
+        return replace(await super().beat(beat), commands=())
+
+
+class IsDeafToRoom(MemoryDriver):
+    def _move(self, queue, *args):
+        queue.lines.made_room = lambda line: queue.lines.readmit(line) and False
+        super()._move(queue, *args)
+
+
 @dataclass(frozen=True)
 class Bite:
     """A broken driver, and the case that must notice."""
@@ -316,6 +391,27 @@ BITES: Sequence[Bite] = (
     Bite(CrossesReplies, "test_a_storm_of_cancellations_crosses_no_replies"),
     Bite(NoFenceCheck, "test_a_random_history_agrees_with_the_model", {"seed": 0}),
     Bite(NeverRests, "test_w2_it_ends_by_itself"),
+    Bite(IgnoresConcurrency, "test_c9_no_more_are_active_than_allowed"),
+    Bite(IgnoresConcurrency, "test_c9_many_claim_at_once"),
+    Bite(IgnoresLimitsOfGroups, "test_c9_of_each_group"),
+    Bite(IgnoresLimitsOfGroups, "test_c10_of_each_group"),
+    Bite(IgnoresLimitsOfGroups, "test_c11_a_paused_line_lets_the_others_go"),
+    Bite(IgnoresRate, "test_c10_a_rate_lets_its_burst_and_one_go"),
+    Bite(IgnoresRate, "test_c10_no_window_sees_more_than_the_rate_and_its_burst"),
+    Bite(IgnoresSize, "test_p8_a_full_group_takes_no_more"),
+    Bite(HasOneLine, "test_c8_lines_take_turns"),
+    Bite(HasOneLine, "test_g4_what_a_job_stands_behind"),
+    Bite(FavoursALine, "test_c8_turns_go_on_in_the_next_claim"),
+    Bite(LosesParkedLines, "test_c11_a_line_is_paused_while_it_waits"),
+    Bite(
+        PrefetchesAnyway,
+        "test_c12_a_queue_with_limits_gives_none_to_prefetch",
+        {"settings": QueueSettings(concurrency=100), "limited": True},
+    ),
+    Bite(HoldsNothing, "test_a11_a_hold_keeps_the_queue_back"),
+    Bite(HoldsForZombies, "test_a11_a_zombie_holds_nothing"),
+    Bite(ShortensHolds, "test_a11_a_shorter_hold_ends_no_longer_one"),
+    Bite(TellsNobody, "test_b3_a_worker_is_told_once_and_in_order"),
     Bite(RemembersTheDead, "test_b1_a_silent_worker_is_forgotten"),
 )
 
@@ -347,12 +443,14 @@ class ListensLate(MemoryDriver):
         (Deaf, "test_w1_a_push_ends_the_wait"),
         (Deaf, "test_w1_it_wakes_again_and_again"),
         (ListensLate, "test_w3_what_came_between_claim_and_wait_counts"),
+        (IsDeafToRoom, "test_w4_room_ends_the_wait_whatever_ended_before"),
     ],
 )
 async def test_a_deaf_driver_fails(
     broken: type[MemoryDriver], case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await run(MemoryDriver, case)
-    monkeypatch.setattr(waiting, "AGES", 0.01)
+    for cases in (limits, waiting):
+        monkeypatch.setattr(cases, "AGES", 0.01)
     with pytest.raises(AssertionError):
         await run(broken, case)
