@@ -118,44 +118,28 @@ _FIRST = (
     """,
 )
 
-_NEXT_TURN = "(SELECT ifnull(max(turn), 0) + 1 FROM lines WHERE queue = {row}.queue)"
-
-
-def _enters(name: str, event: str, condition: str) -> str:
-    """Return the trigger that gives a line its turn with its first waiting job."""
-    return f"""
-    CREATE TRIGGER {name} AFTER {event} ON jobs
-    WHEN new.state = 'waiting' AND {condition} AND NOT EXISTS (
-        SELECT 1 FROM lines WHERE queue = new.queue AND line IS new.line
-    ) BEGIN
-        INSERT INTO lines (queue, line, turn)
-        VALUES (new.queue, new.line, {_NEXT_TURN.format(row="new")});
-    END
-    """  # noqa: S608 - made of constants
-
-
-def _leaves(name: str, event: str, condition: str) -> str:
-    """Return the trigger that ends a line with its last waiting job."""
-    return f"""
-    CREATE TRIGGER {name} AFTER {event} ON jobs
-    WHEN old.state = 'waiting' AND {condition} AND NOT EXISTS (
-        SELECT 1 FROM jobs WHERE queue = old.queue AND state = 'waiting' AND line IS old.line
-    ) BEGIN
-        DELETE FROM lines WHERE queue = old.queue AND line IS old.line;
-    END
-    """  # noqa: S608 - made of constants
-
-
-def _makes_room(name: str, event: str, condition: str) -> str:
-    """Return the trigger that lets a parked line come back when one of its jobs stops running."""
-    return f"""
-    CREATE TRIGGER {name} AFTER {event} ON jobs
-    WHEN old.state = 'active' AND {condition} AND old.line IS NOT NULL BEGIN
-        UPDATE lines SET turn = {_NEXT_TURN.format(row="old")}, opens_at = NULL
-        WHERE queue = old.queue AND line = old.line AND turn IS NULL;
-    END
-    """  # noqa: S608 - made of constants
-
+# What becomes of a line when a job comes to wait in it, waits there no more, or stops running. The
+# conditions are written twice: triggers whose statements have nothing to do are too slow to run.
+_NO_LINE = "NOT EXISTS (SELECT 1 FROM lines WHERE queue = new.queue AND line IS new.line)"
+_NO_JOB = """NOT EXISTS (
+    SELECT 1 FROM jobs WHERE queue = old.queue AND state = 'waiting' AND line IS old.line
+)"""
+_BEGINS = f"""
+    INSERT INTO lines (queue, line, turn)
+    SELECT new.queue, new.line,
+        (SELECT ifnull(max(turn), 0) + 1 FROM lines WHERE queue = new.queue)
+    WHERE new.state = 'waiting' AND {_NO_LINE};
+"""  # noqa: S608 - made of constants
+_ENDS = f"""
+    DELETE FROM lines
+    WHERE old.state = 'waiting' AND queue = old.queue AND line IS old.line AND {_NO_JOB};
+"""  # noqa: S608 - made of constants
+_HAS_ROOM = """
+    UPDATE lines
+    SET turn = (SELECT ifnull(max(turn), 0) + 1 FROM lines WHERE queue = old.queue),
+        opens_at = NULL
+    WHERE old.state = 'active' AND queue = old.queue AND line = old.line AND turn IS NULL;
+"""
 
 _SECOND = (
     "ALTER TABLE jobs ADD COLUMN line TEXT",  # NULL: the queue's common one
@@ -199,12 +183,21 @@ _SECOND = (
     SELECT queue, line, row_number() OVER (PARTITION BY queue ORDER BY min(sequence))
     FROM jobs WHERE state = 'waiting' GROUP BY queue, line
     """,
-    _enters("line_begun_by_insert", "INSERT", "true"),
-    _enters("line_begun_by_update", "UPDATE OF state", "old.state <> 'waiting'"),
-    _leaves("line_ended_by_update", "UPDATE OF state", "new.state <> 'waiting'"),
-    _leaves("line_ended_by_delete", "DELETE", "true"),
-    _makes_room("line_has_room_by_update", "UPDATE OF state", "new.state <> 'active'"),
-    _makes_room("line_has_room_by_delete", "DELETE", "true"),
+    f"""
+    CREATE TRIGGER jobs_came AFTER INSERT ON jobs WHEN new.state = 'waiting' AND {_NO_LINE}
+    BEGIN {_BEGINS} END
+    """,
+    f"""
+    CREATE TRIGGER jobs_moved AFTER UPDATE OF state ON jobs WHEN old.state <> new.state AND (
+        (old.state = 'active' AND old.line IS NOT NULL)
+        OR (new.state = 'waiting' AND {_NO_LINE})
+        OR (old.state = 'waiting' AND {_NO_JOB})
+    ) BEGIN {_HAS_ROOM} {_BEGINS} {_ENDS} END
+    """,
+    f"""
+    CREATE TRIGGER jobs_left AFTER DELETE ON jobs WHEN old.state IN ('active', 'waiting')
+    BEGIN {_HAS_ROOM} {_ENDS} END
+    """,
     """
     CREATE TABLE gates (                   -- of lines: see taskmux_sqlite.gates
         queue TEXT NOT NULL,

@@ -72,7 +72,7 @@ class _Line(msgspec.Struct):
     gate: Gate
     given: int = 0
     """Jobs given by this claim."""
-    jobs: deque[_Lease] = msgspec.field(default_factory=deque)
+    jobs: list[_Lease] = msgspec.field(default_factory=list)
     """Those read and not given yet."""
     after: tuple[int, int] = _BEFORE_ALL
     """Where in the line to read on."""
@@ -104,11 +104,14 @@ class Turns:
             line = self._next(most - len(taken))
             if line is None:
                 break
-            if not self._may_give(line):
+            room = self._room(line)
+            if room <= 0:
                 self._park(line)
-            elif lease := self._first(line, most - len(taken)):
-                taken.append(lease)
-                self._gave(line)
+                continue
+            jobs = self._give(line, most - len(taken), room)
+            taken += jobs
+            if jobs:
+                self._behind.append(line)
         return taken
 
     def finish(self) -> None:
@@ -150,47 +153,49 @@ class Turns:
         ring = self._ahead or self._behind
         return ring.popleft() if ring else None
 
-    def _may_give(self, line: _Line) -> bool:
+    def _room(self, line: _Line) -> int:
+        """Return how many jobs the line may give now."""
         settings = line.settings
         if settings.paused:
-            return False
+            return 0
+        room = line.gate.room(settings.rate, self._transaction.now)
         if settings.concurrency is not None:
             full = (self._queue, line.name, settings.concurrency)
             (running,) = self._transaction.execute(RUNNING, full).fetchone()
-            if running + line.given >= settings.concurrency:
-                return False
-        return line.gate.room(settings.rate, self._transaction.now) > 0
-
-    def _gave(self, line: _Line) -> None:
-        line.given += 1
-        self._behind.append(line)
-        if line.settings.rate is not None:
-            line.gate = line.gate.spent(line.settings.rate, self._transaction.now, 1)
-            self._metered[line.name] = line
+            room = min(room, settings.concurrency - running - line.given)
+        return room
 
     def _park(self, line: _Line) -> None:
         now = self._transaction.now
         opens_in = line.gate.opens_in(line.settings.rate, now)
         self._parked.append((now + opens_in if opens_in else None, self._queue, line.name))
 
-    def _first(self, line: _Line, wanted: int) -> _Lease | None:
-        """Return the line's first job that can be read, or None if there is none."""
-        share = -(-wanted // (1 + len(self._ahead) + len(self._behind)))
+    def _give(self, line: _Line, wanted: int, room: int) -> list[_Lease]:
+        """Return the line's next job; as many as it may give if there is no other line."""
+        others = len(self._ahead) + len(self._behind)
+        if not line.jobs:
+            self._read(line, -(-wanted // (1 + others)))
+        turns = 1 if others or not self._read_all else min(wanted, room)
+        jobs, line.jobs = line.jobs[:turns], line.jobs[turns:]
+        line.given += len(jobs)
+        if jobs and line.settings.rate is not None:
+            line.gate = line.gate.spent(line.settings.rate, self._transaction.now, len(jobs))
+            self._metered[line.name] = line
+        return jobs
+
+    def _read(self, line: _Line, count: int) -> None:
+        """Read on in the line until there is a job that can be read, or none at all."""
         while not line.jobs and not line.ended:
-            ask = (self._queue, line.name, *line.after, share)
+            ask = (self._queue, line.name, *line.after, count)
             rows = self._transaction.execute(WAITING, ask).fetchall()
-            jobs, corrupt = readable(rows)
+            line.jobs, corrupt = readable(rows)
             self._transaction.set_aside(corrupt)
-            line.jobs.extend(jobs)
-            line.ended = len(rows) < share
+            line.ended = len(rows) < count
             if rows:
                 line.after = rows[-1][PRIORITY], rows[-1][SEQUENCE]
-        if line.jobs:
-            return line.jobs.popleft()
-        if not line.given:  # somebody has been at the table by hand
+        if not line.jobs and not line.given:  # somebody has been at the table by hand
             ended = (self._queue, line.name)
             self._transaction.execute("DELETE FROM lines WHERE queue = ? AND line IS ?", ended)
-        return None
 
 
 def readmit(transaction: Transaction, queue: str) -> None:
