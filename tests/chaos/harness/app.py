@@ -83,6 +83,12 @@ async def ignore_cancellation(ctx: Context) -> int:
                 continue
 
 
+@mux.task(name="claimed_at")
+async def claimed_at(ctx: Context) -> int:
+    """Return when the lease ends: a lease after the instant of the claim, by the store's clock."""
+    return ctx.job.lease_until or 0
+
+
 @mux.task(name="poison")
 async def poison(ctx: Context) -> int:
     with witnessed(ctx):
