@@ -126,15 +126,18 @@ async def _drain_pair(
 ) -> None:
     """Measure both one after the other, so that the machine's moods hit both."""
     tick("drain")
-    bare = ours = None
+    floors: Figures = {}
     if floor is not None:
-        bare = await floor.drain(it.url, jobs)
-        figures.setdefault("floor: claim + ack, jobs/s", []).append(bare)
+        floors["floor"] = await floor.drain(it.url, jobs)
+        if hasattr(floor, "drain_with_tasks"):
+            floors["floor with a task per job"] = await floor.drain_with_tasks(it.url, jobs)
+    for name, bare in floors.items():
+        figures.setdefault(f"{name}: claim + run + ack, jobs/s", []).append(bare)
     if "taskmux" in subjects:
         ours = await it.drain(jobs)
         figures.setdefault("drain, jobs/s", []).append(ours)
-    if bare is not None and ours is not None:
-        figures.setdefault("drain / floor", []).append(ours / bare)
+        for name, bare in floors.items():
+            figures.setdefault(f"drain / {name}", []).append(ours / bare)
 
 
 @click.command()
@@ -159,7 +162,7 @@ def main(
     subjects = subjects or ("floor", "taskmux")
     sizes = {name: max(100, int(size * scale)) for name, size in SIZES.items()}
     names = only.split(",") if only else [*_measures(sizes), "memory"]
-    factory, loop = None, "asyncio"
+    factory, loop = None, "the stock loop"
     if uvloop:
         with contextlib.suppress(ModuleNotFoundError):
             factory, loop = importlib.import_module("uvloop").new_event_loop, "uvloop"
