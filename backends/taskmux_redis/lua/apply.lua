@@ -2,11 +2,13 @@
 --
 -- KEYS: base, work, live, ready, delayed, blocked, leases, completed, dead, cancelled, moved,
 --   counted, ages, dedup, sequence, marker, ops
--- ARGV: origin, number, shapes, count, items...
---   first the shapes, what transitions of this batch share: states, to, run_at, delay, place,
+-- ARGV: origin, number, shapes, settings, count, plan, items...
+--   plan: 19 digits a transition: its shape (3), the fields that it sets (3), its fence (13);
+--   items: the shapes, what transitions of this batch share: states, to, run_at, delay, place,
 --   age, keep, flags, unset (letters of the fields to drop); of the flags, `r` removes, `f` asks
 --   an active job to cancel, `z0` `z1` `g0` `g1` set whether it is asked to and has started;
---   then the transitions: shape, id, fence, fields to set (as in a live string).
+--   then the fields to set, as live strings have them; then the ids. Without states, the fence
+--   is the guard.
 -- Returns: two letters a transition: A applied, S stale, G gone, C conflict, Q requested,
 --   P repeated; then the state, or `-` for none.
 --! include clock
@@ -31,7 +33,7 @@ local INDEX = {w = ready, d = delayed, b = blocked, a = leases,
 local BY_STAMP = {d = true, b = true}
 local FINISHED, AT = field('e', digits(now)), string.format('%013.0f', now)
 
-local ways, ids = {}, {}
+local ways, sets, ids = {}, {}, {}
 for i = 1, tonumber(shapes) do
   local way = {states = take(), to = take(), run_at = take(), delay = take(), place = take(),
     age = take(), keep = take()}
@@ -41,11 +43,13 @@ for i = 1, tonumber(shapes) do
   way.unset = take()
   way.is_plain_end = FINAL[way.to] and way.keep == '' and flags == '' and way.unset == ''
   way.code = 'A' .. way.to
-  ways[i] = way
+  ways[string.format('%03d', i)] = way
 end
-local ITEM = 4
+for i = 1, tonumber(settings) do
+  sets[string.format('%03d', i)] = take()
+end
 for i = 1, count do
-  ids[i] = ARGV[items + ITEM * i - 2]
+  ids[i] = take()
 end
 local states, found = {}, look_up(live, ids)
 for i = 1, count do
@@ -196,7 +200,7 @@ local function move(way, job, id, target, setting)
 end
 
 local function holds(way, fence, job)
-  if fence ~= '' then
+  if way.states == '' then
     return job.state == 'a' and tonumber(fence) == job.fence
   end
   if way.to == 'a' and job.state ~= 'a' then
@@ -294,15 +298,16 @@ local function settle(way, id, fence, setting)
   return 'A' .. target
 end
 
-local codes = {}
+local PLAN, codes = 19, {}
 for i = 1, count do
-  local way, id = ways[tonumber(take())], take()
+  local id, at = ids[i], PLAN * (i - 1)
   if touched[id] then
     flush()
   end
   touched[id] = true
   turn = turn + 1
-  codes[i] = settle(way, id, take(), take())
+  codes[i] = settle(ways[string.sub(plan, at + 1, at + 3)], id, string.sub(plan, at + 7, at + PLAN),
+    sets[string.sub(plan, at + 4, at + 6)])
 end
 flush()
 local values = {}
