@@ -1,8 +1,8 @@
 """Transitions on the wire: what `apply.lua` takes and what it answers.
 
 Transitions of one batch mostly differ in nothing but the job and its result, so what they share
-(a shape) is sent once, and so are equal fields. What is left for each is its id and a few digits
-of one string, the plan: Redis and the client library take long per argument, not per byte.
+(a shape) is sent once, and so are equal fields. What is left for each, its id and a few digits,
+goes in one string, the plan: Redis and the client library take long per argument, not per byte.
 """
 
 from __future__ import annotations
@@ -88,11 +88,10 @@ def encode_transitions(transitions: Sequence[Transition]) -> list[Any]:
                 shapes.setdefault(shape, len(shapes) + 1),
                 settings.setdefault(setting, len(settings) + 1),
             )
-        fence = one.guard.fence
-        plan.append(b"%b%013d" % (way, fence or 0))
+        job_id = one.ref.id.encode()
+        plan.append(b"%b%013d%04d%b" % (way, one.guard.fence or 0, len(job_id), job_id))
     spelt = [part for shape in shapes for part in shape.spelt()]
-    ids = [one.ref.id for one in transitions]
-    return [len(shapes), len(settings), len(ids), b"".join(plan), *spelt, *settings, *ids]
+    return [len(shapes), len(settings), len(plan), b"".join(plan), *spelt, *settings]
 
 
 def _alike(one: Transition) -> Hashable:

@@ -3,12 +3,12 @@
 -- KEYS: base, work, live, ready, delayed, blocked, leases, completed, dead, cancelled, moved,
 --   counted, ages, dedup, sequence, marker, ops
 -- ARGV: origin, number, shapes, settings, count, plan, items...
---   plan: 19 digits a transition: its shape (3), the fields that it sets (3), its fence (13);
+--   plan: for each transition its shape (3 digits), the fields that it sets (3), its fence (13),
+--   the length of its id (4), and the id;
 --   items: the shapes, what transitions of this batch share: states, to, run_at, delay, place,
 --   age, keep, flags, unset (letters of the fields to drop); of the flags, `r` removes, `f` asks
 --   an active job to cancel, `z0` `z1` `g0` `g1` set whether it is asked to and has started;
---   then the fields to set, as live strings have them; then the ids. Without states, the fence
---   is the guard.
+--   then the fields to set, as live strings have them. Without states, the fence is the guard.
 -- Returns: two letters a transition: A applied, S stale, G gone, C conflict, Q requested,
 --   P repeated; then the state, or `-` for none.
 --! include clock
@@ -33,7 +33,7 @@ local INDEX = {w = ready, d = delayed, b = blocked, a = leases,
 local BY_STAMP = {d = true, b = true}
 local FINISHED, AT = field('e', digits(now)), string.format('%013.0f', now)
 
-local ways, sets, ids = {}, {}, {}
+local ways, sets, ids, starts = {}, {}, {}, {}
 for i = 1, tonumber(shapes) do
   local way = {states = take(), to = take(), run_at = take(), delay = take(), place = take(),
     age = take(), keep = take()}
@@ -48,8 +48,11 @@ end
 for i = 1, tonumber(settings) do
   sets[string.format('%03d', i)] = take()
 end
+local at = 1
 for i = 1, count do
-  ids[i] = take()
+  local first, length = at + 23, string.sub(plan, at + 19, at + 22)
+  starts[i], at = at, first + length
+  ids[i] = string.sub(plan, first, at - 1)
 end
 local states, found = {}, look_up(live, ids)
 for i = 1, count do
@@ -298,16 +301,16 @@ local function settle(way, id, fence, setting)
   return 'A' .. target
 end
 
-local PLAN, codes = 19, {}
+local codes = {}
 for i = 1, count do
-  local id, at = ids[i], PLAN * (i - 1)
+  local id, at = ids[i], starts[i]
   if touched[id] then
     flush()
   end
   touched[id] = true
   turn = turn + 1
-  codes[i] = settle(ways[string.sub(plan, at + 1, at + 3)], id, string.sub(plan, at + 7, at + PLAN),
-    sets[string.sub(plan, at + 4, at + 6)])
+  codes[i] = settle(ways[string.sub(plan, at, at + 2)], id, string.sub(plan, at + 6, at + 18),
+    sets[string.sub(plan, at + 3, at + 5)])
 end
 flush()
 local values = {}
