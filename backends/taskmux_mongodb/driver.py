@@ -37,7 +37,17 @@ from taskmux.driver import (
     hookimpl,
 )
 
-from taskmux_mongodb import claiming, moving, noting, pushing, reading, schema, upkeep, waiting
+from taskmux_mongodb import (
+    claiming,
+    moving,
+    noting,
+    pushing,
+    reading,
+    schema,
+    upkeep,
+    waiting,
+    within,
+)
 from taskmux_mongodb.address import DATABASE, Address, check_database, connect, parse
 from taskmux_mongodb.claiming import Claims
 from taskmux_mongodb.documents import Document
@@ -143,6 +153,21 @@ class MongoDriver(Driver):
     async def push(self, op: Op, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
         """See `Driver.push`."""
         return await self._send(lambda store: pushing.push(store, op, jobs))
+
+    async def push_within(self, session: Any, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
+        """Create jobs in a transaction of the application's own; see `Transactions.push_within`.
+
+        Args:
+            session: of PyMongo's async API or of Motor, in a transaction, from any client of this
+                deployment.
+            jobs: what to create.
+
+        Raises:
+            DeclarationError: the session is of another kind or deployment, or in no transaction.
+            UnsupportedFeature: the deployment is a single server.
+            TransactionInterrupted: the transaction must be run again.
+        """
+        return await within.push_within(self._opened(), session, jobs)
 
     async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
         """See `Driver.claim`."""
