@@ -102,7 +102,6 @@ class Lanes:
         self._ready: deque[Held] = deque()
         self._lanes: deque[asyncio.Future[None]] = deque()
         self._waking = 0  # lanes that were called and have not gone on yet
-        self._burst = min(concurrency, BURST)
         self._begun = 0
         self._mean_run = 1.0  # seconds; nothing is known yet, so the first ones count as slow
         self._alone: Held | None = None
@@ -134,9 +133,7 @@ class Lanes:
 
     async def take(self) -> Held | None:
         """Return the next job to run, or None when the lanes are closed."""
-        while (
-            not self._ready or self._alone is not None or self._begun >= self._burst or self.closed
-        ):
+        while not self._ready or self._alone is not None or self._begun >= BURST or self.closed:
             if self.closed:
                 return None
             await self._called()
@@ -144,7 +141,7 @@ class Lanes:
         self.running += 1
         self._idle.clear()
         self._begun += 1
-        if self._begun == self._burst:
+        if self._begun == BURST:
             asyncio.get_running_loop().call_soon(self._next_turn)
         else:
             self._wake()
@@ -158,9 +155,12 @@ class Lanes:
         self._lanes.append(call)
         try:
             await call
-        finally:
-            if not call.cancelled():
+        except asyncio.CancelledError:
+            if not call.cancelled():  # called and cancelled in one turn: another must come
                 self._waking -= 1
+                self._wake()
+            raise
+        self._waking -= 1
 
     def _next_turn(self) -> None:
         self._begun = 0
