@@ -65,10 +65,16 @@ class Sentinels(Sentinel):
         self.sentinels = [Watcher(host, port, share, to_sentinels) for host, port in hosts]
         self._where = where
         self._primary: tuple[str, int] | None = None
+        self._asking = asyncio.Lock()
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Return the primary's address; warn if it is another than before."""
-        found: tuple[str, int] = await super().discover_master(service_name)
+        """Return the primary's address; warn if it is another than before.
+
+        One asks at a time: the client moves the Sentinel that answered to the front of its list,
+        and two that do so at once would put one Sentinel there twice and forget another.
+        """
+        async with self._asking:
+            found: tuple[str, int] = await super().discover_master(service_name)
         before, self._primary = self._primary, found
         if before not in (None, found):
             logger.warning(
