@@ -35,7 +35,7 @@ Figures = dict[str, float]
 Measure = Callable[[Bench], Awaitable[Figures]]
 
 
-def _measures(sizes: dict[str, int]) -> dict[str, Measure]:
+def _measures(sizes: dict[str, int], floor: ModuleType | None = None) -> dict[str, Measure]:
     async def single(it: Bench) -> Figures:
         return {"enqueue one by one, jobs/s": await it.one_by_one(sizes["single"])}
 
@@ -43,7 +43,11 @@ def _measures(sizes: dict[str, int]) -> dict[str, Measure]:
         return {"enqueue 100 in flight, jobs/s": await it.in_flight(sizes["flight"])}
 
     async def bulk(it: Bench) -> Figures:
-        return {"enqueue in bulk, jobs/s": await it.bulk(sizes["bulk"])}
+        figure, ours = "enqueue in bulk, jobs/s", await it.bulk(sizes["bulk"])
+        if not hasattr(floor, "bulk"):
+            return {figure: ours}
+        bare: float = await floor.bulk(it.url, sizes["bulk"])
+        return {"floor: insert in bulk, jobs/s": bare, figure: ours, "bulk / floor": ours / bare}
 
     async def pickup(it: Bench) -> Figures:
         found = await it.pick_up(sizes["pickup"])
@@ -100,7 +104,7 @@ async def _run(
         for _ in range(repeat):
             await _drain_pair(it, floor, subjects, sizes["drain"], figures, tick)
         if "taskmux" in subjects:
-            for name, measure in _measures(sizes).items():
+            for name, measure in _measures(sizes, floor).items():
                 if name not in names:
                     continue
                 for _ in range(1 if name == "backlog" else repeat):
@@ -126,15 +130,18 @@ async def _drain_pair(
 ) -> None:
     """Measure both one after the other, so that the machine's moods hit both."""
     tick("drain")
-    bare = ours = None
+    floors: Figures = {}
     if floor is not None:
-        bare = await floor.drain(it.url, jobs)
-        figures.setdefault("floor: claim + ack, jobs/s", []).append(bare)
+        floors["floor"] = await floor.drain(it.url, jobs)
+        if hasattr(floor, "drain_with_tasks"):
+            floors["floor with a task per job"] = await floor.drain_with_tasks(it.url, jobs)
+    for name, bare in floors.items():
+        figures.setdefault(f"{name}: claim + run + ack, jobs/s", []).append(bare)
     if "taskmux" in subjects:
         ours = await it.drain(jobs)
         figures.setdefault("drain, jobs/s", []).append(ours)
-    if bare is not None and ours is not None:
-        figures.setdefault("drain / floor", []).append(ours / bare)
+        for name, bare in floors.items():
+            figures.setdefault(f"drain / {name}", []).append(ours / bare)
 
 
 @click.command()
@@ -159,7 +166,7 @@ def main(
     subjects = subjects or ("floor", "taskmux")
     sizes = {name: max(100, int(size * scale)) for name, size in SIZES.items()}
     names = only.split(",") if only else [*_measures(sizes), "memory"]
-    factory, loop = None, "asyncio"
+    factory, loop = None, "the stock loop"
     if uvloop:
         with contextlib.suppress(ModuleNotFoundError):
             factory, loop = importlib.import_module("uvloop").new_event_loop, "uvloop"

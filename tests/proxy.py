@@ -25,7 +25,7 @@ class Proxy:
         self.drop_reply: Callable[[Random], bool] = lambda _: False
         self.delay = 0.0
         self.black_hole = False
-        self.dropped = 0
+        self.replies = self.dropped = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -77,6 +77,7 @@ class Proxy:
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool
     ) -> None:
         while piece := await source.read(65536):
+            self.replies += replies
             if replies and self.drop_reply(self.rng):
                 self.dropped += 1
                 return

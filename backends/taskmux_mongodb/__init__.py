@@ -5,8 +5,9 @@ from __future__ import annotations
 from taskmux.driver import Driver, hookimpl
 
 from taskmux_mongodb.driver import MongoDriver, taskmux_driver
+from taskmux_mongodb.within import TransactionInterrupted
 
-__all__ = ["MongoDriver", "taskmux_client_driver", "taskmux_driver"]
+__all__ = ["MongoDriver", "TransactionInterrupted", "taskmux_client_driver", "taskmux_driver"]
 
 _CLIENTS = ("AsyncMongoClient", "AsyncIOMotorClient")
 

@@ -27,8 +27,15 @@ _RETRY_AFTER: Final = 0.5
 _REST: Final = 0.002
 """Seconds between two events of one instance; what rings meanwhile shares the second."""
 
+_WATCH: Final = (0.002, 0.25)
+"""Seconds between two looks whether a transaction is over: the first, and the longest."""
+
+_WATCH_SLOWER: Final = 1.25
+
 _LAST_RING: Final = 1.0
 """Seconds that closing gives to an event under way."""
+
+_CANCEL_AGAIN: Final = 0.1
 
 
 class Bell:
@@ -43,12 +50,32 @@ class Bell:
         self._to_ring: set[str] = set()
         self._ringer: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
+        self._after: dict[int, set[str]] = {}
+        self._watchers: set[asyncio.Task[None]] = set()
 
     def ring(self, queues: Iterable[str]) -> None:
         """Tell every listener, soon and in the background; what comes meanwhile goes together."""
         self._to_ring.update(queues)
         if self._to_ring and self._ringer is None:
             self._ringer = asyncio.create_task(self._ring())
+
+    def ring_after(self, session: Any, queues: Iterable[str]) -> None:
+        """Ring when the session's transaction is over, which cannot write the bell itself."""
+        known = self._after.get(id(session))  # Motor's sessions have no hash
+        if known is not None:
+            known.update(queues)
+            return
+        self._after[id(session)] = set(queues)
+        watcher = asyncio.create_task(self._ring_after(session))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
+    async def _ring_after(self, session: Any) -> None:
+        pause = _WATCH[0]
+        while session.in_transaction:
+            await asyncio.sleep(pause)
+            pause = min(pause * _WATCH_SLOWER, _WATCH[1])
+        self.ring(self._after.pop(id(session)))
 
     async def _ring(self) -> None:
         try:
@@ -126,8 +153,10 @@ class Bell:
         """Let the last event go out, and stop listening."""
         if self._ringer is not None:
             await asyncio.wait([self._ringer], timeout=_LAST_RING)
-        tasks = [task for task in (self._ringer, self._listener) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = {one for one in (self._ringer, self._listener, *self._watchers) if one is not None}
+        while tasks:  # the client swallows a cancellation that comes just after an event
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN)
         self._listener = None
+        self._after.clear()

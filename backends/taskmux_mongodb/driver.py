@@ -37,11 +37,22 @@ from taskmux.driver import (
     hookimpl,
 )
 
-from taskmux_mongodb import claiming, moving, noting, pushing, reading, schema, upkeep, waiting
+from taskmux_mongodb import (
+    claiming,
+    moving,
+    noting,
+    pushing,
+    reading,
+    schema,
+    upkeep,
+    waiting,
+    within,
+)
 from taskmux_mongodb.address import DATABASE, Address, check_database, connect, parse
 from taskmux_mongodb.claiming import Claims
 from taskmux_mongodb.documents import Document
 from taskmux_mongodb.failures import FAULTS, translate
+from taskmux_mongodb.home import Home
 from taskmux_mongodb.store import Store
 
 __all__ = ["MongoDriver", "taskmux_driver"]
@@ -70,6 +81,7 @@ class MongoDriver(Driver):
     def __init__(self, url: str = "mongodb://localhost") -> None:
         self._address: Address | None = parse(url)
         self._given: AsyncMongoClient[Document] | None = None
+        self._home: Home | None = None
         self._database = self._address.database
         self._store: Store | None = None
         self._claims: Final = Claims()
@@ -91,7 +103,7 @@ class MongoDriver(Driver):
             InvalidURL: the database's name cannot be one.
         """
         driver = cls()
-        driver._address, driver._given = None, client
+        driver._address, driver._given, driver._home = None, client, Home()
         driver._database = check_database(database)
         return driver
 
@@ -126,16 +138,21 @@ class MongoDriver(Driver):
         """See `Driver.close`."""
         store, self._store = self._store, None
         if store is not None:
-            if self._sent:
-                await asyncio.wait(self._sent, timeout=_LAST_SENT)
-            await store.bell.close()
-            if self._given is None:
-                await store.client.close()
+            await self._at_home(lambda: self._close(store))
+
+    async def _close(self, store: Store) -> None:
+        if self._sent:
+            await asyncio.wait(self._sent, timeout=_LAST_SENT)
+        await store.bell.close()
+        if self._given is None:
+            await store.client.close()
 
     def fork(self) -> Self:
         """Return another unopened instance: on the same URL, or on the same client handed in."""
         if self._address is None:
-            return self.from_client(self._given, database=self._database)
+            fork = self.from_client(self._given, database=self._database)
+            fork._home = self._home  # noqa: SLF001 - of the same class
+            return fork
         return type(self)(self._address.url)
 
     # -- the hot path ---------------------------------------------------------------------------
@@ -144,9 +161,24 @@ class MongoDriver(Driver):
         """See `Driver.push`."""
         return await self._send(lambda store: pushing.push(store, op, jobs))
 
+    async def push_within(self, session: Any, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
+        """Create jobs in a transaction of the application's own; see `Transactions.push_within`.
+
+        Args:
+            session: of PyMongo's async API or of Motor, in a transaction, from any client of this
+                deployment.
+            jobs: what to create.
+
+        Raises:
+            DeclarationError: the session is of another kind or deployment, or in no transaction.
+            UnsupportedFeature: the deployment is a single server.
+            TransactionInterrupted: the transaction must be run again.
+        """
+        return await within.push_within(self._opened(), session, jobs)
+
     async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
         """See `Driver.claim`."""
-        await self._opened().bell.listen()
+        await self._at_home(self._opened().bell.listen)
         self._opened().bell.mark([ask.queue])
         return await self._send(lambda store: claiming.claim(store, self._claims, op, ask))
 
@@ -203,12 +235,12 @@ class MongoDriver(Driver):
 
     async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109 - the interface's
         """See `Driver.wait`."""
-        return await waiting.wait(
-            self._opened().bell,
-            queues,
-            timeout,
-            lambda: self._send(lambda store: waiting.look(store, queues)),
-        )
+        bell = self._opened().bell
+
+        async def look() -> bool:
+            return await self._send(lambda store: waiting.look(store, queues))
+
+        return await self._at_home(lambda: waiting.wait(bell, queues, timeout, look))
 
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""
@@ -225,6 +257,12 @@ class MongoDriver(Driver):
 
         A command cut off on the wire costs its connection, and may leak the socket.
         """
+        return await self._at_home(lambda: self._shielded(do))
+
+    async def _at_home(self, work: Callable[[], Awaitable[Reply]]) -> Reply:
+        return await (work() if self._home is None else self._home.run(work))
+
+    async def _shielded(self, do: Callable[[Store], Awaitable[Reply]]) -> Reply:
         task = asyncio.ensure_future(self._try(self._opened(), do))
         self._sent.add(task)
         task.add_done_callback(self._sent.discard)

@@ -10,13 +10,13 @@ import msgspec
 from msgspec.structs import replace
 from pymongo import ReplaceOne
 from pymongo.errors import BulkWriteError
-from taskmux.driver import PENDING, NewJob, Op, Pushed, PushStatus, State, StoreBusy
+from taskmux.driver import PENDING, JobRecord, NewJob, Op, Pushed, PushStatus, State, StoreBusy
 
 from taskmux_mongodb.documents import REMOVED, Document, key_of, new_document
 from taskmux_mongodb.failures import store_error
 from taskmux_mongodb.store import DUPLICATE_KEY, Store
 
-__all__ = ["push"]
+__all__ = ["moved_queues", "owner_of", "placed", "push"]
 
 _ROUNDS: Final = 100
 """How often a batch is looked at again: each round settles an item, or somebody else made way."""
@@ -45,7 +45,7 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
         _Item(place, new, f"{op}:{place}", key_of(new.job.ref)) for place, new in enumerate(jobs)
     ]
     queues = {new.job.queue for new in jobs}
-    moved = _moved(await store.rules.restrictions(queues))
+    moved = moved_queues(await store.rules.restrictions(queues))
     for item in items:
         if item.new.job.queue in moved:
             answers[item.place] = Pushed(PushStatus.MOVED, moved[item.new.job.queue])
@@ -63,11 +63,12 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
         store.bell.ring(queues - moved.keys())
     late = store.rules.doubtful(queues - moved.keys())
     if late:
-        await _take_back(store, staying, _moved(await store.rules.read(late)), answers)
+        await _take_back(store, staying, moved_queues(await store.rules.read(late)), answers)
     return [answers[place] for place in range(len(jobs))]
 
 
-def _moved(restrictions: dict[str, Document]) -> dict[str, str]:
+def moved_queues(restrictions: dict[str, Document]) -> dict[str, str]:
+    """Return where the queues are that have moved, of those that are restricted."""
     return {
         name: one["moved_to"]
         for name, one in restrictions.items()
@@ -100,8 +101,9 @@ def _first_of_each(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
     return first, later
 
 
-def _document(store: Store, item: _Item, fence: int = 0) -> Document:
-    new, now = item.new, max(store.clock.earliest(), fence + 1)
+def placed(store: Store, new: NewJob, born: str, fence: int = 0) -> Document:
+    """Return the document of a job created now; its fence is above the one given."""
+    now = max(store.clock.earliest(), fence + 1)
     job = replace(new.job, created_at=now, fence=now)
     if job.state is State.DELAYED and job.run_at is None:
         job = replace(job, run_at=store.clock.latest() + new.delay)
@@ -114,13 +116,15 @@ def _document(store: Store, item: _Item, fence: int = 0) -> Document:
             rank = job.run_at or 0
         case _:
             rank = job.created_at
-    return new_document(job, seq, rank, item.born)
+    return new_document(job, seq, rank, born)
 
 
 async def _insert(store: Store, items: list[_Item]) -> set[int]:
     """Insert; return the places of the items whose id or key is taken."""
     try:
-        await store.jobs.insert_many([_document(store, item) for item in items], ordered=False)
+        await store.jobs.insert_many(
+            [placed(store, item.new, item.born) for item in items], ordered=False
+        )
     except BulkWriteError as error:
         details: Any = error.details
         if details.get("writeConcernErrors"):
@@ -151,21 +155,25 @@ async def _explain(store: Store, items: list[_Item], answers: dict[int, Pushed])
 
 
 async def _find_owner(store: Store, item: _Item, answers: dict[int, Pushed]) -> None:
-    job = item.new.job
-    if job.dedup is None:
-        return
-    owned = {"queue": job.queue, "dedup": job.dedup.key, "finished_at": None}
-    owner = await store.jobs.find_one(owned, {"_id": 1})
+    owner = await owner_of(store.jobs, item.new.job)
     if owner is not None:
-        owner_id = owner["_id"][len(job.queue) + 1 :]
-        answers[item.place] = Pushed(PushStatus.DEDUPLICATED, owner_id)
+        answers[item.place] = Pushed(PushStatus.DEDUPLICATED, owner)
+
+
+async def owner_of(collection: Any, job: JobRecord, session: Any = None) -> str | None:
+    """Return the id of the job that owns this one's deduplication key."""
+    if job.dedup is None:
+        return None
+    owned = {"queue": job.queue, "dedup": job.dedup.key, "finished_at": None}
+    owner = await collection.find_one(owned, {"_id": 1}, session=session)
+    return None if owner is None else owner["_id"][len(job.queue) + 1 :]
 
 
 async def _replace(
     store: Store, item: _Item, tombstone: Document, answers: dict[int, Pushed]
 ) -> None:
     """Put a new job where a removed one was; what that remembered stays remembered."""
-    document = _document(store, item, fence=tombstone["fence"])
+    document = placed(store, item.new, item.born, fence=tombstone["fence"])
     document["ops"] = tombstone["ops"]
     there = {"_id": item.key, "rev": tombstone["rev"]}
     written = await store.write([ReplaceOne(there, document)])

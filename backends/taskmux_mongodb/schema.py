@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
+from uuid import uuid4
 
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import CollectionInvalid, DuplicateKeyError, OperationFailure
@@ -11,7 +12,7 @@ from taskmux.driver import StoreIncompatible
 
 from taskmux_mongodb.store import Store
 
-__all__ = ["COUNTED", "EXPIRY", "LINE", "SCHEMA", "prepare"]
+__all__ = ["COUNTED", "EXPIRY", "LINE", "SCHEMA", "identity", "prepare"]
 
 SCHEMA: Final = 1
 """The version of the documents that this driver reads and writes."""
@@ -65,6 +66,8 @@ async def prepare(store: Store, where: str) -> None:
         raise StoreIncompatible(
             f"The MongoDB server at {where} is older than 4.4. Upgrade it, or use another one."
         )
+    # A router (mongos) says so; both speak for servers that have transactions.
+    store.transactional = "setName" in hello or hello.get("msg") == "isdbgrid"
     await _check_schema(store, where)
     await _make_bell(store, where)
     await _make_indexes(store, where)
@@ -72,7 +75,7 @@ async def prepare(store: Store, where: str) -> None:
 
 async def _check_schema(store: Store, where: str) -> None:
     with suppress(DuplicateKeyError):  # its majority write shows that there is a majority
-        await store.meta.insert_one({"_id": "schema", "version": SCHEMA})
+        await store.meta.insert_one({"_id": "schema", "version": SCHEMA, "store": uuid4().hex})
     found = await store.meta.find_one({"_id": "schema"})
     version = None if found is None else found.get("version")
     if version != SCHEMA:
@@ -80,6 +83,12 @@ async def _check_schema(store: Store, where: str) -> None:
             f"The database at {where} has taskmux documents of version {version!r}, and this "
             f"driver knows {SCHEMA}. Use the taskmux that wrote them, or another database."
         )
+
+
+async def identity(database: Any, session: Any = None) -> str | None:
+    """Return what tells this database from all others, on whatever deployment; None: not opened."""
+    found = await database.get_collection("meta").find_one({"_id": "schema"}, session=session)
+    return None if found is None else found.get("store")
 
 
 async def _make_bell(store: Store, where: str) -> None:

@@ -17,6 +17,7 @@ from pymongo import (
     UpdateOne,
     WriteConcern,
 )
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
@@ -55,13 +56,9 @@ class Store:
 
     def __init__(self, client: AsyncMongoClient[Document], database: str) -> None:
         self.client = client
-        self.database = client.get_database(
-            database,
-            codec_options=CodecOptions(),
-            read_preference=ReadPreference.PRIMARY,
-            write_concern=WriteConcern("majority", wtimeout=_WTIMEOUT, j=True),
-            read_concern=ReadConcern("local"),
-        )
+        self.name = database
+        self.database = self.database_of(client)
+        self.transactional = False
         self.jobs = self.database.get_collection("jobs")
         self.hasty_jobs = self.jobs.with_options(write_concern=WriteConcern(1))
         self.queues = self.database.get_collection("queues")
@@ -73,6 +70,16 @@ class Store:
         self.turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.rules = Rules(self.queues)
         self.bell = Bell(self.database.get_collection("bell", write_concern=WriteConcern(0)))
+
+    def database_of(self, client: AsyncMongoClient[Document]) -> AsyncDatabase[Document]:
+        """Return the database as a client reaches it: this store's own, or an application's."""
+        return client.get_database(
+            self.name,
+            codec_options=CodecOptions(),
+            read_preference=ReadPreference.PRIMARY,
+            write_concern=WriteConcern("majority", wtimeout=_WTIMEOUT, j=True),
+            read_concern=ReadConcern("local"),
+        )
 
     async def _server_ms(self) -> int:
         hello = await self.database.command("hello")

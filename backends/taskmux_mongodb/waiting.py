@@ -42,8 +42,20 @@ async def wait(
         if await bell.hear(queues, min(left, pause)):
             continue
         looks = min(looks + 1, _MOST)
-        if left > pause and await look():
+        if left > pause and await _first(look(), bell.hear(queues, left - pause)):
+            bell.mark(queues)
             return True
+
+
+async def _first(look: Awaitable[bool], hear: Awaitable[bool]) -> bool:
+    """Return what comes first: the bell may ring while the server is asked."""
+    tasks = asyncio.ensure_future(look), asyncio.ensure_future(hear)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return any(task.result() for task in tasks if task.done())
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def look(store: Store, queues: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from urllib.parse import SplitResult, unquote
 
 import msgspec
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from taskmux.driver import InvalidURL, check_options, hide_credentials, split_url
 
 from taskmux_redis.keys import check_prefix
+from taskmux_redis.sentinels import Sentinels
 
 __all__ = ["SCHEMES", "Address", "Client", "connect", "disconnect", "parse"]
 
@@ -125,18 +126,14 @@ def connect(address: Address) -> Client:
     common["db"] = address.database
     if address.scheme == "redis+sentinel":
         secure = {"ssl": True} if address.tls is not None else {}
-        sentinels = Sentinel(  # type: ignore[no-untyped-call]
-            list(address.hosts),
-            sentinel_kwargs={
-                **address.sentinel,
-                **secure,
-                "protocol": 2,
-                "socket_timeout": address.timeout,
-                "socket_connect_timeout": address.timeout,
-                "retry": Retry(NoBackoff(), 0),
-            },
+        to_sentinels = {
+            **address.sentinel,
             **secure,
-            **common,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        sentinels = Sentinels(
+            address.hosts, address.timeout, address.where, to_sentinels, {**secure, **common}
         )
         return sentinels.master_for(address.path)
     return Redis.from_pool(_pool(address, common))

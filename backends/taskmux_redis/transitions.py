@@ -1,12 +1,13 @@
 """Transitions on the wire: what `apply.lua` takes and what it answers.
 
-Transitions of one batch mostly differ in nothing but the job and its values, so what they share
-(a shape) is sent once. A batch of a hundred completions is one shape and five values each.
+Transitions of one batch mostly differ in nothing but the job and its result, so what they share
+(a shape) is sent once, and so are equal fields. What is left for each, its id and a few digits,
+goes in one string, the plan: Redis and the client library take long per argument, not per byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET
@@ -75,26 +76,56 @@ def answers(codes: bytes) -> list[Applied]:
 def encode_transitions(transitions: Sequence[Transition]) -> list[Any]:
     """Return the arguments that `apply.lua` takes after its origin and number."""
     shapes: dict[_Shape, int] = {}
-    items: list[Any] = []
+    settings: dict[bytes, int] = {}
+    known: dict[Hashable, bytes] = {}
+    plan: list[bytes] = []
     for one in transitions:
-        setting, unset, flags = _changes(one)
-        shape = _Shape(
-            one.guard.states,
-            one.to,
-            one.run_at,
-            one.delay,
-            one.place,
-            one.retention,
-            one.remove,
-            one.flag,
-            flags,
-            unset,
-        )
-        number = shapes.setdefault(shape, len(shapes) + 1)
-        fence = one.guard.fence
-        items += (number, one.ref.id, "" if fence is None else fence, setting)
+        alike = _alike(one)
+        way = known.get(alike)
+        if way is None:
+            setting, shape = _described(one)
+            way = known[alike] = b"%03d%03d" % (
+                shapes.setdefault(shape, len(shapes) + 1),
+                settings.setdefault(setting, len(settings) + 1),
+            )
+        job_id = one.ref.id.encode()
+        plan.append(b"%b%013d%04d%b" % (way, one.guard.fence or 0, len(job_id), job_id))
     spelt = [part for shape in shapes for part in shape.spelt()]
-    return [len(shapes), len(transitions), *spelt, *items]
+    return [len(shapes), len(settings), len(plan), b"".join(plan), *spelt, *settings]
+
+
+def _alike(one: Transition) -> Hashable:
+    """Return a key that is equal for transitions that differ in nothing but job and fence."""
+    return (
+        one.changes,
+        one.to,
+        one.guard.states,
+        one.run_at,
+        one.delay,
+        one.place,
+        one.retention,
+        one.remove,
+        one.flag,
+        one.notice,
+    )
+
+
+def _described(one: Transition) -> tuple[bytes, _Shape]:
+    """Return the fields that a transition sets, and its shape."""
+    setting, unset, flags = _changes(one)
+    shape = _Shape(
+        one.guard.states,
+        one.to,
+        one.run_at,
+        one.delay,
+        one.place,
+        one.retention,
+        one.remove,
+        one.flag,
+        flags,
+        unset,
+    )
+    return setting, shape
 
 
 def _changes(one: Transition) -> tuple[bytes, bytes, str]:

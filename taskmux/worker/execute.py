@@ -198,7 +198,7 @@ class Runner:
             held.context = self._context(held)
             args.insert(0, held.context)
         held.threaded = not task.is_async
-        held.lane = asyncio.current_task()
+        held.lane = lane = asyncio.current_task()
         held.began = monotonic()
         try:
             value = await self._invoke(held, task, args, named)
@@ -211,7 +211,8 @@ class Runner:
         finally:
             held.lane = None
             held.ended = monotonic()
-            await _forgive_cancellation(unless=self._lanes.ending)
+            if lane is not None and lane.cancelling() and not self._lanes.ending:
+                await _forgive_cancellation()
         return self._completed(job, value)
 
     def _ended_by(self, error: BaseException, held: Held) -> Outcome | None:
@@ -366,10 +367,10 @@ def _caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return None, error
 
 
-async def _forgive_cancellation(*, unless: bool = False) -> None:
+async def _forgive_cancellation() -> None:
     """Clear every cancellation of this lane: it stopped a handler, or came from one."""
     task = asyncio.current_task()
-    if unless or task is None or not task.cancelling():
+    if task is None or not task.cancelling():
         return
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(0)  # one that was asked for and not delivered yet comes here

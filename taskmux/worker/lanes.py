@@ -20,6 +20,9 @@ __all__ = ["Held", "Lanes"]
 
 QUICK = 0.05
 """Seconds: handlers that run for less on average are worth fetching ahead for."""
+BURST = 100
+"""At most so many jobs begin in one turn of the event loop. Between turns the outcomes of those
+that never waited go to the store and the next jobs are asked for, while the others run."""
 
 
 class Held:
@@ -101,6 +104,8 @@ class Lanes:
         """Set when there may be room to fetch."""
         self._ready: deque[Held] = deque()
         self._lanes: deque[asyncio.Future[None]] = deque()
+        self._waking = 0  # lanes that were called and have not gone on yet
+        self._begun = 0
         self._mean_run = 1.0  # seconds; nothing is known yet, so the first ones count as slow
         self._alone: Held | None = None
         self._others_done = asyncio.Event()
@@ -136,16 +141,19 @@ class Lanes:
 
     async def take(self) -> Held | None:
         """Return the next job to run, or None when the lanes are closed."""
-        while not self._ready or self._alone is not None or self._surplus:
+        while not self._ready or self._alone is not None or self._begun >= BURST or self._surplus:
             if self._surplus:
                 self.open -= 1
                 return None
-            turn = asyncio.get_running_loop().create_future()
-            self._lanes.append(turn)
-            await turn
+            await self._called()
         held = self._ready.popleft()
         self.running += 1
         self._idle.clear()
+        self._begun += 1
+        if self._begun == BURST:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        else:
+            self._wake()
         if self.room > 0:
             self.want.set()
         return held
@@ -165,6 +173,23 @@ class Lanes:
         self._wake()
         self.want.set()
         return more
+
+    async def _called(self) -> None:
+        """Wait until this lane is called."""
+        call = asyncio.get_running_loop().create_future()
+        self._lanes.append(call)
+        try:
+            await call
+        except asyncio.CancelledError:
+            if not call.cancelled():  # called and cancelled in one turn: another must come
+                self._waking -= 1
+                self._wake()
+            raise
+        self._waking -= 1
+
+    def _next_turn(self) -> None:
+        self._begun = 0
+        self._wake()
 
     def seclude(self, held: Held) -> list[Held]:
         """Let nobody start beside this job; return those that wait here, to be given back."""
@@ -217,11 +242,19 @@ class Lanes:
         await self._idle.wait()
 
     def _wake(self) -> None:
-        count = len(self._lanes) if self._surplus else len(self._ready)
+        """Call lanes for what is ready, unless some are called already: as many as run now.
+
+        Handlers that never wait are all run by the lane that was called first. Once they do
+        wait, each turn of the event loop doubles the lanes at work.
+        """
+        count = min(len(self._ready), max(1, self.running)) if self._waking == 0 else 0
+        if self._surplus:
+            count = len(self._lanes)
         while count > 0 and self._lanes:
-            turn = self._lanes.popleft()
-            if not turn.done():  # else its lane was cancelled while it waited
-                turn.set_result(None)
+            call = self._lanes.popleft()
+            if not call.done():  # else its lane was cancelled while it waited
+                call.set_result(None)
+                self._waking += 1
                 count -= 1
 
 

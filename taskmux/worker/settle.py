@@ -51,10 +51,11 @@ class Settler:
             self._send, self._deliver, tries=None
         )
         self._batch: tuple[Op, list[Entry]] | None = None
+        self._begun: list[Held] = []
 
     def __len__(self) -> int:
         """Return how many transitions the store has not answered yet."""
-        return len(self._group)
+        return len(self._group) + len(self._begun)
 
     def settle(self, held: Held, outcome: Transition) -> None:
         """Store an outcome with the next batch."""
@@ -62,9 +63,20 @@ class Settler:
         self._group.put(Entry(held, outcome))
 
     def mark_started(self, held: Held) -> None:
-        """Say with the next batch that a prefetched job runs now, unless it is done by then."""
+        """Say with the next batch that a prefetched job runs now, unless it is done by then.
+
+        A handler that never waits is done before this turn of the event loop ends.
+        """
         held.started = True
-        self._group.put(Entry(held, transition.start(held.job)))
+        if not self._begun:
+            asyncio.get_running_loop().call_soon(self._put_marks)
+        self._begun.append(held)
+
+    def _put_marks(self) -> None:
+        begun, self._begun = self._begun, []
+        for held in begun:
+            if held.outcome is None:
+                self._group.put(Entry(held, transition.start(held.job)))
 
     async def confirm_started(self, held: Held) -> bool:
         """Say so and wait for the answer: False if the lease is lost.
@@ -79,10 +91,12 @@ class Settler:
 
     async def quiet(self) -> None:
         """Wait until everything given so far is stored, however long the store is away."""
+        self._put_marks()
         await self._group.flush()
 
     async def flush(self, timeout: float) -> bool:  # noqa: ASYNC109 - what is left is reported
         """Wait until everything is stored; False if `timeout` seconds were not enough."""
+        self._put_marks()
         try:
             await asyncio.wait_for(self._group.flush(), timeout)
         except TimeoutError:

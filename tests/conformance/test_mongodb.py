@@ -82,7 +82,7 @@ class TestStandalone(MongoSuite):
 
 
 class TestMotor(MongoSuite):
-    """A client handed in belongs to its loop, and so do all instances made of it."""
+    """A client handed in works in its own loop, whichever loop asks."""
 
     @pytest_asyncio.fixture
     async def unopened_driver(self, replica_set_url):
@@ -90,6 +90,3 @@ class TestMotor(MongoSuite):
         client = AsyncIOMotorClient(replica_set_url)
         yield MongoDriver.from_client(client)
         client.close()
-
-    test_o5_an_instance_may_live_in_another_loop = None
-    test_w1_a_push_from_another_loop_ends_the_wait = None

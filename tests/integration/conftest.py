@@ -1,6 +1,7 @@
 """What the user-level tests share: a store's URL, apps on it, and a witness of what happens.
 
-Every test that takes `url` (or `app`, or `mux`) runs once for each backend, unchanged.
+Every test that takes `url` (or `app`, or `mux`) runs once for each backend, unchanged; what users
+do (test_user_*.py) runs on clients that an application hands in, too.
 """
 
 from __future__ import annotations
@@ -8,17 +9,22 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from motor.motor_asyncio import AsyncIOMotorClient
 from taskmux import JobHandle, JobRecord, Taskmux, hookimpl
 from taskmux.driver import Driver
 from taskmux.job import Ref
 from taskmux.plugins import driver_for, plugin_manager
 from taskmux.transition import Transition
 from tests import mongo_servers, servers
+from tests.mongomock_adapter import MockClient
+
+from taskmux_mongodb import MongoDriver
 
 
 def prefixed(url: str) -> str:
@@ -29,13 +35,69 @@ def database_of_its_own(url: str) -> str:
     return urlsplit(url)._replace(path=f"/t{uuid4().hex}").geturl()
 
 
-BACKENDS: dict[str, Callable[[pytest.FixtureRequest], str]] = {
-    "memory": lambda request: f"memory://{uuid4().hex}",
-    "sqlite": lambda request: f"sqlite:///{request.getfixturevalue('tmp_path')}/jobs.db",
-    "redis": lambda request: prefixed(request.getfixturevalue("redis_url")),
-    "mongodb": lambda request: database_of_its_own(request.getfixturevalue("mongodb_url")),
+class Stored:
+    """An empty store: what an app is told about it, and another driver on it."""
+
+    def __init__(self, url: str, client: Callable[[], Driver] | None = None) -> None:
+        self.url = url
+        self._client = client
+
+    def options(self) -> dict[str, Any]:
+        return {"url": self.url} if self._client is None else {"client": self._client()}
+
+    def driver(self) -> Driver:
+        return driver_for(self.url, plugin_manager()) if self._client is None else self._client()
+
+
+Made = Iterator[Stored]
+
+
+@contextmanager
+def memory(_request: pytest.FixtureRequest) -> Made:
+    yield Stored(f"memory://{uuid4().hex}")
+
+
+@contextmanager
+def sqlite(request: pytest.FixtureRequest) -> Made:
+    yield Stored(f"sqlite:///{request.getfixturevalue('tmp_path')}/jobs.db")
+
+
+@contextmanager
+def redis(request: pytest.FixtureRequest) -> Made:
+    yield Stored(prefixed(request.getfixturevalue("redis_url")))
+
+
+@contextmanager
+def mongodb(request: pytest.FixtureRequest) -> Made:
+    yield Stored(database_of_its_own(request.getfixturevalue("mongodb_url")))
+
+
+@contextmanager
+def motor(request: pytest.FixtureRequest) -> Made:
+    client = AsyncIOMotorClient(request.getfixturevalue("mongodb_url"))
+    name = f"t{uuid4().hex}"
+    yield Stored("", lambda: MongoDriver.from_client(client, database=name))
+    client.close()
+
+
+@contextmanager
+def mongomock(_request: pytest.FixtureRequest) -> Made:
+    client = MockClient()
+    yield Stored("", lambda: MongoDriver.from_client(client))
+
+
+Making = Callable[[pytest.FixtureRequest], AbstractContextManager[Stored]]
+
+BACKENDS: dict[str, Making] = {
+    "memory": memory,
+    "sqlite": sqlite,
+    "redis": redis,
+    "mongodb": mongodb,
 }
-"""For each backend, the URL of an empty store."""
+"""For each backend, a store reached by its URL."""
+
+CLIENTS: dict[str, Making] = {"Motor": motor, "Mongomock": mongomock}
+"""For each client that an application may hand in, a store that is reached by it."""
 
 PATIENCE = 20.0
 """Seconds after which a test fails instead of waiting for ever."""
@@ -99,10 +161,25 @@ def mongodb_url() -> Iterator[str]:
             yield server.url
 
 
-@pytest.fixture(params=BACKENDS)
-def url(request: pytest.FixtureRequest) -> str:
-    """Return the URL of an empty store, of each backend in turn."""
-    return BACKENDS[request.param](request)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test each backend in turn."""
+    if "stored" in metafunc.fixturenames:
+        of_users = metafunc.module.__name__.rpartition(".")[2].startswith("test_user_")
+        names = [*BACKENDS, *(CLIENTS if of_users else ())]
+        metafunc.parametrize("stored", names, indirect=True)
+
+
+@pytest.fixture
+def stored(request: pytest.FixtureRequest) -> Made:
+    """Return an empty store."""
+    with (BACKENDS | CLIENTS)[request.param](request) as stored:
+        yield stored
+
+
+@pytest.fixture
+def url(stored: Stored) -> str:
+    """Return the URL of an empty store."""
+    return stored.url
 
 
 @pytest.fixture
@@ -111,12 +188,13 @@ def witness() -> Witness:
 
 
 @pytest.fixture
-async def app(url: str, witness: Witness) -> AsyncIterator[Callable[..., Taskmux]]:
+async def app(stored: Stored, witness: Witness) -> AsyncIterator[Callable[..., Taskmux]]:
     """Return a maker of apps on the store; they are closed at the end."""
     made: list[Taskmux] = []
 
     def make(**options: Any) -> Taskmux:
-        made.append(Taskmux(**{"url": url, "plugins": [witness]} | options))
+        store = {} if "url" in options else stored.options()
+        made.append(Taskmux(**store | {"plugins": [witness]} | options))
         return made[-1]
 
     yield make
@@ -131,9 +209,9 @@ def mux(app: Callable[..., Taskmux]) -> Taskmux:
 
 
 @pytest.fixture
-async def driver(url: str) -> AsyncIterator[Driver]:
+async def driver(stored: Stored) -> AsyncIterator[Driver]:
     """Return an open driver on the same store, to do what only a driver can."""
-    driver = driver_for(url, plugin_manager())
+    driver = stored.driver()
     await driver.open()
     yield driver
     await driver.close()

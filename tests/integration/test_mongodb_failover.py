@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +15,7 @@ from taskmux.driver import (
     NewJob,
     Op,
     State,
+    Transition,
     transition,
 )
 from tests.mongo_servers import ReplicaSet, mongod_program
@@ -29,6 +30,8 @@ pytestmark = [
 
 FOR_EVER = 1_000_000
 LONG = 3_600_000
+FIRST = "-0"
+"""How the id of the first job of each push ends."""
 
 
 @pytest.fixture
@@ -41,12 +44,16 @@ def replica_set() -> Iterator[ReplicaSet]:
 
 
 class Load:
-    """A producer and workers that never give up; what was acknowledged, run and accepted."""
+    """A producer and workers that never give up; what was acknowledged, run and accepted.
+
+    The first job of each push is given back once, so that it is leased anew.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = f"{url}&serverSelectionTimeoutMS=2000"
         self.acknowledged: list[str] = []
         self.ran: Counter[tuple[str, int]] = Counter()
+        self.fences: defaultdict[str, list[int]] = defaultdict(list)
         self.accepted: Counter[str] = Counter()
         self.enough = asyncio.Event()
 
@@ -81,12 +88,20 @@ class Load:
         ask = ClaimAsk("q", op.origin, 10, LONG, start=10)
         claimed = await resend(lambda: driver.claim(op, ask), FOR_EVER)
         self.ran.update((job.id, job.fence) for job in claimed.jobs)
-        done = [transition.complete(job, job.id.encode()) for job in claimed.jobs]
-        answers = await resend(lambda: driver.apply(op, done), FOR_EVER)
-        for job, answer in zip(claimed.jobs, answers, strict=True):
-            if answer.status in {ApplyStatus.APPLIED, ApplyStatus.REPEATED}:
-                self.accepted[job.id] += 1
+        outcomes = [self._outcome(job) for job in claimed.jobs]
+        answers = await resend(lambda: driver.apply(op, outcomes), FOR_EVER)
+        for outcome, answer in zip(outcomes, answers, strict=True):
+            kept = answer.status in {ApplyStatus.APPLIED, ApplyStatus.REPEATED}
+            if kept and outcome.to is State.COMPLETED:
+                self.accepted[outcome.ref.id] += 1
         return bool(claimed.jobs)
+
+    def _outcome(self, job: JobRecord) -> Transition:
+        fences = self.fences[job.id]
+        fences.append(job.fence)
+        if job.id.endswith(FIRST) and len(fences) == 1:
+            return transition.release(job)
+        return transition.complete(job, job.id.encode())
 
     async def progress(self, jobs: int, tasks: list[asyncio.Task[None]]) -> None:
         """Return when so many more jobs were accepted; fail with the tasks."""
@@ -98,13 +113,15 @@ class Load:
                     task.result()
 
 
-@pytest.mark.parametrize("fault", ["step_down", "kill_primary"])
-async def test_acknowledged_work_outlives_failovers(replica_set: ReplicaSet, fault: str) -> None:
+@pytest.mark.parametrize(("fault", "times"), [("step_down", 10), ("kill_primary", 5)])
+async def test_acknowledged_work_outlives_failovers(
+    replica_set: ReplicaSet, fault: str, times: int
+) -> None:
     load = Load(replica_set.url)
     tasks = [asyncio.create_task(load.produce())]
     tasks += [asyncio.create_task(load.work(f"worker-{n}")) for n in range(2)]
-    for _ in range(3):
-        await load.progress(50, tasks)
+    for _ in range(times):
+        await load.progress(30, tasks)
         await asyncio.to_thread(getattr(replica_set, fault))
     await load.progress(50, tasks)
     load.enough.set()
@@ -112,6 +129,10 @@ async def test_acknowledged_work_outlives_failovers(replica_set: ReplicaSet, fau
     assert set(load.accepted) >= set(load.acknowledged), "an acknowledged job is lost"
     assert set(load.accepted.values()) == {1}, "a job was completed twice"
     assert set(load.ran.values()) == {1}, "two runs had one fence"
+    assert all(fences == sorted(fences) for fences in load.fences.values()), "a fence fell"
+    again = [fences for job_id, fences in load.fences.items() if job_id.endswith(FIRST)]
+    assert again
+    assert all(len(fences) > 1 for fences in again), "a job given back was not leased anew"
     reader = MongoDriver(load.url)
     await reader.open()
     counts = await reader.counts("q")

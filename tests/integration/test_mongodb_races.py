@@ -196,3 +196,17 @@ async def test_a_paused_queue_with_jobs_ends_no_wait(driver) -> None:
     while await driver.wait(["q"], 0.05):
         continue
     assert not await driver.wait(["q"], 2.5), "it looked, and saw that the queue is paused"
+
+
+async def test_the_bell_is_heard_while_the_server_is_asked(driver) -> None:
+    asked = asyncio.Event()
+
+    async def look() -> bool:
+        asked.set()
+        return await asyncio.Future()
+
+    bell = driver._store.bell
+    wait = asyncio.create_task(waiting.wait(bell, ["q"], FOREVER, look))
+    await asked.wait()
+    bell.ring(["q"])
+    assert await asyncio.wait_for(wait, 20)

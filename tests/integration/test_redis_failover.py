@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
 
 import pytest
 import redis
 from taskmux.driver import State
-from tests.redis_load import Load
-from tests.servers import redis_cluster, redis_program, redis_sentinels, wait_until
+from tests.redis_load import Load, LossyLoad
+from tests.servers import (
+    RedisServer,
+    redis_cluster,
+    redis_program,
+    redis_sentinels,
+    wait_until,
+)
 
 from taskmux_redis import RedisDriver
 
@@ -60,8 +69,8 @@ async def test_cluster_failovers_lose_nothing(driver, nodes):
     async def disturb():
         await asyncio.to_thread(fail_over, "moving", nodes)
 
-    load = Load(driver, "moving", 1000)
-    await load.run(disturb, times=2)
+    load = Load(driver, "moving", 3000)
+    await load.run(disturb, times=5)
     await load.check()
 
 
@@ -96,6 +105,63 @@ async def test_a_live_slot_migration_loses_nothing(driver, nodes):
     await load.check()
 
 
+def role(server: RedisServer) -> str:
+    with server.client() as client:
+        return str(client.info("replication")["role"])
+
+
+@contextlib.contextmanager
+def stopped(server: RedisServer) -> Iterator[None]:
+    """A server that neither reads nor answers for the length of a block."""
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+def named_by(sentinel: RedisServer) -> int:
+    """The port of the primary that a Sentinel names."""
+    with sentinel.client() as client:
+        return int(client.sentinel_get_master_addr_by_name("mymaster")[1])
+
+
+def replicate(primary: RedisServer) -> None:
+    """Return when a replica has everything that the primary has acknowledged before."""
+    with primary.client() as client:
+        client.incr("checkpoint")  # WAIT asks about the writes of its own connection
+        assert client.wait(1, 10_000) == 1
+
+
+@pytest.fixture(scope="module")
+def sentinels():
+    with redis_sentinels() as (_, found):
+        yield found
+
+
+async def test_a_stopped_sentinel_is_passed_over(sentinels):
+    hosts = ",".join(f"127.0.0.1:{one.port}" for one in sentinels)
+    driver = RedisDriver(f"redis+sentinel://{hosts}/mymaster?timeout=2")
+    with stopped(sentinels[0]):
+        await driver.open()
+        assert (await driver.counts("q"))[State.WAITING] == 0
+        await driver.close()
+
+
+async def test_a_wait_that_is_cancelled_behind_sentinel_ends(sentinels):
+    hosts = ",".join(f"127.0.0.1:{one.port}" for one in sentinels)
+    driver = RedisDriver(f"redis+sentinel://{hosts}/mymaster")
+    await driver.open()
+    for _ in range(3):
+        waiting = asyncio.create_task(driver.wait(["q"], 3))
+        await asyncio.sleep(0)  # it asks the Sentinels for the way, or has begun to wait
+        waiting.cancel()
+        (outcome,) = await asyncio.gather(waiting, return_exceptions=True)
+        assert outcome is True or isinstance(outcome, asyncio.CancelledError)
+    await driver.close()
+
+
 async def test_a_killed_primary_is_replaced_by_sentinel():
     with redis_sentinels() as ((primary, replica), sentinels):
         hosts = ",".join(f"127.0.0.1:{one.port}" for one in sentinels)
@@ -103,8 +169,7 @@ async def test_a_killed_primary_is_replaced_by_sentinel():
         await driver.open()
         before = Load(driver, "before", 200)
         await before.run()
-        with primary.client() as client:
-            assert client.wait(1, 5000) == 1
+        replicate(primary)
         await asyncio.to_thread(primary.kill)
         after = Load(driver, "after", 500)
         await after.run()
@@ -114,3 +179,51 @@ async def test_a_killed_primary_is_replaced_by_sentinel():
             assert client.info("replication")["role"] == "master"
         assert (await driver.counts("before"))[State.COMPLETED] == 200
         await driver.close()
+
+
+async def test_sentinel_failovers_leave_nobody_stuck_and_losses_are_counted(
+    caplog, record_property
+):
+    """The primary is killed five times under load.
+
+    What the replica had before a kill stays. What was acknowledged while the replica was cut off
+    is lost: it is counted and reported, and the driver warns of each failover.
+    """
+    with redis_sentinels() as (servers, sentinels):
+        hosts = ",".join(f"127.0.0.1:{one.port}" for one in sentinels)
+        driver = RedisDriver(f"redis+sentinel://{hosts}/mymaster")
+        await driver.open()
+        load = LossyLoad(driver, "q")
+        replicated: set[str] = set()
+        since = [0]
+
+        def kill_primary() -> None:
+            primary, replica = sorted(servers, key=role)
+            wait_until(lambda: follows(replica.port), "the replica follows")
+            here = load.acknowledged[since[-1] :]
+            replicate(primary)
+            replicated.update(here)
+            with stopped(replica), primary.client() as client:
+                client.client_kill_filter(_type="replica")  # what comes now stays here alone
+                known = len(load.acknowledged)
+                wait_until(lambda: len(load.acknowledged) > known, "another acknowledgement")
+                primary.kill()
+            wait_until(lambda: {named_by(one) for one in sentinels} == {replica.port}, "a failover")
+            primary.start()  # without its data; the Sentinels would make it a replica, later
+            with primary.client() as client:
+                client.replicaof("127.0.0.1", replica.port)
+            wait_until(lambda: follows(primary.port), "the old primary follows")
+            since.append(len(load.acknowledged))
+
+        await load.run(lambda: asyncio.to_thread(kill_primary), times=5)
+        lost = await load.lost()
+        await driver.close()
+    record_property("acknowledged", len(load.acknowledged))
+    record_property("acknowledged and lost", len(lost))
+    report = f"{len(lost)} of {len(load.acknowledged)} acknowledged jobs were lost by 5 failovers"
+    print(report)  # noqa: T201 - pytest shows it with -rP
+    assert lost
+    assert replicated
+    assert not replicated & set(lost)
+    warned = [one for one in caplog.messages if "failed over" in one]
+    assert len(warned) == 5

@@ -63,22 +63,24 @@ async def test_killed_connections_lose_nothing(driver, admin):
         await admin.client_kill_filter(_type="normal", skipme=True)
         await asyncio.sleep(0.02)
 
-    load = Load(driver, "q", 2000)
-    await load.run(kill, times=50)
+    load = Load(driver, "q", 6000)
+    await load.run(kill, times=100)
     await load.check()
 
 
+@pytest.mark.chaos
 async def test_lost_replies_lose_nothing(server):
     async with Proxy(server.port) as proxy:
         driver = RedisDriver(f"redis://127.0.0.1:{proxy.port}")
         await driver.open()
         proxy.drop_reply = lambda rng: rng.random() < 0.05
-        load = Load(driver, "q", 3000)
+        load = Load(driver, "q", 7000, batch=1)
         await load.run()
         proxy.drop_reply = lambda rng: False
         await load.check()
         await driver.close()
-        assert proxy.dropped > 20
+        assert proxy.replies > 20_000
+        assert proxy.dropped > 800
 
 
 async def test_cancelled_commands_cross_no_replies(server):
@@ -96,7 +98,7 @@ async def test_cancelled_commands_cross_no_replies(server):
             assert (job.id, job.payload) == (f"j{at}", b'{"n":%d}' % at)
 
         async def storm(lane: int) -> None:
-            for turn in range(125):
+            for turn in range(1250):
                 task = asyncio.create_task(read((lane * 7 + turn) % 50))
                 await asyncio.sleep(rng.random() * 0.006)
                 task.cancel()
@@ -181,7 +183,7 @@ async def test_a_crashed_server_with_appendfsync_always_loses_nothing():
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
 
-        load = Load(driver, "q", 2000)
-        await load.run(crash, times=3)
+        load = Load(driver, "q", 6000)
+        await load.run(crash, times=10)
         await load.check()
         await driver.close()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from taskmux.job import JobRecord, Policy, State
 from taskmux.lifecycle import last_chance
-from taskmux.worker.lanes import Held, Lanes
+from taskmux.worker.lanes import BURST, Held, Lanes
 
 
 def job(name: str, *, crashes: int = 0, fence: int = 1) -> JobRecord:
@@ -295,3 +295,47 @@ class TestHeld:
         held = Held(job("a"), 0, 0.0)
         held.interrupt("drain")
         assert held.stop is None
+
+
+class TestTurns:
+    async def test_handlers_that_never_wait_leave_the_loop_its_turns(self):
+        lanes = Lanes(2, 4 * BURST)
+        lanes.add([job(str(number)) for number in range(2 * BURST)], 0, 1e9)
+        done = 0
+        seen: list[int] = []
+
+        async def lane() -> None:
+            nonlocal done
+            while (held := await lanes.take()) is not None:
+                lanes.done(held)
+                done += 1
+
+        async def look() -> None:
+            while done < 2 * BURST:
+                seen.append(done)
+                await asyncio.sleep(0)
+
+        runners = [asyncio.ensure_future(lane()) for _ in range(2)]
+        await look()
+        assert BURST in seen
+        lanes.drain()
+        await asyncio.gather(*runners)
+
+    async def test_every_lane_is_called_where_handlers_wait(self):
+        crew = Crew(concurrency=8)
+        await crew.settle()
+        crew.add(*(job(str(number)) for number in range(8)))
+        assert sorted(await crew.started(8)) == [str(number) for number in range(8)]
+        for task in crew.tasks:
+            task.cancel()
+        await asyncio.wait(crew.tasks)
+
+    async def test_a_lane_that_is_cancelled_as_it_is_called_leaves_the_job_to_others(self):
+        crew = Crew(concurrency=2)
+        await crew.settle()
+        crew.add(job("a"))  # the first lane is called
+        crew.tasks[0].cancel()
+        crew.add(job("b"))
+        assert await crew.started(1) == ["a"]
+        crew.tasks[1].cancel()
+        await asyncio.wait(crew.tasks)

@@ -116,6 +116,7 @@ class TestStartMarks:
         settler.settle(first, complete(first))
         await store.targets()  # what comes now waits for the next batch
         settler.mark_started(one)
+        await asyncio.sleep(0)  # the mark is on its way
         settler.settle(one, complete(one))
         store.answers.put_nowait(APPLIED)
         assert await store.targets() == [("a", State.COMPLETED)]
@@ -126,12 +127,23 @@ class TestStartMarks:
             ("a", State.COMPLETED),
         ]
 
+    async def test_one_that_is_done_within_the_same_turn_is_never_sent(self, settler, store):
+        one = held("a")
+        settler.mark_started(one)
+        assert len(settler) == 1
+        settler.settle(one, complete(one))
+        assert await store.targets() == [("a", State.COMPLETED)]
+        store.answers.put_nowait(APPLIED)
+        assert await settler.flush(5)
+        assert len(settler) == 0
+
     async def test_each_reply_finds_its_own_among_skipped_ones(self, settler, store, stored):
         first, one, two = held("first"), held("a"), held("b")
         settler.settle(first, complete(first))
         await store.targets()
         settler.mark_started(one)
         settler.mark_started(two)
+        await asyncio.sleep(0)  # their marks are on their way
         settler.settle(one, complete(one))
         store.answers.put_nowait(APPLIED)
         assert await store.targets() == [("b", State.ACTIVE), ("a", State.COMPLETED)]

@@ -2,11 +2,13 @@
 --
 -- KEYS: base, work, live, ready, delayed, blocked, leases, completed, dead, cancelled, moved,
 --   counted, ages, dedup, sequence, marker, ops
--- ARGV: origin, number, shapes, count, items...
---   first the shapes, what transitions of this batch share: states, to, run_at, delay, place,
+-- ARGV: origin, number, shapes, settings, count, plan, items...
+--   plan: for each transition its shape (3 digits), the fields that it sets (3), its fence (13),
+--   the length of its id (4), and the id;
+--   items: the shapes, what transitions of this batch share: states, to, run_at, delay, place,
 --   age, keep, flags, unset (letters of the fields to drop); of the flags, `r` removes, `f` asks
 --   an active job to cancel, `z0` `z1` `g0` `g1` set whether it is asked to and has started;
---   then the transitions: shape, id, fence, fields to set (as in a live string).
+--   then the fields to set, as live strings have them. Without states, the fence is the guard.
 -- Returns: two letters a transition: A applied, S stale, G gone, C conflict, Q requested,
 --   P repeated; then the state, or `-` for none.
 --! include clock
@@ -31,7 +33,8 @@ local INDEX = {w = ready, d = delayed, b = blocked, a = leases,
 local BY_STAMP = {d = true, b = true}
 local FINISHED, AT = field('e', digits(now)), string.format('%013.0f', now)
 
-local ways, ids = {}, {}
+local sub, format = string.sub, string.format
+local ways, sets, ids, starts = {}, {}, {}, {}
 for i = 1, tonumber(shapes) do
   local way = {states = take(), to = take(), run_at = take(), delay = take(), place = take(),
     age = take(), keep = take()}
@@ -41,11 +44,16 @@ for i = 1, tonumber(shapes) do
   way.unset = take()
   way.is_plain_end = FINAL[way.to] and way.keep == '' and flags == '' and way.unset == ''
   way.code = 'A' .. way.to
-  ways[i] = way
+  ways[format('%03d', i)] = way
 end
-local ITEM = 4
+for i = 1, tonumber(settings) do
+  sets[format('%03d', i)] = take()
+end
+local at = 1
 for i = 1, count do
-  ids[i] = ARGV[items + ITEM * i - 2]
+  local first, length = at + 23, sub(plan, at + 19, at + 22)
+  starts[i], at = at, first + length
+  ids[i] = sub(plan, first, at - 1)
 end
 local states, found = {}, look_up(live, ids)
 for i = 1, count do
@@ -86,7 +94,7 @@ local function enter(key, score, member)
 end
 
 local function stamp_for(id)
-  return string.sub(redis.call('HGET', work, id) or '', 1, STAMP)
+  return sub(redis.call('HGET', work, id) or '', 1, STAMP)
 end
 
 local function leave_state(state, id)
@@ -114,7 +122,7 @@ end
 
 local function enter_final(way, state, id)
   -- 2,048 finishes of one millisecond keep their order: exact until the year 2109
-  enter(FINAL[state], string.format('%.0f', now * 2048 + turn % 2048), id)
+  enter(FINAL[state], format('%.0f', now * 2048 + turn % 2048), id)
   local list = finished[way.age] or {}
   finished[way.age] = list
   list[#list + 1] = AT .. id
@@ -150,8 +158,8 @@ end
 -- Merge the fields to set and to drop. A job that finishes at its first run has none before:
 -- then their text is taken as it is.
 local function change(way, job, target, setting)
-  job.flags = (way.asked or string.sub(job.flags, 1, 1))
-    .. (way.started or string.sub(job.flags, 2, 2)) .. string.sub(job.flags, 3)
+  job.flags = (way.asked or sub(job.flags, 1, 1))
+    .. (way.started or sub(job.flags, 2, 2)) .. sub(job.flags, 3)
   if job.text == '' and way.unset == '' and FINAL[target] then
     job.text = setting
     return
@@ -180,7 +188,7 @@ local function move(way, job, id, target, setting)
       job.last = redis.call('ZSCORE', ready, id) or NOWHERE
     elseif state == 'a' then
       job.worker = NOBODY
-      job.flags = string.sub(job.flags, 1, 1) .. '0' .. string.sub(job.flags, 3)
+      job.flags = sub(job.flags, 1, 1) .. '0' .. sub(job.flags, 3)
     elseif state == 'b' and target ~= 'b' and job.fields.c then
       job.fields.c, job.dirty = nil, true
     elseif FINAL[state] then
@@ -196,7 +204,7 @@ local function move(way, job, id, target, setting)
 end
 
 local function holds(way, fence, job)
-  if fence ~= '' then
+  if way.states == '' then
     return job.state == 'a' and tonumber(fence) == job.fence
   end
   if way.to == 'a' and job.state ~= 'a' then
@@ -210,17 +218,17 @@ local function load(id)
   local state = states[id]
   if not state then
     local job = not gone[id] and redis.call('HGET', work, id)
-    local fence = job and tonumber(string.sub(job, 1, 13))
+    local fence = job and tonumber(sub(job, 1, 13))
     return fence and {state = 'w', flags = '000', fence = fence, last = NOWHERE, worker = NOBODY,
       text = '', fields = {}}
   end
   local text = fields_text(state)
-  local fields, fence = parse(text), tonumber(string.sub(state, 5, 17))
-  if not (fields and fence and INDEX[string.sub(state, 1, 1)]) then
+  local fields, fence = parse(text), tonumber(sub(state, 5, 17))
+  if not (fields and fence and INDEX[sub(state, 1, 1)]) then
     return nil
   end
-  return {state = string.sub(state, 1, 1), flags = string.sub(state, 2, 4), fence = fence, last = string.sub(state, 18, 33),
-    worker = string.sub(state, 34, #state - #text), text = text, fields = fields}
+  return {state = sub(state, 1, 1), flags = sub(state, 2, 4), fence = fence, last = sub(state, 18, 33),
+    worker = sub(state, 34, #state - #text), text = text, fields = fields}
 end
 
 local function remove(job, id)
@@ -228,7 +236,7 @@ local function remove(job, id)
   free_key(job.fields.k, id)
   redis.call('HDEL', work, id)
   redis.call('HDEL', live, id)
-  if string.sub(job.flags, 3) == '1' then
+  if sub(job.flags, 3) == '1' then
     redis.call('DEL', base .. 'n:' .. id)
   end
   states[id], written[id], gone[id] = false, nil, true
@@ -239,7 +247,7 @@ local function target_of(way, job)
   if way.to == '' then
     return job.state
   end
-  local asked = string.sub(job.flags, 1, 1) == '1'
+  local asked = sub(job.flags, 1, 1) == '1'
   if job.state == 'a' and asked and way.to ~= 'a' and not FINAL[way.to] then
     return 'k'
   end
@@ -250,12 +258,12 @@ end
 -- its outcome. Returns nil where `move` must look closer.
 local function finish_first_run(way, id, fence, setting)
   local state = states[id]
-  if not (way.is_plain_end and state) or string.sub(state, 1, 1) ~= 'a'
-    or string.sub(state, 5, 17) ~= fence or fields_text(state) ~= '' then
+  if not (way.is_plain_end and state) or sub(state, 1, 1) ~= 'a' or sub(state, 5, 17) ~= fence
+    or #state ~= 36 + (tonumber(sub(state, 34, 36)) or -1) then
     return nil
   end
-  local value = way.to .. string.sub(state, 2, 2) .. '0' .. string.sub(state, 4, 33) .. NOBODY
-    .. setting .. FINISHED
+  local value = way.to .. sub(state, 2, 2) .. '0' .. sub(state, 4, 33) .. NOBODY .. setting
+    .. FINISHED
   states[id], written[id] = value, value
   leave(leases, id)
   enter_final(way, way.to, id)
@@ -271,7 +279,7 @@ local function settle(way, id, fence, setting)
   if not job then
     return 'G-'
   elseif way.flag and job.state == 'a' then
-    job.flags = '1' .. string.sub(job.flags, 2)
+    job.flags = '1' .. sub(job.flags, 2)
     save(job, id, 'a')
     return 'Qa'
   elseif not holds(way, fence, job) then
@@ -296,13 +304,14 @@ end
 
 local codes = {}
 for i = 1, count do
-  local way, id = ways[tonumber(take())], take()
+  local id, at = ids[i], starts[i]
   if touched[id] then
     flush()
   end
   touched[id] = true
   turn = turn + 1
-  codes[i] = settle(way, id, take(), take())
+  codes[i] = settle(ways[sub(plan, at, at + 2)], id, sub(plan, at + 6, at + 18),
+    sets[sub(plan, at + 3, at + 5)])
 end
 flush()
 local values = {}

@@ -72,26 +72,26 @@ end
 
 local held, until_then, states = {}, {}, {}
 local me = string.format('%03d', #worker) .. worker
-local asked_for, to_start, lease_end = tonumber(limit), tonumber(start), digits(now + lease)
+local asked_for, to_start, lease_end = tonumber(limit), 2 * tonumber(start), digits(now + lease)
+local sub, format = string.sub, string.format
 
 local function lease_out(id, job, state, score)
   local fence, flags, fields, notes = nil, '0', '', false
   if state then
-    fence, fields = tonumber(string.sub(state, 5, 17)), fields_text(state)
-    flags = string.sub(state, 4, 4)
+    fence, flags, fields = tonumber(sub(state, 5, 17)), sub(state, 4, 4), fields_text(state)
     notes = flags == '1' and redis.call('HGETALL', base .. 'n:' .. id)
   else
-    fence = tonumber(string.sub(job, 1, 13))
+    fence = tonumber(sub(job, 1, 13))
   end
   if not (fence and fields) then
     set_aside(id)
     return
   end
-  local at = #held
-  local leased = head('a', (at < 2 * to_start and '01' or '00') .. flags, fence + 1, score)
-  states[at + 1], states[at + 2] = id, leased .. me .. fields
+  local at, next_fence = #held, format('%013.0f', fence + 1)
+  states[at + 1], states[at + 2] = id, (at < to_start and 'a01' or 'a00') .. flags .. next_fence
+    .. sub(NOWHERE .. score, -16) .. me .. fields
   until_then[at + 1], until_then[at + 2] = lease_end, id
-  held[at + 1], held[at + 2] = id, string.sub(leased, 5, 17)
+  held[at + 1], held[at + 2] = id, next_fence
   at = 4 + 2 * at
   reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, job, state, notes
 end

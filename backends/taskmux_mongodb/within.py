@@ -1,0 +1,120 @@
+"""Push inside a transaction that the application began: the job exists once that commits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import uuid4
+
+from pymongo.errors import PyMongoError
+from taskmux.driver import NewJob, Pushed, PushStatus, StoreBusy, errors
+
+from taskmux_mongodb.documents import REMOVED, key_of
+from taskmux_mongodb.failures import FAULTS, translate
+from taskmux_mongodb.pushing import moved_queues, owner_of, placed
+from taskmux_mongodb.schema import identity
+from taskmux_mongodb.store import Store
+
+__all__ = ["TransactionInterrupted", "push_within"]
+
+_TRANSIENT: Final = "TransientTransactionError"
+_SESSIONS: Final = {"AsyncClientSession", "AsyncIOMotorClientSession"}
+
+
+class TransactionInterrupted(StoreBusy, PyMongoError):
+    """The server aborted the transaction; run it again from its beginning.
+
+    It is one of PyMongo's errors, too, with their label: `session.with_transaction` then runs the
+    transaction again by itself.
+    """
+
+
+async def push_within(store: Store, session: Any, jobs: Sequence[NewJob]) -> list[Pushed]:
+    """Create jobs in the session's transaction; see `Transactions.push_within`.
+
+    Nothing is sent again here: only the application can run its transaction again.
+    """
+    _check(store, session)
+    queues = {new.job.queue for new in jobs}
+    try:
+        await store.clock.fresh()
+        moved = moved_queues(await store.rules.restrictions(queues))
+        collection = await _jobs(store, session)
+        answers = [
+            Pushed(PushStatus.MOVED, moved[new.job.queue])
+            if new.job.queue in moved
+            else await _push(store, collection, session, new)
+            for new in jobs
+        ]
+    except FAULTS as error:
+        raise _mapped(error, store) from None
+    store.bell.ring_after(session, queues - moved.keys())
+    return answers
+
+
+def _check(store: Store, session: Any) -> None:
+    if not _SESSIONS.intersection(kind.__name__ for kind in type(session).__mro__):
+        raise errors.DeclarationError(
+            f"session= is a {type(session).__module__}.{type(session).__qualname__}. Give the "
+            f"session of an AsyncMongoClient or an AsyncIOMotorClient."
+        )
+    if not store.transactional:
+        raise errors.UnsupportedFeature(
+            "This MongoDB is a single server, which has no transactions, and session= needs them. "
+            "Make it a replica set (one member is enough), or enqueue after your own writes."
+        )
+    if not session.in_transaction:
+        raise errors.DeclarationError(
+            "session= is in no transaction. Enqueue between its start_transaction() and the "
+            "commit, or in the callback of with_transaction()."
+        )
+
+
+async def _jobs(store: Store, session: Any) -> Any:
+    """Return the collection of jobs as the session's own client reaches it.
+
+    Raises:
+        DeclarationError: that client is connected to another deployment.
+    """
+    if session.client is store.client:
+        return store.jobs
+    database = store.database_of(session.client)
+    theirs = await identity(database, session)
+    if theirs is None or theirs != await identity(store.database):
+        raise errors.DeclarationError(
+            "session= belongs to a client of another MongoDB deployment than this app's, and no "
+            "transaction spans two. Give the app that client: Taskmux(client=...)."
+        )
+    return database.get_collection("jobs")
+
+
+async def _push(store: Store, collection: Any, session: Any, new: NewJob) -> Pushed:
+    """Look first, for a refused insert would abort the transaction.
+
+    Both happen on one snapshot: whoever takes the id or the key meanwhile is a write conflict.
+    """
+    job = new.job
+    shown = {"state": 1, "fence": 1, "ops": 1}
+    there = await collection.find_one({"_id": key_of(job.ref)}, shown, session=session)
+    if there is not None and there.get("state") != REMOVED:
+        return Pushed(PushStatus.DUPLICATE, job.id)
+    owner = await owner_of(collection, job, session)
+    if owner is not None:
+        return Pushed(PushStatus.DEDUPLICATED, owner)
+    born = uuid4().hex
+    if there is None:
+        await collection.insert_one(placed(store, new, born), session=session)
+    else:
+        document = placed(store, new, born, fence=there["fence"]) | {"ops": there["ops"]}
+        await collection.replace_one({"_id": document["_id"]}, document, session=session)
+    return Pushed(PushStatus.CREATED, job.id)
+
+
+def _mapped(error: BaseException, store: Store) -> BaseException:
+    if isinstance(error, PyMongoError) and error.has_error_label(_TRANSIENT):
+        return TransactionInterrupted(
+            f"MongoDB interrupted the transaction ({str(error)[:200]}). Run it again from its "
+            f"beginning, as session.with_transaction() does by itself.",
+            {_TRANSIENT},
+        )
+    return translate(error, f"database {store.name!r}")

@@ -1,0 +1,96 @@
+"""The floor on MongoDB: what PyMongo can do with the barest claim and acknowledge in batches.
+
+No states but three, no retries, no fences, no history: ids are found through an index, leased by
+one update with the claim's number, read back by that number, and acknowledged by one bulk write.
+Every write waits for a majority, as taskmux's do. Taskmux is measured as a share of it, on the
+same server in the same run, on the same event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pymongo import ASCENDING, AsyncMongoClient, UpdateOne, WriteConcern
+from pymongo.asynchronous.collection import AsyncCollection
+
+__all__ = ["bulk", "drain"]
+
+BATCH = 100
+PUSHED = 500
+DATABASE = "bench-floor"
+
+Jobs = AsyncCollection[dict[str, Any]]
+
+
+async def noop(_payload: bytes) -> None:
+    """Stand in for a handler."""
+
+
+async def _empty(client: AsyncMongoClient[dict[str, Any]]) -> Jobs:
+    await client.drop_database(DATABASE)
+    jobs: Jobs = client[DATABASE].get_collection("jobs", write_concern=WriteConcern("majority"))
+    await jobs.create_index([("state", ASCENDING), ("seq", ASCENDING)])
+    await jobs.create_index("claim", sparse=True)
+    return jobs
+
+
+async def _fill(jobs: Jobs, count: int) -> None:
+    for start in range(0, count, PUSHED):
+        numbers = range(start, min(start + PUSHED, count))
+        await jobs.insert_many(
+            [
+                {"_id": f"{number:032x}", "state": "waiting", "seq": number, "payload": b"[1]"}
+                for number in numbers
+            ],
+            ordered=False,
+        )
+
+
+async def bulk(url: str, jobs: int) -> float:
+    """Return jobs per second of inserting `jobs` documents, some hundreds at a time."""
+    async with AsyncMongoClient[dict[str, Any]](url) as client:
+        collection = await _empty(client)
+        began = time.perf_counter()
+        await _fill(collection, jobs)
+        took = time.perf_counter() - began
+        await client.drop_database(DATABASE)
+    return jobs / took
+
+
+async def drain(url: str, jobs: int) -> float:
+    """Return jobs per second of claim + run + acknowledge, `jobs` of them, handlers inline."""
+    async with AsyncMongoClient[dict[str, Any]](url) as client:
+        collection = await _empty(client)
+        await _fill(collection, jobs)
+        began = time.perf_counter()
+        claim = 1
+        while await _one_batch(collection, claim):
+            claim += 1
+        took = time.perf_counter() - began
+        await client.drop_database(DATABASE)
+    return jobs / took
+
+
+async def _one_batch(jobs: Jobs, claim: int) -> bool:
+    head = jobs.find({"state": "waiting"}, {"_id": 1}).sort("seq", ASCENDING).limit(BATCH)
+    ids = [one["_id"] async for one in head]
+    if not ids:
+        return False
+    await jobs.update_many(
+        {"_id": {"$in": ids}, "state": "waiting"}, {"$set": {"state": "active", "claim": claim}}
+    )
+    leased = await jobs.find({"claim": claim}).to_list()
+    for one in leased:
+        await noop(one["payload"])
+    await jobs.bulk_write(
+        [
+            UpdateOne(
+                {"_id": one["_id"], "claim": claim},
+                {"$set": {"state": "completed"}, "$unset": {"claim": 1}},
+            )
+            for one in leased
+        ],
+        ordered=False,
+    )
+    return True
