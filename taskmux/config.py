@@ -88,10 +88,16 @@ def load_settings(
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(
-            f"Configuration is wrong: {error}. Settings are "
+            f"Configuration is wrong: {_named(error)}. Settings are "
             f"{', '.join(field.name for field in msgspec.structs.fields(Settings))}; each can be a "
             f"flag, TASKMUX_<NAME> in the environment, or a line in [tool.taskmux]."
         ) from None
+
+
+def _named(error: msgspec.ValidationError) -> str:
+    """Return what is wrong, with the setting by its name: msgspec says `$.concurrency`."""
+    what, _, where = str(error).partition(" - at `$.")
+    return f"{where.rstrip('`')}: {what}" if where else what
 
 
 def _listed(text: str) -> list[str]:

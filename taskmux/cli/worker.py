@@ -92,7 +92,7 @@ def _weighted(queues: Sequence[str]) -> Sequence[str] | dict[str, int]:
     weights = {}
     for entry in queues:
         name, _, weight = entry.partition("=")
-        if weight and not weight.isdecimal():
+        if not name or not (weight.isdecimal() or "=" not in entry):
             raise ConfigError(f"{entry!r} is no queue with a weight. Write name=number: email=3.")
         weights[name] = int(weight or 1)
     return weights
