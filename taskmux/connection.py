@@ -98,7 +98,8 @@ class Connection:
     async def settings(self, queue: str) -> QueueSettings:
         """Return a queue's settings as they were within the last two seconds."""
         known = self._known.get(queue)
-        if known is None or known[0] < time.monotonic():
+        fresh = known is not None and known[0] > time.monotonic()
+        if known is None or not fresh:
             reading = asyncio.ensure_future(self.driver.settings(queue))
             known = self._known[queue] = (time.monotonic() + FRESH, reading)
         try:
