@@ -57,6 +57,11 @@ def _measures(sizes: dict[str, int], floor: ModuleType | None = None) -> dict[st
         found = await it.burst(sizes["burst"])
         return {"delayed burst, p99 lateness, ms": _rank(found, 0.99), "earliest, ms": found[0]}
 
+    async def results(it: Bench) -> Figures:
+        plain = await it.drain(sizes["drain"])
+        kept = await it.drain_with_results(sizes["drain"])
+        return {"drain, with a result each, jobs/s": kept, "with results / without": kept / plain}
+
     async def priorities(it: Bench) -> Figures:
         one = await it.drain(sizes["drain"])
         ten = await it.drain(sizes["drain"], priorities=10)
@@ -73,6 +78,7 @@ def _measures(sizes: dict[str, int], floor: ModuleType | None = None) -> dict[st
         "bulk": bulk,
         "pickup": pickup,
         "burst": burst,
+        "results": results,
         "priorities": priorities,
         "backlog": backlog,
     }

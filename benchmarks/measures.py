@@ -29,6 +29,7 @@ class Bench:
         self.mux = Taskmux(url)
         self._arrivals: list[float] = []
         self.noop = self.mux.task(name="bench.noop")(_noop)
+        self.echo = self.mux.task(name="bench.echo")(_echo)
         self.stamp = self.mux.task(name="bench.stamp")(self._stamp)
 
     async def _stamp(self) -> None:
@@ -40,6 +41,15 @@ class Bench:
         """Claim, run and complete `jobs` jobs that wait already, spread over priorities."""
         queue = _queue("drain")
         await self._fill(queue, jobs, priorities)
+        return await self._drain(queue, jobs)
+
+    async def drain_with_results(self, jobs: int) -> float:
+        """Claim, run and complete `jobs` jobs, each of which stores a small result."""
+        queue = _queue("results")
+        task = self.echo.options(queue=queue)
+        for start in range(0, jobs, 1000):
+            count = min(1000, jobs - start)
+            await self.mux.enqueue_many([task.bind(number) for number in range(count)])
         return await self._drain(queue, jobs)
 
     async def drain_at_backlog(self, jobs: int, backlog: int) -> float:
@@ -157,6 +167,11 @@ class Bench:
 
 async def _noop(number: int) -> None:
     """Do nothing."""
+
+
+async def _echo(number: int) -> int:
+    """Return the number."""
+    return number
 
 
 async def _payload(text: str) -> None:
