@@ -136,6 +136,7 @@ class Signature:
         self.takes_context = bool(parameters) and hints.get(parameters[0].name) is context
         self._parameters = parameters[1:] if self.takes_context else parameters
         self._signature = inspect.Signature(self._parameters)
+        self._has_defaults = any(one.default is not one.empty for one in self._parameters)
         self._positional = [one.name for one in self._parameters if one.kind is one.POSITIONAL_ONLY]
         self._decoder = self._arguments_decoder(hints, context)
         self.returns = _result_type(hints.get("return", Any))
@@ -207,11 +208,9 @@ class Signature:
                 f"The payload does not fit task {self.name!r} ({self._signature}): {error}. "
                 f"Deploy a handler that takes it and redrive the job, or remove it."
             ) from None
-        named = {
-            one.name: value
-            for one in self._parameters
-            if (value := getattr(values, one.name)) is not UNSET
-        }
+        named = msgspec.structs.asdict(values)
+        if self._has_defaults:
+            named = {name: value for name, value in named.items() if value is not UNSET}
         return [named.pop(name) for name in self._positional if name in named], named
 
 
