@@ -10,23 +10,21 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack, cast
 
-from msgspec import UNSET
-from msgspec.structs import replace
-
 from taskmux.blocking import BackgroundLoop
 from taskmux.capabilities import Presence, require
 from taskmux.codec import encode_mapping
 from taskmux.config import Limits, load_settings
 from taskmux.connection import Connection
 from taskmux.driver import Driver
-from taskmux.errors import ConfigError, DeclarationError, GroupFull, Moved
+from taskmux.errors import ConfigError, DeclarationError
 from taskmux.handle import JobHandle
 from taskmux.instrument import Hooks
 from taskmux.job import Ref
-from taskmux.messages import Command, Pushed, PushStatus, QueueSettings, WorkerInfo
-from taskmux.options import JobOptions, encode_defaults, parse_call, parse_shared
+from taskmux.messages import Command, WorkerInfo
+from taskmux.options import JobOptions, parse_call, parse_shared
 from taskmux.plugins import driver_for, driver_for_client, plugin_manager
 from taskmux.pool import Pool
+from taskmux.producing import Producing
 from taskmux.queue import Queue, declared_limits
 from taskmux.task import Call, Registry, Task, TaskDecorator, Terms, decorator, task_line
 from taskmux.units import Duration, check_name, check_queue, milliseconds
@@ -37,8 +35,6 @@ __all__ = ["Taskmux"]
 R = TypeVar("R")
 
 Lifespan = Callable[["Taskmux"], AbstractAsyncContextManager[Any]]
-
-BATCH = 500
 
 
 class Taskmux:
@@ -90,12 +86,12 @@ class Taskmux:
             if one not in self._roots:
                 self._roots[one] = driver_for(one, self._plugins)
         self._defaults = parse_shared(defaults or {})
-        self._queue_defaults: dict[str, bytes | None] = {}
         self._lifespan = lifespan
         self._limits = limits or Limits()
         self._registry = Registry()
         self._hooks = Hooks(self._plugins)
         self._pool = Pool()
+        self._producing = Producing(self._connect, self, self._hooks)
         self._background = BackgroundLoop()
 
     def __repr__(self) -> str:
@@ -195,14 +191,7 @@ class Taskmux:
                 and it has no lines.
             StoreError: the store refused or could not be reached.
         """
-        connection = await self._connect(call.queue)
-        new = call.new_job(await self._settings(connection, call.queue))
-        session = call.options.session
-        if session is UNSET or session is None:
-            pushed = await connection.push(new)
-        else:
-            pushed = await connection.push_within(session, new)
-        return self._handle(call, pushed)
+        return await self._producing.submit(call)
 
     async def enqueue(
         self, task: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[JobOptions]
@@ -237,49 +226,7 @@ class Taskmux:
             GroupFull: a job's group has as many waiting jobs as its queue allows.
             StoreError: the store refused or could not be reached.
         """
-        groups: dict[int, tuple[Connection, list[int]]] = {}
-        for place, call in enumerate(calls):
-            connection = await self._connect(call.queue)
-            groups.setdefault(id(connection), (connection, []))[1].append(place)
-        handles: dict[int, JobHandle[R]] = {}
-        for connection, places in groups.values():
-            for start in range(0, len(places), BATCH):
-                chunk = places[start : start + BATCH]
-                news = [
-                    calls[place].new_job(await self._settings(connection, calls[place].queue))
-                    for place in chunk
-                ]
-                pushed = await connection.push_many(news)
-                for place, answer in zip(chunk, pushed, strict=True):
-                    handles[place] = self._handle(calls[place], answer)
-        return [handles[place] for place in range(len(calls))]
-
-    async def _settings(self, connection: Connection, queue: str) -> QueueSettings:
-        """Return a queue's settings; those that this app declares are stored at first use."""
-        declared = self._queue_defaults.get(queue)
-        settings = await connection.settings(queue)
-        if declared is not None and settings.defaults != declared:
-            settings = await connection.change_settings(
-                queue, lambda stored: replace(stored, defaults=declared)
-            )
-        return settings
-
-    def _handle(self, call: Call[R], pushed: Pushed) -> JobHandle[R]:
-        if pushed.status is PushStatus.MOVED:
-            raise Moved(
-                f"Queue {call.queue!r} has moved to {pushed.id}. Point this app there: "
-                f"TASKMUX_URL or routes={{...}}."
-            )
-        if pushed.status is PushStatus.FULL:
-            raise GroupFull(
-                f"The group of a job for {call.task!r} has as many waiting jobs as queue "
-                f"{call.queue!r} allows (max_waiting). Enqueue it later, or raise the limit: "
-                f"mux.queue({call.queue!r}).limit(group='*', max_waiting=...)."
-            )
-        ref = Ref(call.queue, pushed.id)
-        if self._hooks.enqueued is not None:
-            self._hooks.enqueued(ref, call.task, pushed.status)
-        return JobHandle(ref, self._connect, self, returns=call.returns, pushed=pushed.status)
+        return await self._producing.submit_many(calls)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -297,7 +244,7 @@ class Taskmux:
         """
         queue = Queue(name, self._connect, self)
         if defaults is not None:
-            self._queue_defaults[name] = encode_defaults(defaults)
+            self._producing.declare(name, defaults)
         return queue
 
     def job(self, queue: str, job_id: str) -> JobHandle[Any]:

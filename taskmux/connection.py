@@ -78,17 +78,32 @@ class Connection:
         self._check(new)
         return await self._pushes.ask(new)
 
-    async def push_many(self, news: Sequence[NewJob]) -> Sequence[Pushed]:
+    async def push_many(self, news: Sequence[NewJob], session: Any = None) -> Sequence[Pushed]:
         """Create a batch of jobs in one operation.
 
+        Args:
+            news: the jobs.
+            session: a transaction of the application's own; they exist once that commits.
+
         Raises:
-            UnsupportedFeature: one has a group, and the store has no lines.
+            UnsupportedFeature: one has a group, and the store has no lines; or a session is given,
+                and it has no transactions.
         """
         for new in news:
             self._check(new)
+        if session is not None:
+            return await self._push_within(session, news)
         async with self._bulk:  # an origin has one operation in flight
             op = self._bulk_ops.next()
             return await resend(lambda: self.driver.push(op, news), tries=3)
+
+    async def _push_within(self, session: Any, news: Sequence[NewJob]) -> Sequence[Pushed]:
+        if not isinstance(self.driver, Transactions):
+            raise UnsupportedFeature(
+                f"{self.driver.url} has no capability 'transactions', which session= needs. "
+                f"Enqueue after your transaction has committed, or use a store that has it."
+            )
+        return await self.driver.push_within(session, news)
 
     def _check(self, new: NewJob) -> None:
         if new.job.group is not None and not self._has_lines:
@@ -127,19 +142,6 @@ class Connection:
         standing = await driver.standing(ref) if isinstance(driver, Lines) else None
         workers = await driver.workers() if isinstance(driver, Presence) else None
         return explain(job, settings, standing, workers, time.time_ns() // 1_000_000)
-
-    async def push_within(self, session: Any, new: NewJob) -> Pushed:
-        """Create one job inside the application's own transaction: it exists once that commits.
-
-        Raises:
-            UnsupportedFeature: the store has no transactions.
-        """
-        if not isinstance(self.driver, Transactions):
-            raise UnsupportedFeature(
-                f"{self.driver.url} has no capability 'transactions', which session= needs. "
-                f"Enqueue after your transaction has committed, or use a store that has it."
-            )
-        return (await self.driver.push_within(session, [new]))[0]
 
     async def apply(self, one: Transition) -> Applied:
         """Apply one transition, together with others asked for meanwhile."""

@@ -116,6 +116,12 @@ class Call(Generic[R]):
         """The queue that the job goes to."""
         return "default" if self.options.queue is UNSET else self.options.queue
 
+    @property
+    def session(self) -> Any:
+        """The application's transaction that it goes into, or None."""
+        session = self.options.session
+        return None if session is UNSET else session
+
     def new_job(self, queue: QueueSettings = NO_SETTINGS) -> NewJob:
         """Return the job that this call becomes in a queue with these settings.
 

@@ -1,0 +1,124 @@
+"""Producing: calls become stored jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+
+from taskmux.connection import Connection
+from taskmux.errors import GroupFull, Moved
+from taskmux.handle import Connect, JobHandle, Portal
+from taskmux.instrument import Hooks
+from taskmux.job import Ref
+from taskmux.messages import Pushed, PushStatus, QueueSettings
+from taskmux.options import JobOptions, encode_defaults
+from taskmux.task import Call
+
+__all__ = ["Producing"]
+
+R = TypeVar("R")
+
+BATCH = 500
+
+
+class Producing:
+    """Stores an app's calls.
+
+    Args:
+        connect: returns the connection that serves a queue.
+        portal: what handles use to run in code without an event loop.
+        hooks: observers.
+    """
+
+    def __init__(self, connect: Connect, portal: Portal, hooks: Hooks) -> None:
+        self._connect = connect
+        self._portal = portal
+        self._hooks = hooks
+        self._declared: dict[str, bytes | None] = {}
+
+    def declare(self, queue: str, defaults: JobOptions) -> None:
+        """Let a queue have defaults, which are stored when something is enqueued there.
+
+        Raises:
+            DeclarationError: an option is wrong, or none that a queue can say.
+        """
+        self._declared[queue] = encode_defaults(defaults)
+
+    async def submit(self, call: Call[R]) -> JobHandle[R]:
+        """Store a call; see `Taskmux.submit`."""
+        connection = await self._connect(call.queue)
+        new = call.new_job(await self._settings(connection, call.queue))
+        if call.session is None:
+            pushed = await connection.push(new)
+        else:
+            (pushed,) = await connection.push_many([new], call.session)
+        return self._handle(call, pushed)
+
+    async def submit_many(self, calls: Sequence[Call[R]]) -> list[JobHandle[R]]:
+        """Store many calls, in order; see `Taskmux.enqueue_many`."""
+        routes: dict[tuple[int, int], tuple[Connection, Any, list[int]]] = {}
+        for place, call in enumerate(calls):
+            connection, session = await self._connect(call.queue), call.session
+            route = routes.setdefault((id(connection), id(session)), (connection, session, []))
+            route[2].append(place)
+        handles: dict[int, JobHandle[R]] = {}
+        for connection, session, places in routes.values():
+            pushed = await self._push_all(connection, session, [calls[place] for place in places])
+            for place, answer in zip(places, pushed, strict=True):
+                handles[place] = self._handle(calls[place], answer)
+        return [handles[place] for place in range(len(calls))]
+
+    async def _push_all(
+        self, connection: Connection, session: Any, calls: Sequence[Call[Any]]
+    ) -> list[Pushed]:
+        """Push calls in chunks; each is prepared while the one before is on the wire."""
+        pushed: list[Pushed] = []
+        sending: asyncio.Task[Sequence[Pushed]] | None = None
+        try:
+            for start in range(0, len(calls), BATCH):
+                chunk = calls[start : start + BATCH]
+                rules = {
+                    queue: await self._settings(connection, queue)
+                    for queue in {call.queue for call in chunk}
+                }
+                news = [call.new_job(rules[call.queue]) for call in chunk]
+                if sending is not None:
+                    pushed += await sending
+                sending = asyncio.ensure_future(connection.push_many(news, session))
+                await asyncio.sleep(0)  # it goes out now, not when the next is ready
+            return [*pushed, *(await sending)] if sending is not None else pushed
+        finally:
+            if sending is not None:
+                sending.cancel()
+
+    async def _settings(self, connection: Connection, queue: str) -> QueueSettings:
+        """Return a queue's settings; defaults that this app declares are stored at first use."""
+        settings = await connection.settings(queue)
+        declared = self._declared.get(queue)
+        if declared is not None and settings.defaults != declared:
+            settings = await connection.change_settings(
+                queue, lambda stored: replace(stored, defaults=declared)
+            )
+        return settings
+
+    def _handle(self, call: Call[R], pushed: Pushed) -> JobHandle[R]:
+        if pushed.status is PushStatus.MOVED:
+            raise Moved(
+                f"Queue {call.queue!r} has moved to {pushed.id}. Point this app there: "
+                f"TASKMUX_URL or routes={{...}}."
+            )
+        if pushed.status is PushStatus.FULL:
+            raise GroupFull(
+                f"The group of a job for {call.task!r} has as many waiting jobs as queue "
+                f"{call.queue!r} allows (max_waiting). Enqueue it later, or raise the limit: "
+                f"mux.queue({call.queue!r}).limit(group='*', max_waiting=...)."
+            )
+        ref = Ref(call.queue, pushed.id)
+        if self._hooks.enqueued is not None:
+            self._hooks.enqueued(ref, call.task, pushed.status)
+        return JobHandle(
+            ref, self._connect, self._portal, returns=call.returns, pushed=pushed.status
+        )
