@@ -31,6 +31,9 @@ SIZES = {
     "memory": 20_000,
 }
 
+ONCE = {"backlog", "many-groups"}
+"""Measures that take minutes: a backlog of a million is filled for them."""
+
 Figures = dict[str, float]
 Measure = Callable[[Bench], Awaitable[Figures]]
 
@@ -81,7 +84,23 @@ def _measures(sizes: dict[str, int], floor: ModuleType | None = None) -> dict[st
         "results": results,
         "priorities": priorities,
         "backlog": backlog,
+        **_group_measures(sizes),
     }
+
+
+def _group_measures(sizes: dict[str, int]) -> dict[str, Measure]:
+    async def groups(it: Bench) -> Figures:
+        none = await it.drain(sizes["drain"])
+        hundred = await it.drain_in_groups(sizes["drain"], sizes["drain"], 100)
+        return {"drain, 100 groups / none": hundred / none}
+
+    async def many_groups(it: Bench) -> Figures:
+        small = await it.drain_in_groups(sizes["drain"], sizes["drain"] + 1000, 10)
+        lines = max(10, sizes["backlog"] // 100)
+        large = await it.drain_in_groups(sizes["drain"], sizes["backlog"], lines)
+        return {f"drain, {sizes['backlog']:,} in {lines:,} groups / 1,000 in 10": large / small}
+
+    return {"groups": groups, "many-groups": many_groups}
 
 
 def _rank(found: list[float], share: float) -> float:
@@ -113,7 +132,7 @@ async def _run(
             for name, measure in _measures(sizes, floor).items():
                 if name not in names:
                     continue
-                for _ in range(1 if name == "backlog" else repeat):
+                for _ in range(1 if name in ONCE else repeat):
                     tick(name)
                     for figure, value in (await measure(it)).items():
                         figures.setdefault(figure, []).append(value)

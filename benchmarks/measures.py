@@ -58,6 +58,15 @@ class Bench:
         await self._fill(queue, backlog, 1)
         return await self._drain(queue, jobs)
 
+    async def drain_in_groups(self, jobs: int, backlog: int, groups: int) -> float:
+        """Claim, run and complete the first `jobs` of a backlog in groups that take turns."""
+        queue = _queue("groups")
+        tasks = [self.noop.options(queue=queue, group=f"g{number}") for number in range(groups)]
+        for start in range(0, backlog, 1000):
+            numbers = range(start, min(start + 1000, backlog))
+            await self.mux.enqueue_many([tasks[one % groups].bind(one) for one in numbers])
+        return await self._drain(queue, jobs)
+
     async def bulk(self, jobs: int) -> float:
         """Enqueue with `enqueue_many`, a thousand calls at a time."""
         queue = _queue("bulk")
