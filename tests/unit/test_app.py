@@ -7,7 +7,7 @@ import threading
 import pytest
 from taskmux import Taskmux, hookimpl
 from taskmux.conformance import FaultyDriver, held, refused, script
-from taskmux.errors import ConfigError, StoreUnavailable
+from taskmux.errors import ConfigError, StoreUnavailable, UnsupportedFeature
 from taskmux.memory import MemoryDriver
 
 
@@ -190,3 +190,19 @@ def test_apps_of_scripts_that_call_asyncio_run_leave_no_thread_behind(tmp_path):
     for thread in set(threading.enumerate()) - before:
         thread.join(20)
     assert set(threading.enumerate()) <= before
+
+
+class TestSessions:
+    async def test_a_store_without_transactions_refuses_them_by_name(self):
+        mux = Taskmux("memory://")
+
+        @mux.task()
+        async def work() -> None: ...
+
+        inside = work.options(session=object())
+        with pytest.raises(UnsupportedFeature, match="'transactions'"):
+            await inside.enqueue()
+        with pytest.raises(UnsupportedFeature, match="'transactions'"):
+            await mux.enqueue_many([inside.bind()])
+        assert (await mux.queue("default").counts()).total == 0
+        await mux.close()
