@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 from taskmux.conformance import Bench, Hooks
 from taskmux.driver import (
     Applied,
@@ -25,6 +26,7 @@ from taskmux.driver import (
     Driver,
     Extended,
     JobRecord,
+    Lines,
     Op,
     Pushed,
     PushStatus,
@@ -40,6 +42,8 @@ REFS = tuple(Ref(queue, name) for queue in QUEUES for name in NAMES)
 
 SOON = 2
 LONG = 3_600_000
+CLOSE = 60_000
+"""Milliseconds: what opens sooner may have opened meanwhile."""
 PAST = 1_000
 FAR = 4_102_444_800_000
 
@@ -77,11 +81,15 @@ class Sent:
 
 
 class Player:
-    """Plays on one driver. `jumps`: an hour may pass at once on its clock."""
+    """Plays on one driver.
 
-    def __init__(self, driver: Driver, hooks: Hooks, *, jumps: bool) -> None:
+    `jumps`: an hour may pass at once on its clock. `lines`: groups and limits are used.
+    """
+
+    def __init__(self, driver: Driver, hooks: Hooks, *, jumps: bool, lines: bool) -> None:
         self.bench = Bench(driver, hooks)
         self.jumps = jumps
+        self.lines = lines
         self.records: dict[Ref, JobRecord] = {}
         self.held: defaultdict[Ref, list[JobRecord]] = defaultdict(list)
         """What those know who were given the job, one after the other."""
@@ -168,10 +176,20 @@ class Player:
             told[f"{letter}: counts"] = await self.driver.counts(queue)
             line = await self.bench.walk(State.WAITING, queue=queue)
             told[f"{letter}: line"] = [job.id for job in line]
+            told[f"{letter}: standing"] = [await self._standing(job.ref) for job in line]
             told[f"{letter}: settings"] = await self.driver.settings(queue)
         listed = await self.driver.queues()
         told["queues"] = [letter for letter, queue in self._names.items() if queue in listed]
         return told
+
+    async def _standing(self, ref: Ref) -> object:
+        if not (self.lines and isinstance(self.driver, Lines)):
+            return None
+        found = await self.driver.standing(ref)
+        assert found is not None, f"{ref} is waiting, and stands nowhere"
+        return replace(
+            found, opens_in=found.opens_in > CLOSE, line_opens_in=found.line_opens_in > CLOSE
+        )
 
     def _forget(self, gone: frozenset[Ref], answer: object) -> None:
         """Forget the jobs that went, and operations whose repeats the contracts leave open then.
@@ -201,7 +219,9 @@ class Player:
             case Claimed():
                 next_in = answer.next_in
                 due = None if next_in is None else "due" if next_in == 0 else "later"
-                return {"jobs": self._tell(answer.jobs), "next": due, "by": answer.blocked_by}
+                jobs = self._tell(answer.jobs)
+                told = {"jobs": jobs, "next": due, "by": answer.blocked_by}
+                return told | {"limited": answer.limited}
             case Pushed() | Applied() | Extended():
                 return msgspec.structs.asdict(answer)
             case list() | tuple():

@@ -24,12 +24,14 @@ from taskmux.driver import (
     HeldLease,
     JobRecord,
     Keep,
+    LineSettings,
     NewJob,
     Note,
     Place,
     Policy,
     PruneAsk,
     QueueSettings,
+    Rate,
     ReclaimAsk,
     Ref,
     State,
@@ -46,6 +48,8 @@ KEYS = {"a": Dedup("key"), "b": Dedup("key"), "c": Dedup("another")}
 WORKERS = ("w0", "w1")
 BUSY = ("q", "q", "q", "r")
 """Most happens in one queue, so that jobs meet."""
+LIMITED = QueueSettings(concurrency=1)
+"""Stands for settings with limits, which are then chosen one by one."""
 MANY = (1, 1, 2, 3)
 ANY = range(1_000)
 
@@ -55,6 +59,8 @@ ALL_MOVES: dict[str, Callable[[JobRecord], Transition]] = MOVES | {
     "postpone": lambda job: transition.postpone(job.ref, LONG),
     "unblock to the front": lambda job: replace(transition.unblock(job.ref), place=Place.FRONT),
     "redrive now and here": lambda job: replace(transition.redrive(job.ref), place=Place.KEEP),
+    "hold the queue": lambda job: transition.limited(job, SPENT, SOON),
+    "hold the line": lambda job: transition.limited(job, SPENT, LONG, line=True),
 }
 
 OFTEN = (*ALL_MOVES, *FENCED, "release", "release")
@@ -120,6 +126,7 @@ class New:
     delay: int
     run_at: int | None
     keep: Keep
+    group: str | None
 
     @classmethod
     def chosen(cls, choose: Choose) -> Self:
@@ -132,6 +139,7 @@ class New:
             delay=choose((SOON, SOON, LONG)),
             run_at=choose((None, None, None, PAST, FAR)),
             keep=choose((Keep(), Keep(0), Keep(LONG, 0))),
+            group=choose((None, None, "g", "g", "h")),
         )
 
     def job(self, player: Player) -> NewJob:
@@ -145,6 +153,7 @@ class New:
             priority=self.priority,
             lifo=self.lifo,
             run_at=self.run_at if delayed else None,
+            group=self.group if player.lines else None,
             dedup=KEYS.get(self.ref.id),
             policy=Policy(completed=self.keep, cancelled=self.keep, dead=self.keep),
         )
@@ -179,6 +188,7 @@ class Claim:
     limit: int
     started: bool
     lease: int
+    prefetch: int
 
     @classmethod
     def chosen(cls, choose: Choose) -> Self:
@@ -188,11 +198,12 @@ class Claim:
             limit=choose(MANY),
             started=choose((True, False)),
             lease=choose((SOON, LONG)),
+            prefetch=choose((0, 0, 1)),
         )
 
     async def play(self, player: Player) -> object:
         queue, start = player.queue(self.queue), self.limit if self.started else 0
-        ask = ClaimAsk(queue, self.worker, self.limit, self.lease, start)
+        ask = ClaimAsk(queue, self.worker, self.limit, self.lease, start, self.prefetch)
         key = (self.worker, "claim", self.queue)
         claimed = await player.send(key, (), lambda d, op: d.claim(op, ask))
         assert isinstance(claimed, Claimed)
@@ -263,6 +274,8 @@ class Apply:
 
     async def play(self, player: Player) -> object:
         moves = [move.of(player) for move in self.moves]
+        if not player.lines:
+            moves = [replace(one, hold=0) for one in moves]
         refs = [player.ours(one.ref) for one in moves]
         return await player.send((self.origin, "apply"), refs, lambda d, op: d.apply(op, moves))
 
@@ -343,23 +356,51 @@ def _same(one: object) -> object:
 
 @dataclass(frozen=True)
 class PutSettings:
-    """Pause, resume or move a queue, by its rev or a wrong one."""
+    """Pause, resume, move or limit a queue, by its rev or a wrong one."""
 
     queue: str
-    what: str
+    settings: QueueSettings
     wrong: int
 
     @classmethod
     def chosen(cls, choose: Choose) -> Self:
-        what = choose(("pause", "resume", "resume", "move", "resume", "resume"))
-        return cls(choose(BUSY), what, choose((0, 0, 0, 1, -1)))
+        free = QueueSettings()
+        settings = choose(
+            (
+                free,
+                free,
+                QueueSettings(paused=True),
+                QueueSettings(moved_to="memory://elsewhere"),
+                LIMITED,
+                LIMITED,
+            )
+        )
+        if settings is LIMITED:
+            settings = QueueSettings(
+                concurrency=choose((None, None, 1, 2)),
+                rate=choose((None, None, Rate(1, SOON), Rate(3, LONG, 1))),
+                groups=LineSettings(
+                    concurrency=choose((None, None, 1)), rate=choose((None, None, Rate(1, SOON)))
+                ),
+                group_size=choose((None, None, 1)),
+                lines=choose(
+                    (
+                        {},
+                        {"g": LineSettings(paused=True)},
+                        {"g": LineSettings(rate=Rate(2, LONG))},
+                        {"h": LineSettings(concurrency=2)},
+                    )
+                ),
+            )
+        return cls(choose(BUSY), settings, choose((0, 0, 0, 1, -1)))
 
     async def play(self, player: Player) -> object:
         queue = player.queue(self.queue)
         rev = max(0, (await player.driver.settings(queue)).rev + self.wrong)
-        moved_to = "memory://elsewhere" if self.what == "move" else None
-        wanted = QueueSettings(rev, paused=self.what == "pause", moved_to=moved_to)
-        return await player.driver.put_settings(queue, wanted)
+        wanted = self.settings
+        if not player.lines:
+            wanted = QueueSettings(paused=wanted.paused, moved_to=wanted.moved_to)
+        return await player.driver.put_settings(queue, replace(wanted, rev=rev))
 
 
 @dataclass(frozen=True)
@@ -415,7 +456,7 @@ KINDS: dict[type[Chosen], int] = {
     Annotate: 2,
     Extend: 2,
     Resend: 5,
-    PutSettings: 3,
+    PutSettings: 4,
     Prune: 1,
     Restart: 1,
     Advance: 1,

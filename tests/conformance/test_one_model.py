@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from random import Random
 from typing import ClassVar
@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from taskmux.conformance import Hooks
-from taskmux.driver import Driver
+from taskmux.driver import Driver, Lines
 from taskmux.memory import MemoryDriver, MemoryStore
 from tests import mongo_servers, servers
 from tests.conformance import steps, test_kit_bites
@@ -65,25 +65,36 @@ class Subject:
     """Where drivers on empty stores come from.
 
     `jumps`: an hour may pass at once on their clock. `effort`: how much to try in some seconds;
-    on a server each step takes real time.
+    on a server each step takes real time. `lines`: they have groups and limits.
     """
 
     def __init__(
-        self, start: Callable[[], tuple[Driver, Hooks]], *, jumps: bool = True, effort: int = 10
+        self,
+        start: Callable[[], tuple[Driver, Hooks]],
+        *,
+        jumps: bool = True,
+        effort: int = 10,
+        lines: bool | None = None,
     ) -> None:
         self.start = start
         self.jumps = jumps
         self.effort = effort
+        self._lines = lines
+
+    @cached_property
+    def lines(self) -> bool:
+        return isinstance(self.start()[0], Lines) if self._lines is None else self._lines
 
     async def player(self) -> Player:
         driver, hooks = self.start()
-        player = Player(driver, hooks, jumps=self.jumps)
+        player = Player(driver, hooks, jumps=self.jumps, lines=self.lines)
         await player.bench.open(driver)
         return player
 
     def reference(self) -> Subject:
         """Return the memory driver under the same conditions."""
-        return Subject(partial(start_in_memory, MemoryDriver), jumps=self.jumps)
+        start = partial(start_in_memory, MemoryDriver)
+        return Subject(start, jumps=self.jumps, lines=self.lines)
 
 
 def start_in_memory(kind: type[MemoryDriver]) -> tuple[Driver, Hooks]:
@@ -325,6 +336,9 @@ async def test_a_trace_tells_the_same_on_all(subject: Subject) -> None:
         test_kit_bites.IgnoresCancelRequest,
         test_kit_bites.RepeatsLogLines,
         test_kit_bites.PrunesEarly,
+        test_kit_bites.FavoursALine,
+        test_kit_bites.HoldsForZombies,
+        test_kit_bites.PrefetchesAnyway,
     ],
 )
 async def test_a_broken_driver_differs_on_some_trace(broken: type[MemoryDriver]) -> None:
