@@ -71,11 +71,11 @@ def claim(transaction: Transaction, op: Op, ask: ClaimAsk) -> Claimed:
     if known is None:
         claimed = _claim(transaction, op, ask)
     else:
-        limited = transaction.queue(ask.queue).limited
         jobs = [job for job, _ in _still_held(transaction, known)]
-        claimed = Claimed(jobs, transaction.now, limited=limited)
+        claimed = Claimed(jobs, transaction.now, limited=transaction.queue(ask.queue).limited)
     (due,) = transaction.execute(NEXT_DUE, (ask.queue,)).fetchone()
-    shut = transaction.queue(ask.queue).gate if claimed.blocked_by == "rate" else None
+    queue = transaction.queue(ask.queue)
+    shut = (queue.settings.rev, queue.gate) if claimed.blocked_by == "rate" else None
     transaction.watch.claimed(ask.queue, due, shut)
     if due is None:
         return claimed
