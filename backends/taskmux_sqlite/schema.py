@@ -161,7 +161,7 @@ _SECOND = (
     # The new column comes last: processes of the version before may still read the view.
     """
     CREATE VIEW records AS
-    SELECT number, queue, id, state, priority, lifo, sequence, dedup, created_at, run_at,
+    SELECT number, queue, id, state, priority, sequence, lifo, dedup, created_at, run_at,
         finished_at, expires_at, keep_count, attempts, crashes, children, fence, worker,
         lease_until, started, cancel_requested, cause, reason, result, error, history, notice,
         body, progress, steps, logs, line
