@@ -34,7 +34,9 @@ def push(transaction: Transaction, op: Op, jobs: Sequence[NewJob]) -> Sequence[P
     if known is not None:
         return [known.get(index) or _created(new.job) for index, new in enumerate(jobs)]
     _require_room(transaction)
-    replies = [_push(transaction, new) for new in jobs]
+    bodies: list[tuple[int, bytes]] = []
+    replies = [_push(transaction, new, bodies) for new in jobs]
+    transaction.executemany("INSERT INTO bodies VALUES (?, ?)", bodies)
     others = {
         index: reply
         for index, reply in enumerate(replies)
@@ -53,7 +55,8 @@ def _require_room(transaction: Transaction) -> None:
         )
 
 
-def _push(transaction: Transaction, new: NewJob) -> Pushed:
+def _push(transaction: Transaction, new: NewJob, bodies: list[tuple[int, bytes]]) -> Pushed:
+    """Create one job, or say why not; its body is left to the caller."""
     queue = transaction.queue(new.job.queue)
     if queue.settings.moved_to is not None:
         return Pushed(PushStatus.MOVED, queue.settings.moved_to)
@@ -71,7 +74,8 @@ def _push(transaction: Transaction, new: NewJob) -> Pushed:
     transaction.brought |= job.state in (State.WAITING, State.DELAYED)
     queue.changed = True  # a queue is known from its first job on, even if that is not waiting
     number = cursor.lastrowid
-    transaction.execute("INSERT INTO bodies VALUES (?, ?)", (number, new_body(job)))
+    assert number is not None
+    bodies.append((number, new_body(job)))
     notes = new_notes(job)
     if notes is not None:
         transaction.execute("INSERT INTO notes VALUES (?, ?, ?, ?)", (number, *notes))

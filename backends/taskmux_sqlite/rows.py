@@ -46,8 +46,8 @@ class _Columns(msgspec.Struct, array_like=True, gc=False):
     id: str
     state: State
     priority: int
-    lifo: int
     sequence: int
+    lifo: int
     dedup: str | None
     created_at: int
     run_at: int | None

@@ -151,17 +151,17 @@ _SECOND = (
     """,
     """
     CREATE INDEX jobs_lined ON jobs (queue, state, priority, sequence)
-    WHERE state = 'waiting' AND line IS NOT NULL
+    WHERE line IS NOT NULL AND state = 'waiting'
     """,
     """
     CREATE INDEX jobs_running ON jobs (queue, state, line)
-    WHERE state = 'active' AND line IS NOT NULL
+    WHERE line IS NOT NULL AND state = 'active'
     """,
     "DROP VIEW records",
     # The new column comes last: processes of the version before may still read the view.
     """
     CREATE VIEW records AS
-    SELECT number, queue, id, state, priority, lifo, sequence, dedup, created_at, run_at,
+    SELECT number, queue, id, state, priority, sequence, lifo, dedup, created_at, run_at,
         finished_at, expires_at, keep_count, attempts, crashes, children, fence, worker,
         lease_until, started, cancel_requested, cause, reason, result, error, history, notice,
         body, progress, steps, logs, line
@@ -189,7 +189,7 @@ _SECOND = (
     """,
     f"""
     CREATE TRIGGER jobs_moved AFTER UPDATE OF state ON jobs WHEN old.state <> new.state AND (
-        (old.state = 'active' AND old.line IS NOT NULL)
+        (old.line IS NOT NULL AND old.state = 'active')
         OR (new.state = 'waiting' AND {_NO_LINE})
         OR (old.state = 'waiting' AND {_NO_JOB})
     ) BEGIN {_HAS_ROOM} {_BEGINS} {_ENDS} END

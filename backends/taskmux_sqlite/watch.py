@@ -43,6 +43,10 @@ Version = tuple[int, int]
 """The connection's data version and the number of its own commits that left more to claim."""
 
 
+Shut = tuple[int, Gate]
+"""The revision of a queue's settings, and its gate."""
+
+
 class Waiter(msgspec.Struct, eq=False):
     """Somebody who waits for work in some queues. `waits` and `wake` may be called anywhere."""
 
@@ -57,8 +61,8 @@ class _Seen(msgspec.Struct, gc=False):
     version: Version
     due: int | None
     """When the next delayed job was due."""
-    shut: Gate | None
-    """The gate that kept everything back: the claim told its worker when that opens."""
+    shut: Shut | None
+    """What kept everything back: the claim told its worker when that opens."""
 
 
 class Watch:
@@ -81,7 +85,7 @@ class Watch:
         """Note that a commit of this connection left more to claim."""
         self._own += 1
 
-    def claimed(self, queue: str, due: int | None, shut: Gate | None) -> None:
+    def claimed(self, queue: str, due: int | None, shut: Shut | None) -> None:
         """Note what a claim saw. Called inside its transaction, so nothing comes in between."""
         self._seen[queue] = _Seen(self._version(), due, shut)
 
@@ -150,7 +154,7 @@ class Watch:
         known = None if seen is None else seen.due
         if due is not None and (known is None or due < known):
             return True
-        shut = seen is not None and seen.shut == gate_of(tuple(gate))
+        shut = seen is not None and seen.shut == (settings.rev, gate_of(tuple(gate)))
         return ring == 1 and not shut and self._has_room(queue, settings.concurrency)
 
     def _has_room(self, queue: str, concurrency: int | None) -> bool:

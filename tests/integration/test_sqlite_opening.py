@@ -269,6 +269,17 @@ async def test_open_and_close_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["jobs.db"]
 
 
+def test_one_instance_may_be_opened_in_one_loop_after_another(tmp_path: Path) -> None:
+    driver = SQLiteDriver(f"sqlite:///{tmp_path}/jobs.db")
+
+    async def use() -> None:
+        await asyncio.gather(driver.open(), driver.open(), driver.open())
+        await asyncio.gather(driver.close(), driver.close())
+
+    for _ in range(2):
+        asyncio.run(use())
+
+
 async def test_a_cancelled_open_leaves_nothing(tmp_path: Path) -> None:
     driver = SQLiteDriver(f"sqlite:///{tmp_path}/jobs.db")
     opening = asyncio.ensure_future(driver.open())

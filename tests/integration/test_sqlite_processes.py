@@ -28,9 +28,12 @@ from taskmux.driver import (
     HeldLease,
     JobRecord,
     LeaseStatus,
+    LineSettings,
     NewJob,
     Op,
     PushStatus,
+    QueueSettings,
+    Rate,
     ReclaimAsk,
     Ref,
     State,
@@ -81,6 +84,22 @@ async def work(driver: SQLiteDriver, name: str, total: str) -> None:
             say(one.ref.id, reply.status)
 
 
+async def work_within_limits(driver: SQLiteDriver, name: str, total: str) -> None:
+    """Say when each job started, and how many ran then: of all, and of its group."""
+    number = 0
+    while (await driver.counts("q"))[State.COMPLETED] < int(total):
+        number += 1
+        claimed = await driver.claim(Op(name, number), ClaimAsk("q", name, 3, LEASE, start=3))
+        page = await driver.find(FindAsk(queue="q", state=State.ACTIVE))
+        groups = [job.group for job in page.jobs]
+        for job in claimed.jobs:
+            say(claimed.now, job.id, len(groups), groups.count(job.group))
+        done = [transition.complete(job, None) for job in claimed.jobs]
+        await driver.apply(Op(name, number), done)
+        if not claimed.jobs:
+            await driver.wait(["q"], 1 if claimed.next_in is None else claimed.next_in / 1000)
+
+
 async def hold(driver: SQLiteDriver, name: str) -> None:
     number = 0
     while (claimed := await driver.claim(Op(name, number), ClaimAsk("q", name, 5, LEASE))).jobs:
@@ -117,7 +136,14 @@ async def fill(driver: SQLiteDriver) -> None:
     say("drained", counts[State.COMPLETED] > 100, counts[State.WAITING])
 
 
-PROGRAMS = {"produce": produce, "work": work, "hold": hold, "wait": wait, "fill": fill}
+PROGRAMS = {
+    "produce": produce,
+    "work": work,
+    "limits": work_within_limits,
+    "hold": hold,
+    "wait": wait,
+    "fill": fill,
+}
 
 
 async def program(name: str, url: str, *arguments: str) -> None:
@@ -261,6 +287,31 @@ async def test_every_job_is_completed_by_exactly_one_worker(file: Path, synchron
         said = [line.split() for worker in (v, w) for line in lines(worker)]
     assert sorted(name for name, _ in said) == sorted(expected)
     assert {status for _, status in said} == {ApplyStatus.APPLIED}
+    check_integrity(file)
+
+
+async def test_processes_together_keep_the_limits(file: Path) -> None:
+    rate = Rate(60, 1000, burst=5)
+    driver = SQLiteDriver(f"sqlite:///{file}")
+    await driver.open()
+    groups = LineSettings(concurrency=2)
+    await driver.put_settings("q", QueueSettings(concurrency=4, rate=rate, groups=groups))
+    names = [f"{number}" for number in range(90)]
+    jobs = [replace(new(name).job, group=f"g{int(name) % 5}") for name in names]
+    await driver.push(Op("a", 1), [NewJob(job) for job in jobs])
+    with (
+        process("limits", file, "u", len(names)) as u,
+        process("limits", file, "v", len(names)) as v,
+        process("limits", file, "w", len(names)) as w,
+    ):
+        said = [tuple(map(int, line.split())) for one in (u, v, w) for line in lines(one)]
+    await driver.close()
+    starts = [start for start, *_ in said]
+    assert sorted(name for _, name, *_ in said) == sorted(map(int, names))
+    assert max(running for *_, running, _ in said) <= 4
+    assert max(of_group for *_, of_group in said) <= 2
+    windows = [sum(first <= start < first + rate.per for start in starts) for first in starts]
+    assert max(windows) <= rate.count + rate.burst
     check_integrity(file)
 
 
