@@ -45,7 +45,7 @@ class Claims:
         return Claimed(jobs, now, _sooner(next_in, opens_in), "lines" if kept else None, limited)
 
     def _take(self, queue: QueueStore, ask: ClaimAsk, now: int, most: float) -> list[JobRecord]:
-        queue.lines.unpark(now)
+        queue.lines.begin(now)
         jobs: list[JobRecord] = []
         while len(jobs) < most:
             job_id = queue.lines.next(queue.settings, now)

@@ -65,6 +65,7 @@ class Lines:
         self._heaps: dict[Line, list[Spot]] = {}
         self._ring: dict[Line, None] = {}
         self._parked: set[Line] = set()
+        self._patience = 0  # lines that this claim may still pass over
         self._opening: list[tuple[int, str, Line]] = []
 
     def gate(self, line: Line) -> Gate:
@@ -95,7 +96,7 @@ class Lines:
 
         The caller makes the job active at once.
         """
-        for _ in range(LINE_LIMIT):
+        while self._patience:
             line = next(iter(self._ring), _END)
             if isinstance(line, _End):
                 return None
@@ -106,6 +107,7 @@ class Lines:
                 if rate is not None:
                     self.own_gate(line).spend(rate, now)
                 return self._first(line)
+            self._patience -= 1
             self._parked.add(line)
             opens_in = self.gate(line).opens_in(rate, now)
             if opens_in:
@@ -124,8 +126,9 @@ class Lines:
             heapq.heappop(heap)
         return heap[0][2]
 
-    def unpark(self, now: int) -> None:
-        """Let the lines whose rate has opened come back, in that order."""
+    def begin(self, now: int) -> None:
+        """Begin a claim: let the lines whose rate has opened come back, in that order."""
+        self._patience = LINE_LIMIT
         while self._opening and (self._opening[0][0] <= now or not self._opens(0)):
             self.readmit(heapq.heappop(self._opening)[2])
 

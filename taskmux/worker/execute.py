@@ -90,6 +90,7 @@ class Runner:
         self._with = equipment
         self._rng = random.Random()  # noqa: S311 - jitter
         self._context_vars = contextvars.copy_context()
+        self._unrecorded = Run(worker=equipment.worker)  # a completed run leaves no history
         self._plain = not (equipment.hooks.started or equipment.hooks.wraps_runs)
 
     async def lane(self) -> None:
@@ -131,7 +132,6 @@ class Runner:
             return
         if self._lanes.cut:
             return
-        began = self._with.now_ms()
         task = self._with.registry.get(job.task)
         outcome: Outcome | None
         if task is None:
@@ -141,16 +141,23 @@ class Runner:
         if outcome is None or held.stop == "lost":  # what is written now would be refused
             self._lanes.forget(held)
             return
-        run = Run(
-            worker=self._with.worker,
-            started_at=began,
-            finished_at=self._with.now_ms(),
-            backoff=DEFAULT_BACKOFF if task is None else task.backoff,
-            history_limit=self._with.limits.history,
+        run = (
+            self._unrecorded if isinstance(outcome, Completed) else self._circumstances(held, task)
         )
         settler.settle(held, decide(job, outcome, run, self._rng))
         if alone:  # what comes next must not take this one's outcome with it
             await self._quiet()
+
+    def _circumstances(self, held: Held, task: AnyTask | None) -> Run:
+        """Return what the history says about a run that did not complete."""
+        now = self._with.now_ms()
+        return Run(
+            worker=self._with.worker,
+            started_at=now - round((held.ended - held.began) * 1000),
+            finished_at=now,
+            backoff=DEFAULT_BACKOFF if task is None else task.backoff,
+            history_limit=self._with.limits.history,
+        )
 
     async def _seclude(self, held: Held) -> None:
         """Leave nothing that a crash could take along: outcomes, waiting jobs, other handlers.

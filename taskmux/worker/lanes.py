@@ -90,7 +90,7 @@ class Lanes:
         self.concurrency = concurrency
         self.prefetch = prefetch
         self.unsettled = unsettled
-        self.held: dict[tuple[str, str, int], Held] = {}
+        self.held: set[Held] = set()
         self.running = 0
         self.open = 0
         """Lanes that there are; more than `concurrency` until the surplus ones have ended."""
@@ -135,7 +135,7 @@ class Lanes:
         """Take claimed jobs in; lanes start on them in order."""
         for job in jobs:
             held = Held(job, link, until)
-            self.held[job.queue, job.id, job.fence] = held
+            self.held.add(held)
             self._ready.append(held)
         self._wake()
 
@@ -154,8 +154,6 @@ class Lanes:
             asyncio.get_running_loop().call_soon(self._next_turn)
         else:
             self._wake()
-        if self.room > 0:
-            self.want.set()
         return held
 
     @property
@@ -221,7 +219,7 @@ class Lanes:
 
     def forget(self, held: Held) -> None:
         """The outcome is stored, or the lease is lost: nothing is held any more."""
-        self.held.pop((held.job.queue, held.job.id, held.job.fence), None)
+        self.held.discard(held)
         self.want.set()
 
     def drain(self) -> list[Held]:
@@ -235,7 +233,7 @@ class Lanes:
 
     def running_jobs(self) -> list[Held]:
         """Return the jobs whose handlers run now."""
-        return [held for held in self.held.values() if held.lane is not None]
+        return [held for held in self.held if held.lane is not None]
 
     async def idle(self) -> None:
         """Wait until no handler runs."""

@@ -100,7 +100,7 @@ class Renewer:
             )
             return
         lease = self._options.lease_ms / 1000
-        due = [held for held in tuple(self._lanes.held.values()) if held.until - now < lease * 0.7]
+        due = [held for held in tuple(self._lanes.held) if held.until - now < lease * 0.7]
         for link, driver in enumerate(self._drivers):
             mine = [held for held in due if held.link == link]
             for start in range(0, len(mine), MAX_EXTEND):

@@ -328,7 +328,7 @@ class Worker:
         _, late = await asyncio.wait([*self._runners, *self._fetching], timeout=GRACE)
         if late:
             logger.error("handlers ignore their cancellation, or the store does not answer")
-        for held in list(self._lanes.held.values()):
+        for held in list(self._lanes.held):
             if held.outcome is None and held.lane is None:
                 self._give_back(held)
         await self._flush()

@@ -229,7 +229,7 @@ class TestDraining:
         crew.finish("a")
         await asyncio.wait_for(asyncio.gather(*crew.tasks), 5)
         assert crew.taken.empty()
-        assert [held.job.id for held in crew.lanes.held.values()] == ["late"]
+        assert [held.job.id for held in crew.lanes.held] == ["late"]
 
     async def test_a_last_chance_that_was_waiting_is_not_started(self, crew):
         crew.add(job("a"), last("poison"))
@@ -239,7 +239,7 @@ class TestDraining:
         crew.finish("a")
         await asyncio.wait_for(asyncio.gather(*crew.tasks), 5)
         assert crew.taken.empty()
-        assert [held.job.id for held in crew.lanes.held.values()] == ["poison"]
+        assert [held.job.id for held in crew.lanes.held] == ["poison"]
 
     async def test_a_lane_that_was_cancelled_while_it_waited_takes_no_turn_away(self, crew):
         await crew.settle()
@@ -268,9 +268,9 @@ class TestDraining:
 class TestHeld:
     async def test_two_deliveries_of_one_job_are_two(self, crew):
         crew.add(job("a", fence=1), job("a", fence=2))
-        held = list(crew.lanes.held.values())
+        held = list(crew.lanes.held)
         crew.lanes.forget(held[0])
-        assert [one.job.fence for one in crew.lanes.held.values()] == [2]
+        assert [one.job.fence for one in crew.lanes.held] == [2]
 
     async def test_an_interrupted_one_stops_for_the_first_reason(self):
         held = Held(job("a"), 0, 0.0)
