@@ -321,7 +321,7 @@ class TestQuietness:
                 await gate.until(1)
             await asyncio.sleep(0.3)  # what the enqueues woke has come to rest
             calls.clear()
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(0.7)
             busy = calls["claim"] + calls["wait"]
             await gate.let(3)
         assert busy <= 4, calls

@@ -16,7 +16,7 @@ from harness.fleet import QUEUE, Fleet, WorkerFlags
 
 __all__ = ["RateSuite"]
 
-SECONDS = int(os.environ.get("TASKMUX_TEST_RATE_SECONDS", "10"))
+SECONDS = int(os.environ.get("TASKMUX_TEST_RATE_SECONDS", "5"))
 RATE = as_rate("100/s")
 LEASE = 30.0
 
