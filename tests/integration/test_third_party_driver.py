@@ -136,6 +136,7 @@ def test_its_own_tests_pass_and_the_kit_reports_its_levels(outside: Outside) -> 
     assert required is not None, told
     assert required[1] == required[2]
     assert "TestFiles: presence: not offered" in told
+    assert "TestFiles: lines: not offered" in told
 
 
 @installed
