@@ -8,12 +8,14 @@ from typing import Any, Final, Self, TypeVar
 
 from msgspec.structs import force_setattr
 from taskmux.driver import (
+    LINE_LIMIT,
     PROMOTE_LIMIT,
     Applied,
     Beat,
     BeatReply,
     ClaimAsk,
     Claimed,
+    Command,
     CorruptRecord,
     Driver,
     Extended,
@@ -31,6 +33,7 @@ from taskmux.driver import (
     QueueSettings,
     ReclaimAsk,
     Ref,
+    Standing,
     State,
     Transition,
     WorkerInfo,
@@ -140,7 +143,7 @@ class RedisDriver(Driver):
 
     async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
         """See `Driver.claim`."""
-        now, due, blocked_by, repeated, *found = await self.link.run(
+        now, next_at, blocked_by, repeated, limited, *found = await self.link.run(
             _CLAIM,
             self.keys(ask.queue).of(_CLAIM),
             f"{op.origin} claim",
@@ -149,7 +152,9 @@ class RedisDriver(Driver):
             ask.limit,
             ask.lease,
             ask.start,
+            ask.prefetch,
             PROMOTE_LIMIT,
+            LINE_LIMIT,
         )
         if repeated:
             jobs = await self._readable(ask.queue, found)
@@ -158,8 +163,9 @@ class RedisDriver(Driver):
         return Claimed(
             jobs,
             now,
-            None if due is None else max(0, int(due) - now),
+            None if next_at is None else max(0, int(next_at) - now),
             None if blocked_by is None else blocked_by.decode(),
+            limited == 1,
         )
 
     async def _leased(self, ask: ClaimAsk, flat: list[Any], lease_until: int) -> list[JobRecord]:
@@ -249,6 +255,10 @@ class RedisDriver(Driver):
         """See `Driver.counts`."""
         return await reading.counts(self.link, self.keys(queue))
 
+    async def standing(self, ref: Ref) -> Standing | None:
+        """See `Lines.standing`."""
+        return await reading.standing(self.link, self.keys(ref.queue), ref.id)
+
     async def queues(self) -> Sequence[str]:
         """See `Driver.queues`."""
         names = await self.link.command("SMEMBERS", self._registry)
@@ -288,14 +298,19 @@ class RedisDriver(Driver):
 
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""
-        await presence.beat(self.link, self.address.prefix, beat)
 
         async def send(queue: str, _: str, some: list[HeldLease]) -> list[bool]:
             return await presence.asked(self.link, self.keys(queue), some)
 
         flags = await by_queue(beat.held, lambda held: held.ref.queue, send)
         asked = zip(beat.held, flags, strict=True)
-        return BeatReply(cancel=[held for held, is_asked in asked if is_asked])
+        cancel = [held for held, is_asked in asked if is_asked]
+        # last, because what it hands over would be lost if something failed after it
+        return BeatReply(cancel, await presence.beat(self.link, self.address.prefix, beat))
+
+    async def tell(self, worker: str, command: Command) -> bool:
+        """See `Presence.tell`."""
+        return await presence.tell(self.link, self.address.prefix, worker, command)
 
     async def workers(self) -> Sequence[WorkerInfo]:
         """See `Presence.workers`."""
@@ -374,6 +389,8 @@ def _pushed(news: Sequence[NewJob], reply: Sequence[bytes]) -> list[Pushed]:
             answer.append(Pushed(PushStatus.CREATED, new.job.id))
         elif code == "U":
             answer.append(Pushed(PushStatus.DUPLICATE, new.job.id))
+        elif code == "F":
+            answer.append(Pushed(PushStatus.FULL, new.job.id))
         elif code == "D":
             answer.append(Pushed(PushStatus.DEDUPLICATED, next(owners).decode()))
         else:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taskmux.driver import CorruptRecord, FindAsk, JobRecord, Page, State
+from taskmux.driver import CorruptRecord, FindAsk, JobRecord, Page, Standing, State
 
 from taskmux_redis.keys import QueueKeys
 from taskmux_redis.link import Link
 from taskmux_redis.records import STATE_LETTERS, read_job
 from taskmux_redis.scripts import script
 
-__all__ = ["INDEXES", "counts", "find", "get"]
+__all__ = ["INDEXES", "counts", "find", "get", "standing"]
 
 _GET, _FIND, _COUNTS = script("get"), script("find"), script("counts")
+_STANDING = script("standing")
 
 INDEXES = {
     State.WAITING: "ready",
@@ -43,7 +44,7 @@ async def find(link: Link, keys: QueueKeys, ask: FindAsk) -> Page:
     score, _, member = (ask.cursor or "").partition(":")
     after_score, after_member, *rows = await link.run(
         _FIND,
-        [keys[name] for name in ("base", "work", "live", INDEXES[ask.state], "leases")],
+        [keys[name] for name in ("base", "work", "live", INDEXES[ask.state], "grouped", "leases")],
         STATE_LETTERS[ask.state],
         int(ask.newest),
         score,
@@ -67,3 +68,9 @@ async def counts(link: Link, keys: QueueKeys) -> dict[State, int]:
     """Return the number of jobs in each state, at one instant."""
     sizes = await link.run(_COUNTS, keys.of(_COUNTS))
     return dict(zip(INDEXES, sizes, strict=True))
+
+
+async def standing(link: Link, keys: QueueKeys, job_id: str) -> Standing | None:
+    """Return what a waiting job stands behind; None if it is not waiting."""
+    found = await link.run(_STANDING, keys.of(_STANDING), job_id)
+    return None if found is None else Standing(*found)

@@ -1,13 +1,14 @@
 """The stored form of a job: the work as pushed, written once, and a live string of what changes.
 
-`work` is a stamp (when it was created and how-manieth) and the rest as MessagePack. The live
+`work` is a stamp (when it was created and how-manieth), the group of a job that has one (its
+length in three digits, its name), and the rest as MessagePack. The live
 string, whose layout `lua/lib/live.lua` gives, comes with the first change; its fields have one
 letter each, because a million of them are kept:
 
 ```
 p priority   l lifo      k dedup key   i children   c cause     r run_at    e finished
 n attempts   m crashes   u reason      y result     x error     h history   o notice
-t kept count
+t kept count   g group
 ```
 
 Notes of a running job are a hash of its own: `v` progress, `$name` a step, `#0` a line of its
@@ -58,7 +59,6 @@ _SHORT = {
     "headers": "h",
     "policy": "o",
     "tags": "g",
-    "group": "l",
     "parent": "a",
     "schedule": "s",
     "slot": "i",
@@ -73,7 +73,6 @@ class Work(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, rename=_SH
     headers: dict[str, str] | None = None
     policy: Policy = Policy()
     tags: tuple[str, ...] = ()
-    group: str | None = None
     parent: Parent | None = None
     schedule: str | None = None
     slot: int | None = None
@@ -148,11 +147,14 @@ def encode_new(new: NewJob) -> list[Any]:
         job.headers or None,
         job.policy,
         job.tags,
-        job.group,
         job.parent,
         job.schedule,
         job.slot,
     )
+    packed = _pack(work)
+    if job.group is not None:
+        name = job.group.encode()
+        packed = b"%03d%b%b" % (len(name), name, packed)
     state = job.state
     fields = b""
     for field, default in _PUSHED:
@@ -163,9 +165,9 @@ def encode_new(new: NewJob) -> list[Any]:
         fields += pack_field(b"d", b"%d" % new.delay)
     notes = _notes(job)
     if state is State.WAITING and not fields and not notes:
-        return [job.id, _pack(work), b""]
+        return [job.id, packed, b""]
     head = STATE_LETTERS[state].encode() + (b"1" if notes else b"0")
-    return [job.id, _pack(work), head + fields, *notes]
+    return [job.id, packed, head + fields, *notes]
 
 
 def _notes(job: JobRecord) -> list[Any]:
@@ -207,7 +209,8 @@ def read_job(queue: str, row: Sequence[Any]) -> JobRecord:
 
 def _as_pushed(queue: str, job_id: str, stored: bytes) -> JobRecord:
     created_at = int(stored[:_CREATED])
-    work = _work_decoder.decode(stored[_STAMP:])
+    group, at = _group_in(stored)
+    work = _work_decoder.decode(stored[at:])
     return JobRecord(
         queue=queue,
         id=job_id,
@@ -216,13 +219,22 @@ def _as_pushed(queue: str, job_id: str, stored: bytes) -> JobRecord:
         headers=work.headers or {},
         policy=work.policy,
         tags=work.tags,
-        group=work.group,
+        group=group,
         parent=work.parent,
         schedule=work.schedule,
         slot=work.slot,
         created_at=created_at,
         fence=created_at,
     )
+
+
+def _group_in(stored: bytes) -> tuple[str | None, int]:
+    """Return a job's group, and where its packed work begins, which is no digit."""
+    if not stored[_STAMP : _STAMP + 1].isdigit():
+        return None, _STAMP
+    start = _STAMP + 3
+    end = start + int(stored[_STAMP:start])
+    return stored[start:end].decode(), end
 
 
 def _overlay(record: JobRecord, live: bytes, lease_end: bytes | None) -> None:

@@ -51,6 +51,7 @@ class _Shape(NamedTuple):
     flag: bool
     flags: str
     unset: bytes
+    hold: str
 
     def spelt(self) -> tuple[Any, ...]:
         """Return the shape as `apply.lua` takes it."""
@@ -63,7 +64,7 @@ class _Shape(NamedTuple):
             self.place.value,
             self.retention.age_ms,
             "" if kept is None else kept,
-            ("r" if self.remove else "") + ("f" if self.flag else "") + self.flags,
+            ("r" if self.remove else "") + ("f" if self.flag else "") + self.flags + self.hold,
             self.unset,
         )
 
@@ -107,6 +108,8 @@ def _alike(one: Transition) -> Hashable:
         one.remove,
         one.flag,
         one.notice,
+        one.hold,
+        one.hold_line,
     )
 
 
@@ -124,6 +127,7 @@ def _described(one: Transition) -> tuple[bytes, _Shape]:
         one.flag,
         flags,
         unset,
+        f"{'l' if one.hold_line else 'h'}{one.hold}" if one.hold else "",
     )
     return setting, shape
 

@@ -15,7 +15,17 @@ from tests.servers import free_port, redis_cluster, redis_program, redis_sentine
 from taskmux_redis import RedisDriver
 
 needs_program = pytest.mark.skipif(redis_program() is None, reason="no redis-server")
-INDEXES = ("ready", "delayed", "blocked", "leases", "completed", "dead", "cancelled", "moved")
+INDEXES = (
+    "ready",
+    "grouped",
+    "delayed",
+    "blocked",
+    "leases",
+    "completed",
+    "dead",
+    "cancelled",
+    "moved",
+)
 STAMPED = {"delayed", "blocked"}
 STAMP = 23
 
@@ -44,7 +54,35 @@ def leaks(client: Any, prefix: str = "tm") -> list[str]:
         for owner in client.hvals(key("dedup")):
             if owner not in work:
                 found.append(f"{base!r}: {owner!r} owns a key without a record")
+        found += [f"{base!r}: {what}" for what in lines_leak(client, base + b"}:")]
     return found
+
+
+def lines_leak(client: Any, base: bytes) -> list[str]:
+    """What is stored of a line beyond its jobs."""
+
+    def lines(kind: bytes) -> dict[bytes, Any]:
+        names = client.scan_iter(base + kind + b":*", count=1000)
+        return {name.split(b":" + kind + b":")[1]: name for name in names}
+
+    def members(key: bytes) -> dict[bytes, float]:
+        return dict(client.zrange(key, 0, -1, withscores=True))
+
+    ring, parked = set(members(base + b"ring")), set(members(base + b"parked"))
+    waiting = {line: members(key) for line, key in lines(b"line").items()}
+    places = {job: place for jobs in waiting.values() for job, place in jobs.items()}
+    named = set(waiting) | ({b""} if client.exists(base + b"ready") else set())
+    leases = set(client.zrange(base + b"leases", 0, -1))
+    running = {job for key in lines(b"running").values() for job in members(key)}
+    gates = [base + b"gate", *lines(b"gate").values()]
+    checks = {
+        f"{named ^ (ring | parked)} have jobs or turns, not both": named == ring | parked,
+        f"{ring & parked} are in the ring and parked": ring & parked <= {b""},
+        "`grouped` differs from the lines": places == members(base + b"grouped"),
+        f"{running - leases} run without a lease": running <= leases,
+        "a gate stays for ever": all(client.ttl(gate) != -1 for gate in gates),
+    }
+    return [what for what, holds in checks.items() if not holds]
 
 
 def twice(names: list[bytes]) -> set[bytes]:

@@ -1,13 +1,14 @@
 -- Apply guarded transitions in order.
 --
--- KEYS: base, work, live, ready, delayed, blocked, leases, completed, dead, cancelled, moved,
---   counted, ages, dedup, sequence, marker, ops
+-- KEYS: base, work, live, ready, grouped, ring, parked, delayed, blocked, leases, completed, dead,
+--   cancelled, moved, counted, ages, dedup, sequence, gate, full, marker, ops
 -- ARGV: origin, number, shapes, settings, count, plan, items...
 --   plan: for each transition its shape (3 digits), the fields that it sets (3), its fence (13),
 --   the length of its id (4), and the id;
 --   items: the shapes, what transitions of this batch share: states, to, run_at, delay, place,
 --   age, keep, flags, unset (letters of the fields to drop); of the flags, `r` removes, `f` asks
---   an active job to cancel, `z0` `z1` `g0` `g1` set whether it is asked to and has started;
+--   an active job to cancel, `z0` `z1` `g0` `g1` set whether it is asked to and has started, `h`
+--   and `l` hold the queue or the job's line for the milliseconds that follow;
 --   then the fields to set, as live strings have them. Without states, the fence is the guard.
 -- Returns: two letters a transition: A applied, S stale, G gone, C conflict, Q requested,
 --   P repeated; then the state, or `-` for none.
@@ -20,13 +21,14 @@
 --! include live
 --! include due
 --! include wake
+--! include lines
+--! include gates
 
 local known = recall()
 if known then
   return (string.gsub(known, 'A', 'P'))
 end
 count = tonumber(count)
-local now = clock()
 local FINAL = {c = completed, f = dead, k = cancelled, m = moved}
 local INDEX = {w = ready, d = delayed, b = blocked, a = leases,
   c = completed, f = dead, k = cancelled, m = moved}
@@ -41,6 +43,7 @@ for i = 1, tonumber(shapes) do
   local flags = take()
   way.remove, way.flag = string.find(flags, 'r') ~= nil, string.find(flags, 'f') ~= nil
   way.asked, way.started = string.match(flags, 'z(%d)'), string.match(flags, 'g(%d)')
+  way.hold, way.hold_line = string.match(flags, 'h(%d+)'), string.match(flags, 'l(%d+)')
   way.unset = take()
   way.is_plain_end = FINAL[way.to] and way.keep == '' and flags == '' and way.unset == ''
   way.code = 'A' .. way.to
@@ -62,13 +65,13 @@ end
 
 -- Under maxmemory Redis refuses a script whose first write may need memory and lets one go on
 -- whose first write frees some. Finished work must always be settled.
-redis.call('ZREM', leases, '')
+local was_full = redis.call('DEL', full) == 1
 local turn = redis.call('INCRBY', sequence, count) - count
 
 -- Writes are collected and go as one command a key. A job that comes up a second time finds the
 -- indexes as its first transition left them.
 local leaving, entering, gone, written, touched = {}, {}, {}, {}, {}
-local finished, woken, soonest = {}, 0, math.huge
+local finished, freed, woken, stopped, soonest = {}, {}, 0, 0, math.huge
 
 local function flush()
   for key, members in pairs(leaving) do
@@ -97,8 +100,27 @@ local function stamp_for(id)
   return sub(redis.call('HGET', work, id) or '', 1, STAMP)
 end
 
-local function leave_state(state, id)
-  leave(INDEX[state], BY_STAMP[state] and stamp_for(id) .. id or id)
+-- A job stopped running: its line may give again.
+local function stop(line, id)
+  stopped = stopped + 1
+  leave(leases, id)
+  if line ~= '' then
+    leave(running_key(line), id)
+    if not freed[line] then
+      freed[line] = true
+      woken = woken + readmit(line, turn)
+    end
+  end
+end
+
+local function leave_state(state, job, id)
+  if state == 'w' then
+    quit(job.line, id)
+  elseif state == 'a' then
+    stop(job.line, id)
+  else
+    leave(INDEX[state], BY_STAMP[state] and stamp_for(id) .. id or id)
+  end
   if FINAL[state] then
     leave(counted, id)
   end
@@ -114,9 +136,9 @@ local function enter_line(way, job, id)
   local priority = tonumber(job.fields.p or PRIORITY)
   woken = woken + 1
   if way.place == 'keep' and job.last ~= NOWHERE then
-    enter(ready, moved_to(priority, job.last), id)
+    join(job.line, moved_to(priority, job.last), id, turn)
   else
-    enter(ready, (way.place == 'front' and front or back)(priority, turn), id)
+    join(job.line, (way.place == 'front' and front or back)(priority, turn), id, turn)
   end
 end
 
@@ -185,7 +207,7 @@ local function move(way, job, id, target, setting)
   change(way, job, target, setting)
   if way.to ~= '' and not (target == 'a' and state == 'a') then
     if state == 'w' then
-      job.last = redis.call('ZSCORE', ready, id) or NOWHERE
+      job.last = redis.call('ZSCORE', line_key(job.line), id) or NOWHERE
     elseif state == 'a' then
       job.worker = NOBODY
       job.flags = sub(job.flags, 1, 1) .. '0' .. sub(job.flags, 3)
@@ -194,11 +216,18 @@ local function move(way, job, id, target, setting)
     elseif FINAL[state] then
       job.fields.e, job.fields.t, job.dirty = nil, nil, true
     end
-    leave_state(state, id)
+    if not (state == 'w' and target == 'w') then -- or else a line that it stays in keeps its turn
+      leave_state(state, job, id)
+    end
     enter_state(way, target, job, id)
   elseif state == 'w' and job.fields.p ~= priority then
-    local score = redis.call('ZSCORE', ready, id)
-    enter(ready, moved_to(tonumber(job.fields.p or PRIORITY), score), id)
+    local score = redis.call('ZSCORE', line_key(job.line), id)
+    join(job.line, moved_to(tonumber(job.fields.p or PRIORITY), score), id, turn)
+  end
+  if way.hold then
+    hold(gate, now + way.hold)
+  elseif way.hold_line then
+    hold(gate_key(job.line), now + way.hold_line)
   end
   save(job, id, target)
 end
@@ -219,8 +248,10 @@ local function load(id)
   if not state then
     local job = not gone[id] and redis.call('HGET', work, id)
     local fence = job and tonumber(sub(job, 1, 13))
+    local line = fence and group_in(job, STAMP)
     return fence and {state = 'w', flags = '000', fence = fence, last = NOWHERE, worker = NOBODY,
-      text = '', fields = {}}
+      line = line, text = line == '' and '' or field('g', line),
+      fields = {g = line ~= '' and line or nil}}
   end
   local text = fields_text(state)
   local fields, fence = parse(text), tonumber(sub(state, 5, 17))
@@ -228,11 +259,11 @@ local function load(id)
     return nil
   end
   return {state = sub(state, 1, 1), flags = sub(state, 2, 4), fence = fence, last = sub(state, 18, 33),
-    worker = sub(state, 34, #state - #text), text = text, fields = fields}
+    worker = sub(state, 34, #state - #text), line = fields.g or '', text = text, fields = fields}
 end
 
 local function remove(job, id)
-  leave_state(job.state, id)
+  leave_state(job.state, job, id)
   free_key(job.fields.k, id)
   redis.call('HDEL', work, id)
   redis.call('HDEL', live, id)
@@ -254,18 +285,31 @@ local function target_of(way, job)
   return way.to
 end
 
+-- The line of a job whose live string has no field but its group, which begins there; else nil.
+local function lone_group(state, at)
+  if at > #state then
+    return ''
+  end
+  local length, name = string.match(state, '^g(%d+):()', at)
+  return length and name + length - 1 == #state and sub(state, name) or nil
+end
+
 -- The common end, with no more work than it takes: a first run finishes and leaves nothing but
 -- its outcome. Returns nil where `move` must look closer.
 local function finish_first_run(way, id, fence, setting)
   local state = states[id]
-  if not (way.is_plain_end and state) or sub(state, 1, 1) ~= 'a' or sub(state, 5, 17) ~= fence
-    or #state ~= 36 + (tonumber(sub(state, 34, 36)) or -1) then
+  if not (way.is_plain_end and state) or sub(state, 1, 1) ~= 'a' or sub(state, 5, 17) ~= fence then
     return nil
   end
-  local value = way.to .. sub(state, 2, 2) .. '0' .. sub(state, 4, 33) .. NOBODY .. setting
-    .. FINISHED
+  local length = tonumber(sub(state, 34, 36))
+  local line = length and lone_group(state, 37 + length)
+  if not line then
+    return nil
+  end
+  local value = way.to .. sub(state, 2, 2) .. '0' .. sub(state, 4, 33) .. NOBODY
+    .. sub(state, 37 + length) .. setting .. FINISHED
   states[id], written[id] = value, value
-  leave(leases, id)
+  stop(line, id)
   enter_final(way, way.to, id)
   return way.code
 end
@@ -324,7 +368,7 @@ for age, list in pairs(finished) do
   redis.call('ZADD', ages, age, age)
   in_chunks('RPUSH', base .. 'age:' .. age, list)
 end
-wake(woken + (due_before(soonest) and 1 or 0))
+wake(woken + (was_full and stopped or 0) + (due_before(soonest) and 1 or 0))
 local reply = table.concat(codes)
 remember(now, reply)
 return reply

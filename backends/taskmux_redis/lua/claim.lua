@@ -1,10 +1,12 @@
--- Lease waiting jobs to a worker, in order.
+-- Lease waiting jobs to a worker, as the turns of lines and the order within each say.
 --
--- KEYS: base, work, live, ready, delayed, leases, sequence, settings, marker, corrupt, ops
--- ARGV: origin, number, worker, limit, lease, start, promote
--- Returns: {now, next due instant or false, blocked by, repeated, then for each job id, work,
---   state, notes}: as they were before the claim, the last two false where there are none. Of a
---   repeat, rows follow as `lib/rows.lua` makes them.
+-- KEYS: base, work, live, ready, grouped, ring, parked, delayed, leases, sequence, settings, gate,
+--   full, marker, corrupt, ops
+-- ARGV: origin, number, worker, limit, lease, start, prefetch, promote, passed
+--   passed: how many lines that may not give one claim passes over at most
+-- Returns: {now, instant of the next chance or false, blocked by, repeated, limited, then for each
+--   job id, work, state, notes}: as they were before the claim, the last two false where there
+--   are none. Of a repeat, rows follow as `lib/rows.lua` makes them.
 --
 -- The first write frees memory, so a full store can still be drained.
 --! include clock
@@ -15,12 +17,22 @@
 --! include live
 --! include rows
 --! include wake
+--! include lines
+--! include joining
+--! include gates
 
-local now = clock()
-local reply = {now, false, false, 0}
+local known = recall()
+local set = redis.call('HMGET', settings, 'paused', 'limited', 'limits', 'groups', 'named')
+local reply = {now, false, false, 0, set[2] == '1' and 1 or 0}
+local held, until_then, states = {}, {}, {}
 
-local function answer()
-  reply[2] = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2] or false
+local function answer(blocked, opens)
+  local due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+  reply[2] = opens and not (due and tonumber(due) <= opens) and digits(opens) or due or false
+  reply[3] = blocked or false
+  if not known then
+    remember(now, cjson.encode(held))
+  end
   return reply
 end
 
@@ -29,11 +41,11 @@ local function set_aside(id)
 end
 
 -- The same jobs again, as far as they are still held under the same fence.
-local function again(known)
-  local held = cjson.decode(known)
+local function again()
+  local before = cjson.decode(known)
   reply[4] = 1
-  for i = 1, #held, 2 do
-    local id, fence = held[i], held[i + 1]
+  for i = 1, #before, 2 do
+    local id, fence = before[i], before[i + 1]
     local state = redis.call('HGET', live, id)
     if state and string.sub(state, 1, 1) == 'a' and string.sub(state, 5, 17) == fence then
       reply[#reply + 1] = row(id, redis.call('HGET', work, id), state)
@@ -49,7 +61,7 @@ local function promote_due()
   end
   redis.call('ZREM', delayed, unpack(due))
   local turn = redis.call('INCRBY', sequence, #due) - #due
-  local ids, line, states = {}, {}, {}
+  local ids, promoted = {}, {}
   for i = 1, #due do
     ids[i] = string.sub(due[i], STAMP + 1)
   end
@@ -58,25 +70,179 @@ local function promote_due()
     local state = found[i]
     local fields = state and string.sub(state, 1, 1) == 'd' and parse(fields_text(state))
     if fields then
-      states[#states + 1] = ids[i]
-      states[#states + 1] = 'w' .. string.sub(state, 2)
-      line[#line + 1] = (fields.l and front or back)(tonumber(fields.p or PRIORITY), turn + i)
-      line[#line + 1] = ids[i]
+      promoted[#promoted + 1] = ids[i]
+      promoted[#promoted + 1] = 'w' .. string.sub(state, 2)
+      local score = (fields.l and front or back)(tonumber(fields.p or PRIORITY), turn + i)
+      will_join(fields.g or '', score, ids[i], turn + i)
     else
       set_aside(ids[i])
     end
   end
-  in_chunks('HSET', live, states)
-  in_chunks('ZADD', ready, line)
+  in_chunks('HSET', live, promoted)
+  join_all()
 end
 
-local held, until_then, states = {}, {}, {}
+-- Parked lines whose time has come go behind the others.
+local function readmit_due()
+  local due = redis.call('ZRANGEBYSCORE', parked, -now, now, 'LIMIT', 0, passed)
+  if #due == 0 then
+    return
+  end
+  redis.call('ZREM', parked, unpack(due))
+  local turn, turns = redis.call('INCRBY', sequence, #due) - #due, {}
+  for i = 1, #due do
+    turns[2 * i - 1], turns[2 * i] = turn + i, due[i]
+  end
+  redis.call('ZADD', ring, unpack(turns))
+end
+
+-- -- which lines give -----------------------------------------------------------------------------
+
+local PAGE = 1000
+local SAMPLE, RECHECK = 32, 1000
+local to_pass = tonumber(passed)
+
+-- Read the next lines of the ring, and what says whether each may give.
+local function read_page(walk)
+  local page = redis.call('ZRANGE', ring, walk.read, walk.read + walk.size - 1)
+  walk.page, walk.at = page, 1
+  walk.read, walk.all = walk.read + #page, #page < walk.size
+  local gates, limits = {}, {}
+  for i = 1, #page do
+    gates[i], limits[i] = gate_key(page[i]), 'l:' .. page[i]
+  end
+  walk.gates = #page > 0 and redis.call('MGET', unpack(gates))
+  walk.limits = (set[4] or set[5]) and look_up(settings, limits) or {}
+end
+
+-- How many of a line are active, counted by the leases, and until when that surely is so. Of a
+-- long line only some are checked at a time, those seen longest ago first.
+local function count_running(line, most)
+  local key, ends, gone, seen = running_key(line), math.huge, {}, {}
+  local count = redis.call('ZCARD', key)
+  if count < most then
+    return count
+  end
+  for _, id in ipairs(redis.call('ZRANGE', key, 0, SAMPLE - 1)) do
+    local lease_end = redis.call('ZSCORE', leases, id)
+    if lease_end then
+      ends = math.min(ends, lease_end)
+      seen[#seen + 1] = lease_end
+      seen[#seen + 1] = id
+    else
+      gone[#gone + 1] = id
+    end
+  end
+  in_chunks('ZREM', key, gone)
+  if count > SAMPLE then
+    in_chunks('ZADD', key, seen)
+  end
+  return count - #gone, ends
+end
+
+-- What the line that was read last may give.
+local function look(line, walk)
+  local at = walk.at - 1
+  local own = line == '' and FREE or limits_in(walk.limits[at] or set[4])
+  local one = {line = line, own = own, gate = gate_in(walk.gates[at]), given = 0, taken = 0,
+    active = 0, left = redis.call('ZCARD', line_key(line))}
+  one.room = own.paused and 0 or room(own.rate, one.gate)
+  if one.room > 0 and own.most then
+    one.active, one.ends = count_running(line, own.most)
+    one.room = math.min(one.room, own.most - one.active)
+  end
+  return one
+end
+
+local function next_line(walk)
+  if walk.at > #walk.page and not walk.all then
+    read_page(walk)
+  end
+  if walk.at <= #walk.page then
+    walk.at = walk.at + 1
+    local one = look(walk.page[walk.at - 1], walk)
+    walk.looked[#walk.looked + 1] = one
+    return one
+  end
+  walk.first = walk.first + 1
+  return walk.back[walk.first - 1]
+end
+
+local function is_alone(walk)
+  return walk.all and walk.at > #walk.page and walk.first > #walk.back
+end
+
+-- Go round the ring until so many jobs are found. Lines that gave come `back` behind the others.
+local function go_round(wanted)
+  local walk = {size = math.min(wanted + 1, PAGE), read = 0, page = {}, at = 1, all = false,
+    looked = {}, back = {}, first = 1, runs = {}}
+  while wanted > 0 and to_pass > 0 do
+    local one = next_line(walk)
+    if not one then
+      break
+    end
+    local may = math.min(one.room, one.left) - one.given
+    if may > 0 then
+      may = is_alone(walk) and math.min(may, wanted) or 1
+      walk.runs[#walk.runs + 1] = {one, may}
+      one.given, wanted = one.given + may, wanted - may
+      if one.left > one.given then
+        walk.back[#walk.back + 1] = one
+      end
+    else
+      one.parks, to_pass = true, to_pass - 1
+    end
+  end
+  return walk
+end
+
+-- Where a line that may not give is parked; nil if it may.
+local function parking_place(one)
+  if room(one.own.rate, one.gate) <= 0 then
+    return digits(opens_at(one.own.rate, one.gate))
+  elseif one.own.paused then
+    return '+inf'
+  elseif one.own.most and one.active + one.taken >= one.own.most then
+    return digits(-math.max(now + RECHECK, one.ends or now + lease))
+  end
+end
+
+-- Write what the round did to lines.
+local function settle_lines(walk)
+  local out, places, turns = {}, {}, {}
+  for _, one in ipairs(walk.looked) do
+    if one.own.rate and one.taken > 0 then
+      one.gate = spend(gate_key(one.line), one.own.rate, one.gate, one.taken)
+    end
+    local place = one.parks and one.left > one.given and parking_place(one)
+    if place or one.left <= one.given then
+      out[#out + 1] = one.line
+    end
+    if place then
+      places[#places + 1] = place
+      places[#places + 1] = one.line
+    end
+  end
+  local came_back = #walk.back - walk.first + 1
+  if came_back > 0 and not (walk.all and walk.read == 1) then
+    local turn = redis.call('INCRBY', sequence, came_back) - came_back
+    for i = 1, came_back do
+      turns[2 * i - 1], turns[2 * i] = turn + i, walk.back[walk.first + i - 1].line
+    end
+  end
+  in_chunks('ZREM', ring, out)
+  in_chunks('ZADD', ring, turns)
+  in_chunks('ZADD', parked, places)
+end
+
+-- -- leasing their jobs ---------------------------------------------------------------------------
+
 local me = string.format('%03d', #worker) .. worker
-local asked_for, to_start, lease_end = tonumber(limit), 2 * tonumber(start), digits(now + lease)
+local to_start, lease_end = 2 * tonumber(start), digits(now + lease)
 local sub, format = string.sub, string.format
 
-local function lease_out(id, job, state, score)
-  local fence, flags, fields, notes = nil, '0', '', false
+local function lease_out(id, job, state, score, group)
+  local fence, flags, fields, notes = nil, '0', group, false
   if state then
     fence, flags, fields = tonumber(sub(state, 5, 17)), sub(state, 4, 4), fields_text(state)
     notes = flags == '1' and redis.call('HGETALL', base .. 'n:' .. id)
@@ -85,52 +251,114 @@ local function lease_out(id, job, state, score)
   end
   if not (fence and fields) then
     set_aside(id)
-    return
+    return false
   end
   local at, next_fence = #held, format('%013.0f', fence + 1)
   states[at + 1], states[at + 2] = id, (at < to_start and 'a01' or 'a00') .. flags .. next_fence
     .. sub(NOWHERE .. score, -16) .. me .. fields
   until_then[at + 1], until_then[at + 2] = lease_end, id
   held[at + 1], held[at + 2] = id, next_fence
-  at = 4 + 2 * at
+  at = 5 + 2 * at
   reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, job, state, notes
+  return true
 end
 
-local known = recall()
-if known then
-  return again(known)
-end
-if redis.call('HGET', settings, 'paused') == '1' then
-  reply[3] = 'paused'
-  return answer()
-end
-promote_due()
--- Unreadable jobs leave room for others, within a bound.
-for _ = 1, 100 do
-  local popped = redis.call('ZPOPMIN', ready, asked_for - #held / 2)
-  local ids = {}
-  for i = 1, #popped, 2 do
-    ids[#ids + 1] = popped[i]
+-- Take the jobs of a round out of their lines, in the order of the turns.
+local function pop(walk)
+  local ids, scores, owners, of_groups = {}, {}, {}, {}
+  for _, one in ipairs(walk.looked) do
+    one.popped, one.next = one.given > 0 and redis.call('ZPOPMIN', line_key(one.line), one.given), 1
+    one.group = one.line ~= '' and field('g', one.line) or ''
+    one.running = {}
   end
-  local jobs, before = look_up(work, ids), look_up(live, ids)
-  for i = 1, #ids do
-    if jobs[i] then
-      lease_out(ids[i], jobs[i], before[i], popped[2 * i])
-    else
-      set_aside(ids[i])
+  for _, run in ipairs(walk.runs) do
+    local one = run[1]
+    for _ = 1, run[2] do
+      local at = #ids + 1
+      ids[at], scores[at], owners[at] = one.popped[one.next], one.popped[one.next + 1], one
+      one.next = one.next + 2
+      if one.line ~= '' then
+        of_groups[#of_groups + 1] = ids[at]
+      end
     end
   end
-  if #popped == 0 or #held / 2 == asked_for then
-    break
+  in_chunks('ZREM', grouped, of_groups)
+  return ids, scores, owners
+end
+
+-- Returns how many jobs of the round were unreadable.
+local function take_round(wanted)
+  local walk = go_round(wanted)
+  local ids, scores, owners = pop(walk)
+  local jobs, before = look_up(work, ids), look_up(live, ids)
+  local leased = #held / 2
+  for i = 1, #ids do
+    local one = owners[i]
+    if not jobs[i] then
+      set_aside(ids[i])
+    elseif lease_out(ids[i], jobs[i], before[i], scores[i], one.group) then
+      one.taken = one.taken + 1
+      if one.line ~= '' then
+        one.running[#one.running + 1] = lease_end
+        one.running[#one.running + 1] = ids[i]
+      end
+    end
+  end
+  for _, one in ipairs(walk.looked) do
+    in_chunks('ZADD', running_key(one.line), one.running)
+  end
+  settle_lines(walk)
+  return #ids - (#held / 2 - leased)
+end
+
+-- -- the claim ------------------------------------------------------------------------------------
+
+if known then
+  return again()
+end
+redis.call('ZREM', leases, '')
+if set[1] == '1' then
+  return answer('paused')
+end
+promote_due()
+local all, gate_now = limits_in(set[3]), gate_in(redis.call('GET', gate))
+local free = all.most and all.most - redis.call('ZCARD', leases) or math.huge
+if free <= 0 then
+  redis.call('SET', full, 1)
+  return answer('concurrency')
+end
+local open = room(all.rate, gate_now)
+if open <= 0 then
+  return answer('rate', opens_at(all.rate, gate_now))
+end
+local most = math.min(limit - (reply[5] == 1 and prefetch or 0), free, open)
+if most > 0 then
+  readmit_due()
+  -- Unreadable jobs leave room for others, within a bound.
+  for _ = 1, 100 do
+    if take_round(most - #held / 2) == 0 then
+      break
+    end
   end
 end
 in_chunks('HSET', live, states)
 in_chunks('ZADD', leases, until_then)
--- What this claim leaves behind wakes another waiter, and its claim the next.
-if redis.call('ZCARD', ready) > 0 then
-  wake(1)
-else
-  redis.call('DEL', marker)
+if all.rate and #held > 0 then
+  spend(gate, all.rate, gate_now, #held / 2)
 end
-remember(now, cjson.encode(held))
-return answer()
+-- What this claim leaves behind wakes another waiter, and its claim the next.
+local others = redis.call('ZCARD', ring)
+if others == 0 then
+  redis.call('DEL', marker)
+elseif #held / 2 == free then
+  redis.call('SET', full, 1)
+else
+  wake(1)
+end
+if #held > 0 or most <= 0 then
+  return answer()
+elseif others > 0 then
+  return answer(nil, now)
+end
+local first = redis.call('ZRANGEBYSCORE', parked, '(0', '9007199254740992', 'WITHSCORES', 'LIMIT', 0, 1)
+return answer(redis.call('ZCARD', parked) > 0 and 'lines', tonumber(first[2]))

@@ -1,6 +1,6 @@
 -- Read one page of the jobs in one state.
 --
--- KEYS: base, work, live, index, leases
+-- KEYS: base, work, live, index, grouped, leases
 -- ARGV: state, newest, score, member, limit
 --   score and member: the last entry of the page before; '' for the first page
 -- Returns: {score, member, row...}: the cursor of the next page (false: this was the last), then
@@ -25,25 +25,30 @@ local function active_by_stamp()
   return members
 end
 
-local members = state == 'a' and active_by_stamp()
-local size = members and #members or redis.call('ZCARD', index)
+local function of_list(members)
+  return {size = #members, at = function(rank)
+    return 0, members[rank + 1]
+  end}
+end
 
-local function entry(rank)
-  if members then
-    return '0', members[rank + 1]
-  end
-  local found = redis.call('ZRANGE', index, rank, rank, 'WITHSCORES')
-  return found[2], found[1]
+local function of_key(key)
+  return {size = redis.call('ZCARD', key), at = function(rank)
+    local found = redis.call('ZRANGE', key, rank, rank, 'WITHSCORES')
+    return tonumber(found[2]), found[1]
+  end}
+end
+
+local function is_before(one, name, other, other_name)
+  return one < other or (one == other and name < other_name)
 end
 
 -- The rank of the first entry beyond the cursor, or of the cursor's own place with `inclusive`.
-local function rank_of_cursor(inclusive)
-  local low, high, after = 0, size, tonumber(score)
+local function rank_of_cursor(walk, inclusive)
+  local low, high, after = 0, walk.size, tonumber(score)
   while low < high do
     local middle = math.floor((low + high) / 2)
-    local at, name = entry(middle)
-    at = tonumber(at)
-    if at > after or (at == after and (name > member or (inclusive and name == member))) then
+    local at, name = walk.at(middle)
+    if is_before(after, member, at, name) or (inclusive and name == member and at == after) then
       high = middle
     else
       low = middle + 1
@@ -52,24 +57,55 @@ local function rank_of_cursor(inclusive)
   return low
 end
 
-local rank, step = 0, 1
-if newest == '1' then
-  rank, step = (score == '' and size or rank_of_cursor(true)) - 1, -1
-elseif score ~= '' then
-  rank = rank_of_cursor(false)
+local step = newest == '1' and -1 or 1
+
+-- Go to an entry: its score and name, or none beyond the end.
+local function go_to(walk, rank)
+  walk.rank, walk.score, walk.name = rank, nil, nil
+  if rank >= 0 and rank < walk.size then
+    walk.score, walk.name = walk.at(rank)
+  end
 end
+
+local function begin(walk)
+  if step < 0 then
+    go_to(walk, (score == '' and walk.size or rank_of_cursor(walk, true)) - 1)
+  else
+    go_to(walk, score == '' and 0 or rank_of_cursor(walk, false))
+  end
+  return walk
+end
+
+-- Waiting jobs stand in two indexes, which are walked side by side.
+local walks = {begin(state == 'a' and of_list(active_by_stamp()) or of_key(index))}
+if state == 'w' then
+  walks[2] = begin(of_key(grouped))
+end
+
+local function next_walk()
+  local one, other = walks[1], walks[2]
+  if not (other and other.name) then
+    return one
+  elseif not one.name then
+    return other
+  end
+  local first = is_before(one.score, one.name, other.score, other.name)
+  return first == (step > 0) and one or other
+end
+
 local reply = {false, false}
 local last_score, last_member
 for _ = 1, tonumber(limit) do
-  if rank < 0 or rank >= size then
+  local walk = next_walk()
+  if not walk.name then
     break
   end
-  last_score, last_member = entry(rank)
+  last_score, last_member = walk.score, walk.name
   local id = BY_STAMP[state] and string.sub(last_member, STAMP + 1) or last_member
   reply[#reply + 1] = row(id, redis.call('HGET', work, id), redis.call('HGET', live, id))
-  rank = rank + step
+  go_to(walk, walk.rank + step)
 end
-if last_score and rank >= 0 and rank < size then
-  reply[1], reply[2] = last_score, last_member
+if last_score and next_walk().name then
+  reply[1], reply[2] = string.format('%.0f', last_score), last_member
 end
 return reply

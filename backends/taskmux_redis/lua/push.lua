@@ -1,12 +1,14 @@
 -- Create jobs, or name the owner of an id or deduplication key.
 --
--- KEYS: base, work, live, ready, delayed, blocked, dedup, sequence, settings, marker, ops
+-- KEYS: base, work, live, ready, grouped, ring, parked, delayed, blocked, dedup, sequence, settings,
+--   marker, ops
 -- ARGV: origin, number, count, items...
---   item: id, work, state. The state of a plain waiting job is ''; else its letter, `1` if notes
---   follow (their count, then field and value pairs), and its fields; the field `d`, milliseconds
---   until a delayed job is due, becomes `r`, the instant.
+--   item: id, work, state. Work begins with the job's group, if any, as `lib/lines.lua` reads it.
+--   The state of a plain waiting job is ''; else its letter, `1` if notes follow (their count,
+--   then field and value pairs), and its fields; the field `d`, milliseconds until a delayed job
+--   is due, becomes `r`, the instant.
 -- Returns: {codes, owner...}: a letter a job, C created, U duplicate, D deduplicated (then its
---   owner follows), M moved (the new store's URL follows, once).
+--   owner follows), F its line is full, M moved (the new store's URL follows, once).
 --
 -- The first write may need memory, so a full store refuses the whole batch and keeps nothing.
 --! include clock
@@ -18,16 +20,19 @@
 --! include live
 --! include due
 --! include wake
+--! include lines
+--! include joining
 
 local known = recall()
 if known then
   return cjson.decode(known)
 end
 count = tonumber(count)
-local url = redis.call('HGET', settings, 'moved')
-if url then
-  return {string.rep('M', count), url}
+local set = redis.call('HMGET', settings, 'moved', 'size')
+if set[1] then
+  return {string.rep('M', count), set[1]}
 end
+local size = tonumber(set[2])
 
 local ids, works, states, notes = {}, {}, {}, {}
 for i = 1, count do
@@ -43,15 +48,29 @@ local taken = look_up(work, ids)
 local now = clock()
 local turn = redis.call('INCRBY', sequence, count) - count
 local reply, codes, keys = {''}, {}, {}
-local line, timetable, held, new_work, new_live = {}, {}, {}, {}, {}
-local soonest = math.huge
+local timetable, held, new_work, new_live = {}, {}, {}, {}
+local soonest, waiting = math.huge, 0
 
 local function append(list, first, second)
   list[#list + 1] = first
   list[#list + 1] = second
 end
 
-local function enter(id, stamp, state, fields)
+-- Whether a group has as many waiting jobs as it may, with those before in the batch.
+local function is_full(line)
+  if not size or line == '' then
+    return false
+  end
+  local before = joining[line] and #joining[line] / 2 or 0
+  return redis.call('ZCARD', line_key(line)) + before >= size
+end
+
+local function stand(line, score, id)
+  will_join(line, score, id, turn)
+  waiting = waiting + 1
+end
+
+local function enter(id, line, stamp, state, fields)
   if state == 'd' then
     fields.r = fields.r or digits(now + fields.d)
     fields.d = nil
@@ -60,23 +79,38 @@ local function enter(id, stamp, state, fields)
   elseif state == 'b' then
     append(held, now, stamp .. id)
   else
-    append(line, (fields.l and front or back)(tonumber(fields.p or PRIORITY), turn), id)
+    stand(line, (fields.l and front or back)(tonumber(fields.p or PRIORITY), turn), id)
   end
 end
 
-local function create_live(i, id, stamp)
+local function create_live(i, id, line, stamp)
   local state, flag = string.sub(states[i], 1, 1), string.sub(states[i], 2, 2)
   local fields = parse(string.sub(states[i], 3))
   local owner = fields.k and (keys[fields.k] or redis.call('HGET', dedup, fields.k))
   if owner then
     reply[#reply + 1] = owner
     return 'D'
+  elseif state == 'w' and is_full(line) then
+    return 'F'
   end
   if fields.k then
     keys[fields.k] = id
   end
-  enter(id, stamp, state, fields)
+  if line ~= '' then
+    fields.g = line
+  end
+  enter(id, line, stamp, state, fields)
   append(new_live, id, head(state, '00' .. flag, now, NOWHERE) .. NOBODY .. serialise(fields))
+  return 'C'
+end
+
+local function create(i, id, line, stamp)
+  if states[i] ~= '' then
+    return create_live(i, id, line, stamp)
+  elseif is_full(line) then
+    return 'F'
+  end
+  stand(line, PRIORITY * LINE + MIDDLE + turn, id)
   return 'C'
 end
 
@@ -88,12 +122,7 @@ for i = 1, count do
     codes[i] = 'U'
   else
     local stamp = stamp_of(now, turn)
-    if states[i] == '' then
-      append(line, PRIORITY * LINE + MIDDLE + turn, id)
-      codes[i] = 'C'
-    else
-      codes[i] = create_live(i, id, stamp)
-    end
+    codes[i] = create(i, id, group_in(works[i], 0), stamp)
     if codes[i] == 'C' then
       created[id] = true
       append(new_work, id, stamp .. works[i])
@@ -108,10 +137,10 @@ in_chunks('HSET', live, new_live)
 for key, id in pairs(keys) do
   redis.call('HSET', dedup, key, id)
 end
-in_chunks('ZADD', ready, line)
+join_all()
 in_chunks('ZADD', delayed, timetable)
 in_chunks('ZADD', blocked, held)
-wake(#line / 2 + (due_before(soonest) and 1 or 0))
+wake(waiting + (due_before(soonest) and 1 or 0))
 reply[1] = table.concat(codes)
 remember(now, cjson.encode(reply))
 return reply

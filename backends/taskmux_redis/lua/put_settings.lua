@@ -1,8 +1,14 @@
 -- Store a queue's settings if the revision is the stored one.
 --
--- KEYS: settings, marker
--- ARGV: rev, token, paused, moved, data
+-- KEYS: settings, ring, parked, sequence, full, marker
+-- ARGV: rev, token, items...
+--   items: fields and values, as the other scripts read them: paused, moved, limited, size, named
+--   (how many lines have a field of their own), what holds for the queue (limits), for every group
+--   (groups) and for single lines (l:<line>), and the settings as they are read back (data)
 -- Returns: 1 if they were stored (also by this very call before its reply was lost), else 0.
+--
+-- The first write frees memory, so a full store can still be paused.
+--! include chunks
 --! include wake
 
 local stored = redis.call('HMGET', settings, 'rev', 'token')
@@ -12,11 +18,17 @@ end
 if tonumber(stored[1] or 0) ~= tonumber(rev) then
   return 0
 end
-redis.call('HSET', settings, 'rev', rev + 1, 'token', token, 'paused', paused, 'data', data)
-if moved == '' then
-  redis.call('HDEL', settings, 'moved')
-else
-  redis.call('HSET', settings, 'moved', moved)
+redis.call('DEL', settings, full)
+redis.call('HSET', settings, 'rev', rev + 1, 'token', token)
+in_chunks('HSET', settings, {unpack(ARGV, items + 1)})
+-- What kept a line may be no more: all come back, behind the others.
+local lines, turns = redis.call('ZRANGE', parked, 0, -1), {}
+table.sort(lines)
+local turn = redis.call('INCRBY', sequence, #lines) - #lines
+for i = 1, #lines do
+  turns[2 * i - 1], turns[2 * i] = turn + i, lines[i]
 end
+redis.call('DEL', parked)
+in_chunks('ZADD', ring, turns)
 wake(1)
 return 1

@@ -1,0 +1,70 @@
+-- Gates: what rates and holds have left open, of the queue (`gate`) or a line (`gate:<line>`).
+-- A gate is the level of its meter in jobs, the instant of that, and the end of a hold. Its key
+-- expires once that says nothing any more. The arithmetic is that of taskmux.gcra: a bucket that
+-- holds burst + 1, leaks at the even pace of the rate, and is filled by one with every start.
+-- Needs: base; clock.lua, live.lua for `digits`.
+local now = clock()
+local EPSILON = 1e-6
+local KEPT = 60000 -- milliseconds more, so that a slower rate set meanwhile counts what went
+local FREE, OPEN = {}, {level = 0, at = 0, held = 0}
+
+local function gate_key(line)
+  return base .. 'gate:' .. line
+end
+
+-- What holds for a queue or line, from its text in the settings.
+local function limits_in(text)
+  if not text then
+    return FREE
+  end
+  local paused, most, count, per, burst = string.match(text, '^(%d):(%d*):(%d*):(%d*):(%d*)$')
+  count = tonumber(count)
+  local rate = count and {count = count, per = tonumber(per), burst = tonumber(burst)}
+  return {paused = paused == '1', most = tonumber(most), rate = rate}
+end
+
+local function gate_in(text)
+  if not text then
+    return OPEN
+  end
+  local level, at, held = string.match(text, '^(%S+) (%d+) (%d+)$')
+  return {level = tonumber(level) or 0, at = tonumber(at) or 0, held = tonumber(held) or 0}
+end
+
+local function level(rate, gate)
+  return math.max(0, gate.level - math.max(0, now - gate.at) * rate.count / rate.per)
+end
+
+-- How many may start now.
+local function room(rate, gate)
+  if gate.held > now then
+    return 0
+  end
+  return rate and math.max(0, math.floor(rate.burst + 1 - level(rate, gate) + EPSILON))
+    or math.huge
+end
+
+-- The instant from which one more may start.
+local function opens_at(rate, gate)
+  local over = rate and level(rate, gate) - rate.burst - EPSILON / 2 or 0
+  return math.max(now, gate.held, now + (rate and math.ceil(over * rate.per / rate.count) or 0))
+end
+
+local function store_gate(key, gate, lasts)
+  local text = string.format('%.17g %.0f %.0f', gate.level, gate.at, gate.held)
+  redis.call('SET', key, text, 'PX', digits(math.max(lasts, gate.held - now + KEPT, 1)))
+end
+
+-- Let so many start now; returns the gate as it is then.
+local function spend(key, rate, gate, count)
+  local spent = {level = level(rate, gate) + count, at = math.max(now, gate.at), held = gate.held}
+  store_gate(key, spent, math.ceil(spent.level * rate.per / rate.count) + KEPT)
+  return spent
+end
+
+-- Let nothing start before an instant.
+local function hold(key, ending)
+  local gate = gate_in(redis.call('GET', key))
+  local held = {level = gate.level, at = gate.at, held = math.max(gate.held, ending)}
+  store_gate(key, held, redis.call('PTTL', key))
+end

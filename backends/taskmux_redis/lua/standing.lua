@@ -1,0 +1,40 @@
+-- Tell what a waiting job stands behind.
+--
+-- KEYS: base, work, live, ready, grouped, ring, parked, leases, settings, gate
+-- ARGV: id
+-- Returns: {ahead, line waiting, line active, active, lines, queue opens in, line opens in}; false
+--   if the job is not waiting.
+--! include clock
+--! include chunks
+--! include stamp
+--! include live
+--! include lines
+--! include gates
+
+local job, state = redis.call('HGET', work, id), redis.call('HGET', live, id)
+local fields = state and parse(fields_text(state)) or {}
+local line = state and (fields.g or '') or group_in(job or '', STAMP)
+local ahead = redis.call('ZRANK', line_key(line), id)
+if not (job and ahead) then
+  return false
+end
+
+local function group_of(of)
+  local known = of and parse(fields_text(of))
+  return known and known.g or ''
+end
+
+local function lines_waiting()
+  local twice = redis.call('ZSCORE', ring, '') and redis.call('ZSCORE', parked, '')
+  return redis.call('ZCARD', ring) + redis.call('ZCARD', parked) - (twice and 1 or 0)
+end
+
+local active, of_line = redis.call('ZRANGE', leases, 0, -1), 0
+for _, of in ipairs(look_up(live, active)) do
+  of_line = of_line + (group_of(of) == line and 1 or 0)
+end
+local set = redis.call('HMGET', settings, 'limits', 'groups', 'l:' .. line)
+local own = line ~= '' and limits_in(set[3] or set[2]) or FREE
+return {ahead, redis.call('ZCARD', line_key(line)), of_line, #active, lines_waiting(),
+  opens_at(limits_in(set[1]).rate, gate_in(redis.call('GET', gate))) - now,
+  opens_at(own.rate, gate_in(redis.call('GET', gate_key(line)))) - now}
