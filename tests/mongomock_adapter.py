@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mongomock_motor import AsyncMongoMockClient
-from pymongo import ReplaceOne, UpdateMany
+from pymongo import DeleteOne, ReplaceOne, UpdateMany
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
 __all__ = ["MockClient"]
@@ -94,9 +94,13 @@ class MockCollection:
     async def _write(self, write: Any) -> Any:
         if isinstance(write, ReplaceOne):
             return await self._collection.replace_one(write._filter, write._doc)
+        if isinstance(write, DeleteOne):
+            await self._collection.delete_one(write._filter)
+            return SimpleNamespace(matched_count=0)
         if isinstance(write, UpdateMany):
             return await self._collection.update_many(write._filter, write._doc)
-        return await self._collection.update_one(write._filter, write._doc)
+        upsert = bool(write._upsert)
+        return await self._collection.update_one(write._filter, write._doc, upsert=upsert)
 
 
 class MockCursor:

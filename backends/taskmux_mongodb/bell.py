@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 from pymongo import CursorType, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
+from taskmux.driver import StoreError
 
 __all__ = ["Bell"]
 
@@ -50,7 +51,7 @@ class Bell:
         self._to_ring: set[str] = set()
         self._ringer: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._after: dict[int, set[str]] = {}
+        self._after: dict[int, tuple[set[str], list[Callable[[], Awaitable[None]]]]] = {}
         self._watchers: set[asyncio.Task[None]] = set()
 
     def ring(self, queues: Iterable[str]) -> None:
@@ -59,13 +60,19 @@ class Bell:
         if self._to_ring and self._ringer is None:
             self._ringer = asyncio.create_task(self._ring())
 
-    def ring_after(self, session: Any, queues: Iterable[str]) -> None:
-        """Ring when the session's transaction is over, which cannot write the bell itself."""
+    def ring_after(
+        self, session: Any, queues: Iterable[str], before: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Ring when the session's transaction is over, which cannot write the bell itself.
+
+        `before` is done first, unless the server fails it.
+        """
         known = self._after.get(id(session))  # Motor's sessions have no hash
         if known is not None:
-            known.update(queues)
+            known[0].update(queues)
+            known[1].append(before)
             return
-        self._after[id(session)] = set(queues)
+        self._after[id(session)] = set(queues), [before]
         watcher = asyncio.create_task(self._ring_after(session))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
@@ -75,7 +82,10 @@ class Bell:
         while session.in_transaction:
             await asyncio.sleep(pause)
             pause = min(pause * _WATCH_SLOWER, _WATCH[1])
-        self.ring(self._after.pop(id(session)))
+        queues, before = self._after.pop(id(session))
+        with suppress(PyMongoError, StoreError):
+            await asyncio.gather(*(do() for do in before))
+        self.ring(queues)
 
     async def _ring(self) -> None:
         try:

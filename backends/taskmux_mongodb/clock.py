@@ -99,6 +99,11 @@ class Numbers:
         self._instance = int.from_bytes(os.urandom(2), "big") % self._STEP
         self._last = 0
 
+    @classmethod
+    def at(cls, instant: int) -> int:
+        """Return the least number of an instant."""
+        return instant * cls._MILLISECOND
+
     def next(self) -> int:
         """Return the next number."""
         now = self._clock.latest() * self._MILLISECOND + self._instance

@@ -6,6 +6,8 @@ changes is one encoded record in `body`. Beside the record's own fields a docume
 - `rank`, `seq`: its place among the jobs of its queue and state. `rank` is the priority of a
   waiting or active job, `run_at` of a delayed, `created_at` of a blocked, `finished_at` of a
   finished one. `seq` breaks ties, and is a job's place within its priority.
+- `line`: its group, if it has one. While such a job waits its state is `lined`, not `waiting`: so
+  a claim sees by its first look whether there are lines but the common one.
 - `rev`: a number that no other write has: whoever read a document can write it if it is
   unchanged.
 - `born`, `ops`: the operation that created it, and the last ones that moved it.
@@ -27,6 +29,7 @@ from taskmux.driver import BlockedCause, CorruptRecord, JobRecord, Ref, State
 
 __all__ = [
     "CORRUPT",
+    "LINED",
     "OPS_KEPT",
     "REMOVED",
     "Document",
@@ -36,7 +39,9 @@ __all__ = [
     "readable",
     "record",
     "ref_of",
+    "state_of",
     "step_field",
+    "stored_state",
 ]
 
 Document = dict[str, Any]
@@ -46,6 +51,9 @@ REMOVED: Final = "removed"
 
 CORRUPT: Final = "corrupt"
 """The state of a document that was set aside."""
+
+LINED: Final = "lined"
+"""The state of a waiting job that has a group."""
 
 OPS_KEPT: Final = 8
 """How many operations a document remembers: the last of so many origins can be repeated."""
@@ -85,6 +93,20 @@ def _steps(value: Mapping[str, Any]) -> dict[str, bytes]:
     return {_unescape(name): _data(result) for name, result in value.items()}
 
 
+def state_of(text: Any) -> State:
+    """Return the state that a document is in.
+
+    Raises:
+        ValueError: it is none of a job's.
+    """
+    return State.WAITING if text == LINED else State(text)
+
+
+def stored_state(state: State, line: str | None) -> str:
+    """Return the state as a document of this line has it."""
+    return LINED if state is State.WAITING and line is not None else state.value
+
+
 def _plain(value: Any) -> Any:
     return value
 
@@ -106,7 +128,7 @@ def _unescape(name: str) -> str:
 
 
 _CODECS: Final[dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]] = {
-    "state": (str, State),
+    "state": (str, state_of),
     "cause": (str, BlockedCause),
     "priority": (_plain, _integer),
     "created_at": (_plain, _integer),
@@ -185,7 +207,7 @@ def new_document(job: JobRecord, seq: int, rank: int, born: str) -> Document:
         "rev": abs(seq),
         "born": born,
         "body": _encode(replace(job, **(_BLANK_ALWAYS if plain else _BLANK))),
-        "state": job.state.value,
+        "state": stored_state(job.state, job.group),
         "priority": job.priority,
         "created_at": job.created_at,
         "fence": job.fence,
@@ -194,6 +216,8 @@ def new_document(job: JobRecord, seq: int, rank: int, born: str) -> Document:
         for (name, default, encode), value in zip(_STORED, values, strict=True):
             if value != default:
                 document[name] = encode(value)
+    if job.group is not None:
+        document["line"] = job.group
     if job.dedup is not None:
         document["dedup"] = job.dedup.key
     return document
@@ -212,7 +236,7 @@ def record(document: Document) -> JobRecord:
         }
         for name in _NEEDED:
             _integer(document[name])
-        fields["state"] = State(document["state"])
+        fields["state"] = state_of(document["state"])
         job_id = document["_id"][len(queue) + 1 :]
         return replace(_body(document["body"]), queue=queue, id=job_id, **fields)
     except _UNREADABLE as error:

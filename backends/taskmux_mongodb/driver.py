@@ -16,6 +16,7 @@ from taskmux.driver import (
     BeatReply,
     ClaimAsk,
     Claimed,
+    Command,
     Driver,
     Extended,
     FindAsk,
@@ -30,6 +31,7 @@ from taskmux.driver import (
     QueueSettings,
     ReclaimAsk,
     Ref,
+    Standing,
     State,
     StoreUnavailable,
     Transition,
@@ -44,15 +46,16 @@ from taskmux_mongodb import (
     pushing,
     reading,
     schema,
+    standing,
     upkeep,
     waiting,
     within,
 )
 from taskmux_mongodb.address import DATABASE, Address, check_database, connect, parse
-from taskmux_mongodb.claiming import Claims
 from taskmux_mongodb.documents import Document
 from taskmux_mongodb.failures import FAULTS, translate
 from taskmux_mongodb.home import Home
+from taskmux_mongodb.leasing import Claims
 from taskmux_mongodb.store import Store
 
 __all__ = ["MongoDriver", "taskmux_driver"]
@@ -218,6 +221,10 @@ class MongoDriver(Driver):
         """See `Driver.queues`."""
         return await self._send(reading.queues)
 
+    async def standing(self, ref: Ref) -> Standing | None:
+        """See `Lines.standing`."""
+        return await self._send(lambda store: standing.standing(store, ref))
+
     async def prune(self, ask: PruneAsk) -> int:
         """See `Driver.prune`."""
         return await self._send(lambda store: upkeep.prune(store, ask))
@@ -238,13 +245,17 @@ class MongoDriver(Driver):
         bell = self._opened().bell
 
         async def look() -> bool:
-            return await self._send(lambda store: waiting.look(store, queues))
+            return await self._send(lambda store: waiting.look(store, queues, self._claims.blocked))
 
         return await self._at_home(lambda: waiting.wait(bell, queues, timeout, look))
 
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""
         return await self._send(lambda store: upkeep.beat(store, beat))
+
+    async def tell(self, worker: str, command: Command) -> bool:
+        """See `Presence.tell`."""
+        return await self._send(lambda store: upkeep.tell(store, worker, command))
 
     async def workers(self) -> Sequence[WorkerInfo]:
         """See `Presence.workers`."""

@@ -24,7 +24,8 @@ from taskmux.driver import (
     Transition,
 )
 
-from taskmux_mongodb.documents import Document, key_of
+from taskmux_mongodb import making_room, ring
+from taskmux_mongodb.documents import LINED, Document, key_of
 from taskmux_mongodb.failures import store_error
 from taskmux_mongodb.store import DUPLICATE_KEY, Store, Write
 from taskmux_mongodb.writing import Before, removal, request, update
@@ -34,11 +35,15 @@ __all__ = ["apply"]
 _ROUNDS: Final = 100
 _BLIND: Final = TERMINAL | {State.ACTIVE, State.WAITING, State.DELAYED}
 _WAKING: Final = {State.WAITING, State.DELAYED}
-_STATES: Final = {state.value: state for state in State}
+_WRITTEN: Final = {ApplyStatus.APPLIED, ApplyStatus.REPEATED}
+_STATES: Final = {state.value: state for state in State} | {LINED: State.WAITING}
 
 
 class _Move(msgspec.Struct):
-    """A transition on its way; `rev` and `outcome` belong to the write that was tried last."""
+    """A transition on its way; `rev` and `outcome` belong to the write that was tried last.
+
+    `line` and `waited` are the job's, where its document was read.
+    """
 
     place: int
     one: Transition
@@ -46,6 +51,8 @@ class _Move(msgspec.Struct):
     mark: str = ""
     rev: int = 0
     outcome: Applied = Applied(ApplyStatus.APPLIED)
+    line: str | None = None
+    waited: bool = False
 
     @property
     def asked(self) -> str:
@@ -58,11 +65,32 @@ async def apply(store: Store, op: Op, transitions: Sequence[Transition]) -> list
     answers: dict[int, Applied] = {}
     moves = [_Move(place, one, key_of(one.ref)) for place, one in enumerate(transitions)]
     for batch in _one_of_each(op, moves):
+        await making_room.hold(store, [move.one for move in batch])
         await _apply(store, batch, answers)
-    store.bell.ring(
+    await _line_up(store, moves, answers)
+    queues = {
         move.one.ref.queue for move in moves if answers[move.place].state in _WAKING
-    )  # fmt: skip
+    }  # fmt: skip
+    queues |= await making_room.made_room(store, [move.one for move in moves])
+    store.bell.ring(queues)
     return [answers[place] for place in range(len(transitions))]
+
+
+async def _line_up(store: Store, moves: list[_Move], answers: dict[int, Applied]) -> None:
+    """Give lines that jobs have come to a place in the ring, and take it from empty ones."""
+    come: dict[ring.Place, int] = {}
+    left: list[ring.Place] = []
+    for move in moves:
+        if move.line is None or answers[move.place].status not in _WRITTEN:
+            continue
+        if answers[move.place].state is State.WAITING:
+            come.setdefault((move.one.ref.queue, move.line), move.rev or store.numbers.next())
+        elif move.waited:
+            left.append((move.one.ref.queue, move.line))
+    if come:
+        await ring.join(store, come)
+    if left:
+        await ring.leave(store, left)
 
 
 def _one_of_each(op: Op, moves: list[_Move]) -> list[list[_Move]]:
@@ -128,6 +156,8 @@ async def _write_blind(store: Store, moves: list[_Move]) -> bool:
         }
         if target is not State.ACTIVE and target not in TERMINAL:
             held["cancel_requested"] = None
+        if target is State.WAITING:
+            held["line"] = None  # another line's jobs have to be read
         written = update(store, one, target, Before(State.ACTIVE), group[0].mark)
         for move in group:
             move.rev = written["$set"]["rev"]
@@ -149,7 +179,8 @@ def _likeness(move: _Move) -> Any:
 # -- read, decide, write if unchanged -------------------------------------------------------------
 
 _SHOWN: Final = dict.fromkeys(
-    ("state", "fence", "rev", "ops", "born", "priority", "created_at", "cancel_requested"), 1
+    ("state", "fence", "rev", "ops", "born", "line", "priority", "created_at", "cancel_requested"),
+    1,
 )
 
 
@@ -164,6 +195,7 @@ async def _decide(store: Store, moves: list[_Move], answers: dict[int, Applied])
     writes: list[Write] = []
     for move in moves:
         document = there.get(move.key)
+        move.line = document.get("line") if document is not None else None
         answer = _settled(document, move)
         if answer is not None:
             answers[move.place] = answer
@@ -221,7 +253,8 @@ def _holds(guard: Guard, state: State, fence: int) -> bool:
 def _planned(store: Store, move: _Move, document: Document) -> Write:
     """Return the write for a transition whose guard holds, if the document stays as it was read."""
     one, state = move.one, _STATES[document["state"]]
-    unchanged = {"_id": move.key, "rev": document["rev"], "state": state.value}
+    move.waited = state is State.WAITING
+    unchanged = {"_id": move.key, "rev": document["rev"], "state": document["state"]}
     unchanged["fence"] = document["fence"]
     if one.flag and state is State.ACTIVE:
         move.outcome = Applied(ApplyStatus.REQUESTED, state)
@@ -233,7 +266,7 @@ def _planned(store: Store, move: _Move, document: Document) -> Write:
         return ReplaceOne(unchanged, tombstone)
     else:
         target = _target(one, state, asked=bool(document.get("cancel_requested")))
-        before = Before(state, document["priority"], document["created_at"])
+        before = Before(state, document["priority"], document["created_at"], move.line)
         move.outcome = Applied(ApplyStatus.APPLIED, target)
         written = update(store, one, target, before, move.mark)
     move.rev = written["$set"]["rev"]

@@ -17,7 +17,7 @@ from taskmux.driver import (
     State,
 )
 
-from taskmux_mongodb.documents import Document, key_of, step_field
+from taskmux_mongodb.documents import LINED, Document, key_of, state_of, step_field
 from taskmux_mongodb.store import Store, Write
 
 __all__ = ["annotate", "extend", "held_documents"]
@@ -49,7 +49,7 @@ async def annotate(store: Store, notes: Sequence[Note]) -> list[Applied]:
 def _noted(document: Document | None, fence: int) -> Applied:
     if document is None:
         return Applied(ApplyStatus.GONE)
-    state = State(document["state"])
+    state = state_of(document["state"])
     holds = state is State.ACTIVE and document.get("fence") == fence
     return Applied(ApplyStatus.APPLIED if holds else ApplyStatus.STALE, state)
 
@@ -73,7 +73,7 @@ def _lease_of(document: Document | None, fence: int) -> LeaseStatus:
 
 async def held_documents(store: Store, refs: Sequence[Ref]) -> dict[str, Document]:
     """Return state, fence and cancel request of jobs, by `_id`."""
-    states = [state.value for state in State]
+    states = [LINED, *(state.value for state in State)]
     wanted = {"_id": {"$in": [key_of(ref) for ref in refs]}, "state": {"$in": states}}
     shown = {"state": 1, "fence": 1, "cancel_requested": 1}
     found = await store.jobs.find(wanted, shown).to_list(None) if refs else []

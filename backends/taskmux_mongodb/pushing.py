@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -12,8 +12,11 @@ from pymongo import ReplaceOne
 from pymongo.errors import BulkWriteError
 from taskmux.driver import PENDING, JobRecord, NewJob, Op, Pushed, PushStatus, State, StoreBusy
 
+from taskmux_mongodb import ring
 from taskmux_mongodb.documents import REMOVED, Document, key_of, new_document
 from taskmux_mongodb.failures import store_error
+from taskmux_mongodb.rules import Rule
+from taskmux_mongodb.sizes import over, sizes_of
 from taskmux_mongodb.store import DUPLICATE_KEY, Store
 
 __all__ = ["moved_queues", "owner_of", "placed", "push"]
@@ -32,6 +35,7 @@ class _Item(msgspec.Struct):
     new: NewJob
     born: str
     key: str
+    rev: int = 0
 
 
 async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
@@ -45,10 +49,18 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
         _Item(place, new, f"{op}:{place}", key_of(new.job.ref)) for place, new in enumerate(jobs)
     ]
     queues = {new.job.queue for new in jobs}
-    moved = moved_queues(await store.rules.restrictions(queues))
+    rules = await store.rules.restrictions(queues)
+    moved = moved_queues(rules)
     for item in items:
         if item.new.job.queue in moved:
             answers[item.place] = Pushed(PushStatus.MOVED, moved[item.new.job.queue])
+    sizes = sizes_of(rules)
+    if sizes:
+        staying = [item for item in items if item.place not in answers]
+        refused = await over(store.jobs, sizes, [item.new.job for item in staying])
+        answers.update(
+            (staying[at].place, Pushed(PushStatus.FULL, staying[at].new.job.id)) for at in refused
+        )
     # Rung beside the insert and not after it: whoever hears it looks when the jobs are there.
     store.bell.ring(queues - moved.keys())
     began = time.monotonic()
@@ -59,6 +71,8 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
         left = await _round(store, left, answers)
     else:
         raise StoreBusy("Others keep creating and removing the same jobs. Send it again.")
+    created = [one for one in staying if answers[one.place].status is PushStatus.CREATED]
+    await ring.join(store, _lines_of(store, created))
     if time.monotonic() - began > _SLOW:
         store.bell.ring(queues - moved.keys())
     late = store.rules.doubtful(queues - moved.keys())
@@ -67,13 +81,23 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
     return [answers[place] for place in range(len(jobs))]
 
 
-def moved_queues(restrictions: dict[str, Document]) -> dict[str, str]:
+def moved_queues(restrictions: dict[str, Rule]) -> dict[str, str]:
     """Return where the queues are that have moved, of those that are restricted."""
     return {
-        name: one["moved_to"]
-        for name, one in restrictions.items()
-        if one.get("moved_to") is not None
+        name: rule.settings.moved_to
+        for name, rule in restrictions.items()
+        if rule.settings.moved_to is not None
     }
+
+
+def _lines_of(store: Store, items: Iterable[_Item]) -> dict[ring.Place, int]:
+    """Return the lines that new jobs have come to, each with its first job's number."""
+    lines: dict[ring.Place, int] = {}
+    for item in items:
+        job = item.new.job
+        if job.group is not None and job.state is State.WAITING:
+            lines.setdefault((job.queue, job.group), item.rev or store.numbers.next())
+    return lines
 
 
 async def _round(store: Store, items: list[_Item], answers: dict[int, Pushed]) -> list[_Item]:
@@ -121,10 +145,11 @@ def placed(store: Store, new: NewJob, born: str, fence: int = 0) -> Document:
 
 async def _insert(store: Store, items: list[_Item]) -> set[int]:
     """Insert; return the places of the items whose id or key is taken."""
+    documents = [placed(store, item.new, item.born) for item in items]
+    for item, document in zip(items, documents, strict=True):
+        item.rev = document["rev"]
     try:
-        await store.jobs.insert_many(
-            [placed(store, item.new, item.born) for item in items], ordered=False
-        )
+        await store.jobs.insert_many(documents, ordered=False)
     except BulkWriteError as error:
         details: Any = error.details
         if details.get("writeConcernErrors"):

@@ -9,10 +9,13 @@ from typing import Any, Final
 from pymongo import ASCENDING, DESCENDING
 from taskmux.driver import CorruptRecord, FindAsk, JobRecord, Page, Ref, State
 
-from taskmux_mongodb.documents import REMOVED, Document, key_of, readable, record
+from taskmux_mongodb.documents import LINED, REMOVED, Document, key_of, readable, record
 from taskmux_mongodb.store import Store
 
 __all__ = ["counts", "find", "get", "queues"]
+
+_STORED: Final = {state: [state.value] for state in State} | {State.WAITING: [LINED, "waiting"]}
+"""The states of documents, by those of jobs."""
 
 _RANKED: Final = ("rank", "seq")
 _CREATED: Final = ("created_at", "seq")
@@ -39,7 +42,7 @@ async def find(store: Store, ask: FindAsk) -> Page:
     """Return one page; see `Driver.find`."""
     order = _CREATED if ask.state is State.ACTIVE else _RANKED
     way = DESCENDING if ask.newest else ASCENDING
-    wanted = {"queue": ask.queue, "state": ask.state.value} | _after(ask, order)
+    wanted = {"queue": ask.queue, "state": {"$in": _STORED[ask.state]}} | _after(ask, order)
     found = store.jobs.find(wanted).sort([(name, way) for name in order])
     documents = await found.limit(ask.limit + 1).to_list(None)
     page = documents[: ask.limit]
@@ -69,11 +72,14 @@ def _place(text: str) -> Any:
 
 async def counts(store: Store, queue: str) -> dict[State, int]:
     """Return how many jobs are in each state, counted in the index; see `Driver.counts`."""
-    states = tuple(State)
+    stored = [(state, name) for state, names in _STORED.items() for name in names]
     counted = await asyncio.gather(
-        *(store.jobs.count_documents({"queue": queue, "state": state.value}) for state in states)
+        *(store.jobs.count_documents({"queue": queue, "state": name}) for _, name in stored)
     )
-    return dict(zip(states, counted, strict=True))
+    found = dict.fromkeys(State, 0)
+    for (state, _), count in zip(stored, counted, strict=True):
+        found[state] += count
+    return found
 
 
 async def queues(store: Store) -> list[str]:

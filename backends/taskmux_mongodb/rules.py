@@ -1,9 +1,9 @@
-"""What a queue's settings forbid, read seldom and yet in force when `put_settings` returns.
+"""What a queue's settings and holds forbid, read seldom and yet in force when it must be.
 
-A queue that was read to be neither paused nor moved is taken to be so for a moment, without
-being read for each push and claim. Whoever restricts a queue waits that moment out before
-answering. So from then on every instance reads the new settings first; and a push whose insert
-took longer than the moment reads once more, and takes its jobs back if the queue has moved.
+A queue that was read to be free of all restrictions is taken to be so for a moment, without being
+read for each push, claim and apply. Whoever restricts a queue waits that moment out before
+answering. So from then on every instance reads what holds first; and a push whose insert took
+longer than the moment reads once more, and takes its jobs back if the queue has moved.
 """
 
 from __future__ import annotations
@@ -13,9 +13,15 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final
 
+import msgspec
+from msgspec.structs import replace
 from pymongo.asynchronous.collection import AsyncCollection
+from taskmux.driver import QueueSettings
 
-__all__ = ["Rules"]
+from taskmux_mongodb.clock import Clock
+from taskmux_mongodb.gates import Gate, gate_key, gate_of
+
+__all__ = ["FREE", "Rule", "Rules", "restrictive"]
 
 Document = dict[str, Any]
 
@@ -24,20 +30,39 @@ _MOMENT: Final = 0.4
 
 _WAITED_OUT: Final = 1.25 * _MOMENT
 
+_DEFAULT: Final = QueueSettings()
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """What holds for a queue: its settings, its gate, and that of its common line."""
+
+    settings: QueueSettings = _DEFAULT
+    gate: Gate = Gate()
+    common: Gate = Gate()
+
+
+FREE: Final = Rule()
+
 
 class Rules:
     """The restrictions of queues, as one instance knows them.
 
     Args:
         queues: the collection of settings.
+        gates: the collection of gates.
+        clock: tells which holds are over.
     """
 
-    def __init__(self, queues: AsyncCollection[Document]) -> None:
+    def __init__(
+        self, queues: AsyncCollection[Document], gates: AsyncCollection[Document], clock: Clock
+    ) -> None:
         self._queues = queues
+        self._gates = gates
+        self._clock = clock
         self._free_at: dict[str, float] = {}
 
-    async def restrictions(self, queues: Iterable[str]) -> dict[str, Document]:
-        """Return the settings of those queues that are paused or moved."""
+    async def restrictions(self, queues: Iterable[str]) -> dict[str, Rule]:
+        """Return what holds for those queues that are restricted in some way."""
         doubtful = self.doubtful(queues)
         return await self.read(doubtful) if doubtful else {}
 
@@ -46,20 +71,45 @@ class Rules:
         since = time.monotonic() - _MOMENT
         return [name for name in queues if self._free_at.get(name, since) <= since]
 
-    async def read(self, queues: list[str]) -> dict[str, Document]:
-        """Return the settings of those queues that are paused or moved, read now."""
-        now = time.monotonic()
-        shown = {"paused": 1, "moved_to": 1}
-        found = await self._queues.find({"_id": {"$in": queues}}, shown).to_list(None)
-        held = {
-            one["_id"]: one for one in found if one.get("paused") or one.get("moved_to") is not None
-        }
-        self._free_at.update((name, now) for name in queues if name not in held)
-        for name in held:
-            self._free_at.pop(name, None)
+    async def read(self, queues: list[str]) -> dict[str, Rule]:
+        """Return what holds for those queues that are restricted in some way, read now."""
+        read_at = time.monotonic()
+        keys = [key for name in queues for key in (name, gate_key(name, None))]
+        stored, gates = await asyncio.gather(
+            self._queues.find({"_id": {"$in": queues}}).to_list(None),
+            self._gates.find({"_id": {"$in": keys}}).to_list(None),
+        )
+        settings = {one["_id"]: _settings(one) for one in stored}
+        gate = {one["_id"]: gate_of(one) for one in gates}
+        now = self._clock.earliest()
+        held: dict[str, Rule] = {}
+        for name in queues:
+            common = gate.get(gate_key(name, None), FREE.common)
+            rule = Rule(settings.get(name, _DEFAULT), gate.get(name, FREE.gate), common)
+            until = max(rule.gate.held_until, common.held_until)
+            if until > now or restrictive(rule.settings):
+                held[name] = rule
+                self._free_at.pop(name, None)
+            else:
+                self._free_at[name] = read_at
         return held
 
     async def in_force(self, queue: str) -> None:
         """Return when no instance goes by what it knew of the queue before."""
         self._free_at.pop(queue, None)
         await asyncio.sleep(_WAITED_OUT)
+
+
+def restrictive(settings: QueueSettings) -> bool:
+    """Return whether settings forbid anything to anybody."""
+    return replace(settings, rev=0, defaults=None) != _DEFAULT
+
+
+def _settings(document: Document) -> QueueSettings:
+    """Return stored settings; of damaged ones what stops a queue still counts."""
+    try:
+        return msgspec.convert(document, QueueSettings)
+    except msgspec.ValidationError:
+        moved_to = document.get("moved_to")
+        known = moved_to if isinstance(moved_to, str) else None
+        return QueueSettings(paused=bool(document.get("paused")), moved_to=known)

@@ -12,12 +12,16 @@ from taskmux.driver import StoreIncompatible
 
 from taskmux_mongodb.store import Store
 
-__all__ = ["COUNTED", "EXPIRY", "LINE", "SCHEMA", "identity", "prepare"]
+__all__ = ["COUNTED", "EXPIRY", "LINE", "LINED_UP", "SCHEMA", "identity", "prepare"]
 
-SCHEMA: Final = 1
-"""The version of the documents that this driver reads and writes."""
+SCHEMA: Final = 2
+"""The version of the documents that this driver reads and writes.
+
+Version 1 knew no lines: its jobs all stand in the common one, and stay there.
+"""
 
 LINE: Final = "line"
+LINED_UP: Final = "lined up"
 EXPIRY: Final = "expiry"
 COUNTED: Final = "counted"
 
@@ -40,6 +44,11 @@ _JOBS: Final = (
         partialFilterExpression={"claim": {"$exists": True}},
     ),
     IndexModel(
+        _keys("queue", "line", "state", "rank", "seq"),
+        name=LINED_UP,
+        partialFilterExpression={"line": {"$exists": True}},
+    ),
+    IndexModel(
         _keys("queue", "dedup"),
         name="dedup",
         unique=True,
@@ -52,6 +61,8 @@ _JOBS: Final = (
         partialFilterExpression={"keep_count": {"$exists": True}},
     ),
 )
+_RING: Final = (IndexModel(_keys("queue", "parked", "turn"), name="ring"),)
+_GATES: Final = (IndexModel(_keys("expire_at"), name=EXPIRY, expireAfterSeconds=0),)
 _WORKERS: Final = (IndexModel(_keys("until"), name=EXPIRY, expireAfterSeconds=_WORKERS_KEPT),)
 
 
@@ -76,6 +87,7 @@ async def prepare(store: Store, where: str) -> None:
 async def _check_schema(store: Store, where: str) -> None:
     with suppress(DuplicateKeyError):  # its majority write shows that there is a majority
         await store.meta.insert_one({"_id": "schema", "version": SCHEMA, "store": uuid4().hex})
+    await store.meta.update_one({"_id": "schema", "version": 1}, {"$set": {"version": SCHEMA}})
     found = await store.meta.find_one({"_id": "schema"})
     version = None if found is None else found.get("version")
     if version != SCHEMA:
@@ -108,6 +120,8 @@ async def _make_bell(store: Store, where: str) -> None:
 async def _make_indexes(store: Store, where: str) -> None:
     try:
         await store.jobs.create_indexes(list(_JOBS))
+        await store.ring.create_indexes(list(_RING))
+        await store.gates.create_indexes(list(_GATES))
         await store.workers.create_indexes(list(_WORKERS))
     except OperationFailure as error:
         if error.code not in _INDEX_DIFFERS:

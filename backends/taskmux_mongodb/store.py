@@ -11,12 +11,14 @@ from typing import Any, Final
 from bson.codec_options import CodecOptions
 from pymongo import (
     AsyncMongoClient,
+    DeleteOne,
     ReadPreference,
     ReplaceOne,
     UpdateMany,
     UpdateOne,
     WriteConcern,
 )
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
@@ -33,7 +35,7 @@ DUPLICATE_KEY: Final = 11000
 _WTIMEOUT: Final = 10_000
 """Milliseconds to wait for a majority before the write is sent again."""
 
-Write = UpdateOne | UpdateMany | ReplaceOne[Document]
+Write = UpdateOne | UpdateMany | ReplaceOne[Document] | DeleteOne
 
 
 class Written:
@@ -60,15 +62,20 @@ class Store:
         self.database = self.database_of(client)
         self.transactional = False
         self.jobs = self.database.get_collection("jobs")
+        # For what a later write makes durable, or what costs nothing but order if it is undone.
         self.hasty_jobs = self.jobs.with_options(write_concern=WriteConcern(1))
         self.queues = self.database.get_collection("queues")
+        self.ring = self.database.get_collection("ring")
+        self.hasty_ring = self.ring.with_options(write_concern=WriteConcern(1))
+        self.gates = self.database.get_collection("gates")
+        self.hasty_gates = self.gates.with_options(write_concern=WriteConcern(1))
         self.workers = self.database.get_collection("workers")
         self.meta = self.database.get_collection("meta")
         self.clock = Clock(self._server_ms)
         self.numbers = Numbers(self.clock)
         # Claims of one instance take turns: at once they would only collide.
         self.turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self.rules = Rules(self.queues)
+        self.rules = Rules(self.queues, self.gates, self.clock)
         self.bell = Bell(self.database.get_collection("bell", write_concern=WriteConcern(0)))
 
     def database_of(self, client: AsyncMongoClient[Document]) -> AsyncDatabase[Document]:
@@ -86,11 +93,13 @@ class Store:
         told: datetime = hello["localTime"]
         return round(told.replace(tzinfo=UTC).timestamp() * 1000)
 
-    async def write(self, writes: Sequence[Write], *, hasty: bool = False) -> Written:
-        """Write, each write for itself, in order; `hasty`: a later write makes it durable."""
-        jobs = self.hasty_jobs if hasty else self.jobs
+    async def write(
+        self, writes: Sequence[Write], *, to: AsyncCollection[Document] | None = None
+    ) -> Written:
+        """Write, each write for itself, in order: to the jobs unless told where else."""
+        collection = self.jobs if to is None else to
         try:
-            result = await jobs.bulk_write(list(writes), ordered=False)
+            result = await collection.bulk_write(list(writes), ordered=False)
         except BulkWriteError as error:
             details: Any = error.details
             if details.get("writeConcernErrors"):

@@ -8,33 +8,40 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace
-from pymongo import ASCENDING, DESCENDING
+from pymongo import ASCENDING, DESCENDING, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 from taskmux.driver import (
     TERMINAL,
     Beat,
     BeatReply,
+    Command,
     CorruptRecord,
     PruneAsk,
     QueueSettings,
     WorkerInfo,
 )
 
+from taskmux_mongodb import ring
 from taskmux_mongodb.documents import Document, key_of
 from taskmux_mongodb.noting import held_documents
+from taskmux_mongodb.rules import restrictive
 from taskmux_mongodb.schema import COUNTED, EXPIRY, LINE
 from taskmux_mongodb.store import Store
 from taskmux_mongodb.writing import MEMORY_MS
 
-__all__ = ["beat", "prune", "put_settings", "settings", "workers"]
+__all__ = ["beat", "prune", "put_settings", "settings", "tell", "workers"]
 
 
 # -- prune ----------------------------------------------------------------------------------------
 
 
 async def prune(store: Store, ask: PruneAsk) -> int:
-    """Remove finished records; see `Driver.prune`. The server removes old ones by itself too."""
+    """Remove finished records; see `Driver.prune`. The server removes old ones by itself too.
+
+    What producers that died have left undone in the ring is put right on the way.
+    """
     gone = 0
+    await ring.mend(store, ask.queue)
     for state in sorted(TERMINAL):
         finished = {"queue": ask.queue, "state": state.value}
         gone += await _prune_old(store, ask, finished, ask.limit - gone)
@@ -126,8 +133,9 @@ async def put_settings(store: Store, queue: str, new: QueueSettings, call: str) 
         found = await store.queues.find_one({"_id": queue}, {"call": 1})
         stored = found is not None and found.get("call") == call
     if stored:
+        await ring.readmit_all(store, queue)
         store.bell.ring([queue])
-        if new.paused or new.moved_to is not None:
+        if restrictive(new):
             await store.rules.in_force(queue)
     return stored
 
@@ -138,14 +146,18 @@ async def put_settings(store: Store, queue: str, new: QueueSettings, call: str) 
 async def beat(store: Store, beat: Beat) -> BeatReply:
     """Record a heartbeat; see `Presence.beat`."""
     worker = beat.worker
+    told: Document | None
     if beat.last:
-        await store.workers.delete_one({"_id": worker.id})
+        told = await store.workers.find_one_and_delete({"_id": worker.id})
     else:
         now = store.clock.earliest()
         info = msgspec.msgpack.encode(replace(worker, seen_at=now))
         until = datetime.fromtimestamp((now + beat.ttl) / 1000, UTC)
-        await store.workers.replace_one(
-            {"_id": worker.id}, {"_id": worker.id, "info": info, "until": until}, upsert=True
+        told = await store.workers.find_one_and_update(
+            {"_id": worker.id},
+            {"$set": {"info": info, "until": until}, "$unset": {"commands": ""}},
+            upsert=True,
+            return_document=ReturnDocument.BEFORE,
         )
     there = await held_documents(store, [held.ref for held in beat.held])
     asked = {
@@ -153,7 +165,19 @@ async def beat(store: Store, beat: Beat) -> BeatReply:
         for key, one in there.items()
         if one["state"] == "active" and one.get("cancel_requested")
     }
-    return BeatReply(cancel=[one for one in beat.held if (key_of(one.ref), one.fence) in asked])
+    commands = [] if told is None else told.get("commands", [])
+    return BeatReply(
+        cancel=[one for one in beat.held if (key_of(one.ref), one.fence) in asked],
+        commands=[msgspec.msgpack.decode(one, type=Command) for one in commands],
+    )
+
+
+async def tell(store: Store, worker: str, command: Command) -> bool:
+    """Leave a command for a live worker; see `Presence.tell`."""
+    now = datetime.fromtimestamp(store.clock.earliest() / 1000, UTC)
+    lives = {"_id": worker, "until": {"$gt": now}}
+    told = {"$push": {"commands": msgspec.msgpack.encode(command)}}
+    return bool((await store.workers.update_one(lives, told)).matched_count)
 
 
 async def workers(store: Store) -> Sequence[WorkerInfo]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
+from taskmux.driver import Blocker
+
 from taskmux_mongodb.bell import Bell
+from taskmux_mongodb.documents import LINED, Document
 from taskmux_mongodb.store import Store
 
 __all__ = ["look", "wait"]
@@ -58,18 +61,31 @@ async def _first(look: Awaitable[bool], hear: Awaitable[bool]) -> bool:
             task.cancel()
 
 
-async def look(store: Store, queues: Sequence[str]) -> bool:
-    """Look for a job that could be claimed now."""
+async def look(store: Store, queues: Sequence[str], blocked: Mapping[str, Blocker | None]) -> bool:
+    """Look for a job that could be claimed now.
+
+    `blocked`: what the last claims of queues found. Where a limit kept them from giving, waiting
+    jobs say nothing; whether there is room again does.
+    """
     paused = await store.queues.find(
         {"_id": {"$in": list(queues)}, "paused": True}, {"_id": 1}
     ).to_list(None)
     held = {one["_id"] for one in paused}
-    names = {"$in": [queue for queue in queues if queue not in held]}
+    names = [queue for queue in queues if queue not in held]
+    why = {queue: blocked.get(queue) for queue in names}
+    free = {"$in": [queue for queue in names if why[queue] in (None, "paused")]}
+    lined = {"$in": [queue for queue in names if why[queue] == "lines"]}
     now = store.clock.earliest()
-    waiting, due = await asyncio.gather(
-        store.jobs.find_one({"queue": names, "state": "waiting"}, {"_id": 1}),
-        store.jobs.find_one(
-            {"queue": names, "state": "delayed", "rank": {"$lte": now}}, {"_id": 1}
-        ),
-    )
-    return waiting is not None or due is not None
+    waiting = {"queue": free, "state": {"$in": [LINED, "waiting"]}}
+    due = {"queue": {"$in": [*free["$in"], *lined["$in"]]}, "state": "delayed"}
+    asked = [store.jobs.find_one(waiting, {"_id": 1})]
+    asked.append(store.jobs.find_one(due | {"rank": {"$lte": now}}, {"_id": 1}))
+    if lined["$in"]:
+        asked.append(store.ring.find_one({"queue": lined, "parked": None}, {"_id": 1}))
+    asked += [_has_room(store, queue) for queue in names if why[queue] == "concurrency"]
+    return any(found is not None for found in await asyncio.gather(*asked))
+
+
+async def _has_room(store: Store, queue: str) -> Document | None:
+    """Return the gate of a queue that was full, if somebody has made room since."""
+    return await store.gates.find_one({"_id": queue, "full": None}, {"_id": 1})

@@ -7,12 +7,14 @@ from typing import Any, Final
 from uuid import uuid4
 
 from pymongo.errors import PyMongoError
-from taskmux.driver import NewJob, Pushed, PushStatus, StoreBusy, errors
+from taskmux.driver import NewJob, Pushed, PushStatus, State, StoreBusy, errors
 
+from taskmux_mongodb import ring
 from taskmux_mongodb.documents import REMOVED, key_of
 from taskmux_mongodb.failures import FAULTS, translate
 from taskmux_mongodb.pushing import moved_queues, owner_of, placed
 from taskmux_mongodb.schema import identity
+from taskmux_mongodb.sizes import over, sizes_of
 from taskmux_mongodb.store import Store
 
 __all__ = ["TransactionInterrupted", "push_within"]
@@ -38,17 +40,30 @@ async def push_within(store: Store, session: Any, jobs: Sequence[NewJob]) -> lis
     queues = {new.job.queue for new in jobs}
     try:
         await store.clock.fresh()
-        moved = moved_queues(await store.rules.restrictions(queues))
+        rules = await store.rules.restrictions(queues)
+        moved = moved_queues(rules)
         collection = await _jobs(store, session)
+        records = [new.job for new in jobs]
+        full = await over(collection, sizes_of(rules), records, session)
         answers = [
             Pushed(PushStatus.MOVED, moved[new.job.queue])
             if new.job.queue in moved
+            else Pushed(PushStatus.FULL, new.job.id)
+            if at in full
             else await _push(store, collection, session, new)
-            for new in jobs
+            for at, new in enumerate(jobs)
         ]
     except FAULTS as error:
         raise _mapped(error, store) from None
-    store.bell.ring_after(session, queues - moved.keys())
+    # Not in the transaction: claims write the ring all the time, and each would abort it.
+    places = {
+        (job.queue, job.group)
+        for job in records
+        if job.group is not None and job.state is State.WAITING
+    }
+    store.bell.ring_after(
+        session, queues - moved.keys(), lambda: ring.join_if_waiting(store, places)
+    )
     return answers
 
 

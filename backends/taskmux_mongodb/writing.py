@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET
 from taskmux.driver import TERMINAL, Keep, Place, State, Transition
 
-from taskmux_mongodb.documents import OPS_KEPT, REMOVED, Document, encode_field
+from taskmux_mongodb.documents import OPS_KEPT, REMOVED, Document, encode_field, stored_state
 from taskmux_mongodb.store import Store
 
 __all__ = ["MEMORY_MS", "Before", "removal", "request", "update"]
@@ -24,11 +24,12 @@ _FORGOTTEN: Final = {"expires": "", "expire_at": "", "keep_count": ""}
 
 
 class Before(msgspec.Struct, frozen=True):
-    """What an update depends on: where the job is now, its priority and its creation."""
+    """What an update depends on: where the job is now, its priority, creation and line."""
 
     state: State
     priority: int | None = None
     created_at: int = 0
+    line: str | None = None
 
 
 def update(store: Store, one: Transition, target: State, before: Before, mark: str) -> Document:
@@ -39,7 +40,7 @@ def update(store: Store, one: Transition, target: State, before: Before, mark: s
     }  # fmt: skip
     if one.notice is not None:
         fields["notice"] = one.notice
-    extra: Document = {"rev": store.numbers.next(), "state": target.value}
+    extra: Document = {"rev": store.numbers.next(), "state": stored_state(target, before.line)}
     dropped: Document = {}
     if before.state is State.ACTIVE and target is not State.ACTIVE:
         fields |= _UNLEASED

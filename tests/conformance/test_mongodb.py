@@ -48,7 +48,7 @@ class MongoSuite(DriverSuite):
         self.server_url = url
         with MongoClient(url) as client:
             database = client.get_default_database()
-            for name in ("jobs", "queues", "workers"):
+            for name in ("jobs", "queues", "workers", "ring", "gates"):
                 database[name].delete_many({})
         return MongoDriver(url)
 

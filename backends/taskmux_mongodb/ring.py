@@ -1,0 +1,129 @@
+"""The ring: which lines of a queue have waiting jobs, in the order of their turns.
+
+One document for each line but the common one; it comes after the line's first job, and goes when
+a claim finds the line empty. `turn` orders the ring. A line that may not give is `parked`: until
+an instant, or with the word `paused` or `full`; then no claim looks at it. `v` rises with every
+job that comes, so that whoever found the line empty before removes nothing.
+
+The common line has no such document: how it stands follows from its first job and from its last
+turn, which its gate keeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from pymongo import ASCENDING, DeleteOne, UpdateOne
+from taskmux.driver import StoreBusy
+
+from taskmux_mongodb.documents import LINED, Document
+from taskmux_mongodb.gates import gate_key
+from taskmux_mongodb.store import Store, Write
+
+__all__ = [
+    "FULL",
+    "PAUSED",
+    "Place",
+    "join",
+    "join_if_waiting",
+    "join_missing",
+    "leave",
+    "mend",
+    "readmit",
+    "readmit_all",
+]
+
+Place = tuple[str, str]
+"""A queue and one of its lines."""
+
+FULL: Final = "full"
+PAUSED: Final = "paused"
+
+_TRIES: Final = 8
+_MENDED: Final = 100
+"""How many lines are looked at in one go, to see whether they are in the ring rightly."""
+
+
+async def join(store: Store, places: Mapping[Place, int]) -> None:
+    """Put lines into the ring that jobs have come to; each has the turn given, if it was empty."""
+    writes: list[Write] = [
+        UpdateOne(
+            {"_id": gate_key(queue, line)},
+            {
+                "$inc": {"v": 1},
+                "$setOnInsert": {"queue": queue, "line": line, "turn": turn},
+            },
+            upsert=True,
+        )
+        for (queue, line), turn in places.items()
+    ]
+    for _ in range(_TRIES):
+        if not writes:
+            return
+        # Two that insert one document at once: the one refused finds it there the next time.
+        refused = (await store.write(writes, to=store.ring)).errors
+        writes = [writes[at] for at in refused]
+    raise StoreBusy("Others keep changing the same lines. The operation may be sent again.")
+
+
+async def leave(store: Store, places: Iterable[Place]) -> None:
+    """Take lines out of the ring if no job waits in them any more."""
+    known = {gate_key(queue, line): (queue, line) for queue, line in places}
+    found = await store.ring.find({"_id": {"$in": list(known)}}, {"v": 1}).to_list(None)
+    heads = await asyncio.gather(*(_head(store, *known[one["_id"]]) for one in found))
+    empty = [one for one, head in zip(found, heads, strict=True) if head is None]
+    writes: list[Write] = [DeleteOne({"_id": one["_id"], "v": one.get("v")}) for one in empty]
+    if writes:
+        await store.write(writes, to=store.hasty_ring)
+
+
+async def _head(store: Store, queue: str, line: str) -> Any:
+    return await store.jobs.find_one({"queue": queue, "line": line, "state": LINED}, {"_id": 1})
+
+
+async def readmit(store: Store, keys: Iterable[str]) -> bool:
+    """Let full lines come back behind the others; say whether there was one."""
+    full: Document = {"_id": {"$in": list(keys)}, "parked": FULL}
+    back = {"$set": {"turn": store.numbers.next()}, "$unset": {"parked": ""}}
+    return bool((await store.hasty_ring.update_many(full, back)).matched_count)
+
+
+async def readmit_all(store: Store, queue: str) -> None:
+    """Let all parked lines of a queue come back behind the others."""
+    parked: Document = {"queue": queue, "parked": {"$ne": None}}
+    back = {"$set": {"turn": store.numbers.next()}, "$unset": {"parked": ""}}
+    await store.ring.update_many(parked, back)
+
+
+async def mend(store: Store, queue: str) -> None:
+    """Put right what a producer that died on the way has left undone; a part at each call."""
+    turns = store.ring.find({"queue": queue}, {"line": 1}).sort("parked", ASCENDING)
+    known = await turns.limit(_MENDED).to_list(None)
+    await leave(store, [(queue, one["line"]) for one in known])
+    await join_missing(store, queue)
+
+
+async def join_missing(store: Store, queue: str) -> bool:
+    """Put the lines of the jobs that come first into the ring; say whether one was missing.
+
+    Lines are missing where a producer died between a job and its line, or has not come to that
+    yet. Such jobs come to be the first ones: nothing stays wrong, and no backlog is walked.
+    """
+    heads = store.jobs.find({"queue": queue, "state": LINED}, {"line": 1})
+    heads = heads.sort([("rank", ASCENDING), ("seq", ASCENDING)]).limit(_MENDED)
+    keys = {gate_key(queue, one["line"]): one["line"] for one in await heads.to_list(None)}
+    there = await store.ring.find({"_id": {"$in": list(keys)}}, {"_id": 1}).to_list(None)
+    missing = keys.keys() - {one["_id"] for one in there}
+    lines = {line: store.numbers.next() for key, line in keys.items() if key in missing}
+    await join(store, {(queue, line): turn for line, turn in lines.items()})
+    return bool(missing)
+
+
+async def join_if_waiting(store: Store, places: Iterable[Place]) -> None:
+    """Put those of the lines into the ring that have waiting jobs."""
+    asked = list(places)
+    heads = await asyncio.gather(*(_head(store, *place) for place in asked))
+    come = [place for place, head in zip(asked, heads, strict=True) if head]
+    await join(store, {place: store.numbers.next() for place in come})

@@ -1,0 +1,186 @@
+"""Settling: how a claim leaves the lines it looked at, and what it tells if it gives nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from pymongo import ASCENDING, DeleteOne, UpdateOne
+from taskmux.driver import Blocker, JobRecord, QueueSettings
+
+from taskmux_mongodb import ring
+from taskmux_mongodb.documents import LINED, Document
+from taskmux_mongodb.gates import OPEN, Gate, expiry, gate_key
+from taskmux_mongodb.rules import Rule
+from taskmux_mongodb.store import Store, Write
+
+__all__ = ["Line", "active_in", "freed", "kept", "settle"]
+
+_RECHECKED: Final = 10
+"""How many full lines a claim that finds nothing looks at again: a lease may have been deleted."""
+
+
+class Line(msgspec.Struct, eq=False):
+    """A line as one claim sees it; `jobs` are those read and not taken yet."""
+
+    name: str | None
+    turn: int
+    v: int = 0
+    back: bool = False
+    """It was parked, and may give again."""
+    gate: Gate = Gate()
+    room: int = OPEN
+    parked: int | str | None = None
+    jobs: deque[Document] = msgspec.field(default_factory=deque)
+    taken: int = 0
+    more: bool = True
+    """Whether it may have more jobs than were read."""
+    gave_at: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing waits in it that was not taken."""
+        return not self.jobs and not self.more
+
+
+async def settle(
+    store: Store, queue: str, rule: Rule, lines: Sequence[Line], ours: Sequence[JobRecord]
+) -> None:
+    """Write the ring and the gates after a claim leased these jobs."""
+    await _find_more(store, queue, lines)
+    writes: list[Write] = []
+    for line in sorted(lines, key=lambda line: (line.gave_at, line.back)):
+        where: Document = {"_id": gate_key(queue, line.name)}
+        turn = {"turn": store.numbers.next()}
+        if line.name is None:
+            continue
+        if line.parked is not None:
+            writes.append(UpdateOne(where, {"$set": turn | {"parked": line.parked}}))
+        elif line.ended:
+            writes.append(DeleteOne(where | {"v": line.v}))
+        elif line.taken or line.back:
+            writes.append(UpdateOne(where, {"$set": turn, "$unset": {"parked": ""}}))
+    if writes:
+        await store.write(writes, to=store.hasty_ring)
+    await asyncio.gather(
+        _write_gates(store, queue, rule.settings, lines, ours),
+        _look_again(store, queue, rule.settings, lines),
+    )
+
+
+async def _find_more(store: Store, queue: str, lines: Sequence[Line]) -> None:
+    """Learn which of the lines that gave all that was read of them have more.
+
+    One walk through a little of their index; a line that it does not reach counts as having more,
+    until a claim finds that it has not.
+    """
+    doubtful = {line.name: line for line in lines if line.name and line.taken and not line.jobs}
+    doubtful = {name: line for name, line in doubtful.items() if line.more}
+    if not doubtful:
+        return
+    limit = 4 * len(doubtful)
+    waiting = {"queue": queue, "line": {"$in": list(doubtful)}, "state": LINED}
+    found = store.jobs.find(waiting, {"line": 1, "_id": 0})
+    found = found.sort([("rank", ASCENDING), ("seq", ASCENDING)]).limit(limit)
+    names = [one["line"] for one in await found.to_list(None)]
+    if len(names) < limit:
+        for name, line in doubtful.items():
+            line.more = name in names
+
+
+async def _write_gates(
+    store: Store,
+    queue: str,
+    settings: QueueSettings,
+    lines: Sequence[Line],
+    ours: Sequence[JobRecord],
+) -> None:
+    given = Counter(job.group for job in ours)
+    now = store.clock.earliest()
+    writes: list[Write] = []
+    for line in lines:
+        count, rate = given[line.name], settings.line(line.name).rate
+        where = {"_id": gate_key(queue, line.name)}
+        if count and line.name is None:
+            turn = {"$set": {"turn": store.numbers.next()}, "$max": {"expire_at": expiry(now)}}
+            writes.append(UpdateOne(where, turn, upsert=True))
+        elif count and rate is not None:
+            writes.append(UpdateOne(where, line.gate.spent(rate, now, count), upsert=True))
+    if writes:
+        await store.write(writes, to=store.hasty_gates)
+
+
+async def _look_again(
+    store: Store, queue: str, settings: QueueSettings, lines: Sequence[Line]
+) -> None:
+    """Let lines come back for which all has changed while they were parked."""
+    parked = [line for line in lines if line.name is not None and line.parked is not None]
+    if not parked:
+        return
+    full = [line.name for line in parked if line.parked == ring.FULL]
+    stored, roomy = await asyncio.gather(
+        store.queues.find_one({"_id": queue}, {"rev": 1}), _roomy(store, queue, settings, full)
+    )
+    if (stored or {}).get("rev", 0) != settings.rev:
+        await ring.readmit_all(store, queue)
+    elif roomy:
+        await ring.readmit(store, [gate_key(queue, name) for name in roomy])
+
+
+async def active_in(store: Store, queue: str, lines: Sequence[str | None]) -> Counter[str | None]:
+    """Return how many jobs of each of the lines are active."""
+    if not lines:
+        return Counter()
+    active = {"queue": queue, "line": {"$in": list(lines)}, "state": "active"}
+    found = await store.jobs.find(active, {"line": 1, "_id": 0}).to_list(None)
+    return Counter(one["line"] for one in found)
+
+
+async def _roomy(
+    store: Store, queue: str, settings: QueueSettings, lines: Sequence[str | None]
+) -> list[str | None]:
+    """Return those of the lines that are not full."""
+    active = await active_in(store, queue, lines)
+    limits = {name: settings.line(name).concurrency for name in lines}
+    return [name for name, most in limits.items() if most is None or active[name] < most]
+
+
+async def freed(store: Store, queue: str, rule: Rule) -> bool:
+    """Look again at the full lines that nobody looked at for longest; say whether one has room.
+
+    Leases that were deleted by hand free their places this way.
+    """
+    found = store.ring.find({"queue": queue, "parked": ring.FULL}).sort("turn", ASCENDING)
+    documents = await found.limit(_RECHECKED).to_list(None)
+    if not documents:
+        return False
+    names = [one["line"] for one in documents]
+    roomy = await _roomy(store, queue, rule.settings, names)
+    if roomy:
+        return await ring.readmit(store, [gate_key(queue, name) for name in roomy])
+    looked_at = {"_id": {"$in": [one["_id"] for one in documents]}, "parked": ring.FULL}
+    await store.hasty_ring.update_many(looked_at, {"$set": {"turn": store.numbers.next()}})
+    return False
+
+
+async def kept(
+    store: Store, queue: str, lines: Sequence[Line]
+) -> tuple[Blocker | None, int | None]:
+    """Say whether lines with waiting jobs may not give, and when the first of them may.
+
+    That is at once if there are lines that nobody looked at yet.
+    """
+    ready = await store.ring.find_one({"queue": queue, "parked": None}, {"_id": 1})
+    if ready is not None:
+        return None, 0
+    now = store.clock.earliest()
+    opening = store.ring.find({"queue": queue, "parked": {"$gte": 0}}, {"parked": 1})
+    first = await opening.sort("parked", ASCENDING).limit(1).to_list(None)
+    common = [line.parked for line in lines if line.name is None and line.parked is not None]
+    opens = [at for at in (*(one["parked"] for one in first), *common) if isinstance(at, int)]
+    opens_in = max(0, min(opens) - now) if opens else None
+    parked = common or await store.ring.find_one({"queue": queue}, {"_id": 1})
+    return "lines" if parked else None, opens_in
