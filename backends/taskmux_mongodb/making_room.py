@@ -14,33 +14,37 @@ from taskmux_mongodb.store import Store
 __all__ = ["hold", "made_room"]
 
 
-async def hold(store: Store, transitions: Sequence[Transition]) -> None:
+async def hold(store: Store, transitions: Sequence[Transition]) -> set[str]:
     """Close the gates that transitions ask for, before the jobs move.
 
-    A transition that is refused holds nothing: its job is looked at first.
+    A transition that is refused holds nothing: its job is looked at first. Claims of this
+    instance wait for that, for a worker asks for its next job while this one is being settled.
+    Returned are the queues that other instances may still take to be free of all restrictions.
     """
-    holds = [one for one in transitions if one.hold and one.guard.fence is not None]
-    if not holds:
-        return
-    keys = [key_of(one.ref) for one in holds]
-    active: Document = {"_id": {"$in": keys}, "state": "active"}
-    found = await store.jobs.find(active, {"fence": 1, "line": 1}).to_list(None)
-    there = {one["_id"]: one for one in found}
-    for one in holds:
-        document = there.get(key_of(one.ref))
-        if document is not None and document["fence"] == one.guard.fence:
-            await _hold(store, one, document.get("line"))
+    news = set()
+    for one in transitions:
+        if one.hold and one.guard.fence is not None:
+            async with store.turns[one.ref.queue]:
+                if await _hold(store, one):
+                    news.add(one.ref.queue)
+    return news
 
 
-async def _hold(store: Store, one: Transition, line: str | None) -> None:
+async def _hold(store: Store, one: Transition) -> bool:
+    """Close a gate; return whether others may take the queue to be free of all restrictions."""
     queue = one.ref.queue
-    until = store.clock.latest() + one.hold
-    key = gate_key(queue, line) if one.hold_line else queue
+    held = {"_id": key_of(one.ref), "state": "active", "fence": one.guard.fence}
+    job = await store.jobs.find_one(held, {"line": 1})
+    if job is None:
+        return False
+    line: str | None = job.get("line")
     known = await store.rules.restrictions([queue])
-    held = {"$max": {"held_until": until, "expire_at": expiry(until)}}
-    await store.gates.update_one({"_id": key}, held, upsert=True)
-    if queue not in known and (line is None or not one.hold_line):
-        await store.rules.in_force(queue)
+    until = store.clock.latest() + one.hold
+    closed = {"$max": {"held_until": until, "expire_at": expiry(until)}}
+    key = gate_key(queue, line) if one.hold_line else queue
+    await store.gates.update_one({"_id": key}, closed, upsert=True)
+    store.rules.forget(queue)
+    return queue not in known and not (one.hold_line and line is not None)
 
 
 async def made_room(store: Store, transitions: Sequence[Transition]) -> set[str]:

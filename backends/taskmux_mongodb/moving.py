@@ -8,6 +8,7 @@ until every transition has its answer.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -64,8 +65,9 @@ async def apply(store: Store, op: Op, transitions: Sequence[Transition]) -> list
     """Apply transitions in order; see `Driver.apply`."""
     answers: dict[int, Applied] = {}
     moves = [_Move(place, one, key_of(one.ref)) for place, one in enumerate(transitions)]
+    held: set[str] = set()
     for batch in _one_of_each(op, moves):
-        await making_room.hold(store, [move.one for move in batch])
+        held |= await making_room.hold(store, [move.one for move in batch])
         await _apply(store, batch, answers)
     await _line_up(store, moves, answers)
     queues = {
@@ -73,6 +75,8 @@ async def apply(store: Store, op: Op, transitions: Sequence[Transition]) -> list
     }  # fmt: skip
     queues |= await making_room.made_room(store, [move.one for move in moves])
     store.bell.ring(queues)
+    if held:
+        await asyncio.gather(*(store.rules.in_force(queue) for queue in held))
     return [answers[place] for place in range(len(transitions))]
 
 

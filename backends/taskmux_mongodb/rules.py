@@ -94,9 +94,13 @@ class Rules:
                 self._free_at[name] = read_at
         return held
 
+    def forget(self, queue: str) -> None:
+        """Read what holds for the queue before it is used next."""
+        self._free_at.pop(queue, None)
+
     async def in_force(self, queue: str) -> None:
         """Return when no instance goes by what it knew of the queue before."""
-        self._free_at.pop(queue, None)
+        self.forget(queue)
         await asyncio.sleep(_WAITED_OUT)
 
 
