@@ -1,9 +1,10 @@
 """The ring: which lines of a queue have waiting jobs, in the order of their turns.
 
 One document for each line but the common one; it comes after the line's first job, and goes when
-a claim finds the line empty. `turn` orders the ring. A line that may not give is `parked`: until
-an instant, or with the word `paused` or `full`; then no claim looks at it. `v` rises with every
-job that comes, so that whoever found the line empty before removes nothing.
+a claim finds the line empty. `turn` orders the ring. `parked` is `no`
+for a line in the ring; one that may not give is parked as `paused`, `full` or until an instant,
+and no claim looks at it. `v` rises with every job that comes, so that whoever found the line empty
+before removes nothing.
 
 The common line has no such document: how it stands follows from its first job and from its last
 turn, which its gate keeps.
@@ -24,6 +25,7 @@ from taskmux_mongodb.store import Store, Write
 
 __all__ = [
     "FULL",
+    "IN_RING",
     "PAUSED",
     "Place",
     "join",
@@ -38,6 +40,7 @@ __all__ = [
 Place = tuple[str, str]
 """A queue and one of its lines."""
 
+IN_RING: Final = "no"
 FULL: Final = "full"
 PAUSED: Final = "paused"
 
@@ -53,7 +56,7 @@ async def join(store: Store, places: Mapping[Place, int]) -> None:
             {"_id": gate_key(queue, line)},
             {
                 "$inc": {"v": 1},
-                "$setOnInsert": {"queue": queue, "line": line, "turn": turn},
+                "$setOnInsert": {"queue": queue, "line": line, "turn": turn, "parked": IN_RING},
             },
             upsert=True,
         )
@@ -86,14 +89,14 @@ async def _head(store: Store, queue: str, line: str) -> Any:
 async def readmit(store: Store, keys: Iterable[str]) -> bool:
     """Let full lines come back behind the others; say whether there was one."""
     full: Document = {"_id": {"$in": list(keys)}, "parked": FULL}
-    back = {"$set": {"turn": store.numbers.next()}, "$unset": {"parked": ""}}
+    back = {"$set": {"turn": store.numbers.next(), "parked": IN_RING}}
     return bool((await store.hasty_ring.update_many(full, back)).matched_count)
 
 
 async def readmit_all(store: Store, queue: str) -> None:
     """Let all parked lines of a queue come back behind the others."""
-    parked: Document = {"queue": queue, "parked": {"$ne": None}}
-    back = {"$set": {"turn": store.numbers.next()}, "$unset": {"parked": ""}}
+    parked: Document = {"queue": queue, "parked": {"$ne": IN_RING}}
+    back = {"$set": {"turn": store.numbers.next(), "parked": IN_RING}}
     await store.ring.update_many(parked, back)
 
 

@@ -61,7 +61,7 @@ _JOBS: Final = (
         partialFilterExpression={"keep_count": {"$exists": True}},
     ),
 )
-_RING: Final = (IndexModel(_keys("queue", "parked", "turn"), name="ring"),)
+_RING: Final = (IndexModel(_keys("queue", "parked", "turn", "_id"), name="ring"),)
 _GATES: Final = (IndexModel(_keys("expire_at"), name=EXPIRY, expireAfterSeconds=0),)
 _WORKERS: Final = (IndexModel(_keys("until"), name=EXPIRY, expireAfterSeconds=_WORKERS_KEPT),)
 

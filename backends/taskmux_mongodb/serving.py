@@ -130,7 +130,7 @@ class _Walk:
 
     async def _read_ring(self) -> None:
         """Read the next lines of the ring, and leave out those that may not give."""
-        found = self._store.ring.find({"queue": self._queue, "parked": None})
+        found = self._store.ring.find({"queue": self._queue, "parked": ring.IN_RING})
         found = found.sort([("turn", ASCENDING), ("_id", ASCENDING)]).skip(self._read)
         documents = await found.limit(self._page).to_list(None)
         self._read += len(documents)

@@ -62,7 +62,7 @@ async def settle(
         elif line.ended:
             writes.append(DeleteOne(where | {"v": line.v}))
         elif line.taken or line.back:
-            writes.append(UpdateOne(where, {"$set": turn, "$unset": {"parked": ""}}))
+            writes.append(UpdateOne(where, {"$set": turn | {"parked": ring.IN_RING}}))
     if writes:
         await store.write(writes, to=store.hasty_ring)
     await asyncio.gather(
@@ -173,7 +173,7 @@ async def kept(
 
     That is at once if there are lines that nobody looked at yet.
     """
-    ready = await store.ring.find_one({"queue": queue, "parked": None}, {"_id": 1})
+    ready = await store.ring.find_one({"queue": queue, "parked": ring.IN_RING}, {"_id": 1})
     if ready is not None:
         return None, 0
     now = store.clock.earliest()

@@ -9,6 +9,7 @@ from typing import Final
 
 from taskmux.driver import Blocker
 
+from taskmux_mongodb import ring
 from taskmux_mongodb.bell import Bell
 from taskmux_mongodb.documents import LINED, Document
 from taskmux_mongodb.store import Store
@@ -81,7 +82,7 @@ async def look(store: Store, queues: Sequence[str], blocked: Mapping[str, Blocke
     asked = [store.jobs.find_one(waiting, {"_id": 1})]
     asked.append(store.jobs.find_one(due | {"rank": {"$lte": now}}, {"_id": 1}))
     if lined["$in"]:
-        asked.append(store.ring.find_one({"queue": lined, "parked": None}, {"_id": 1}))
+        asked.append(store.ring.find_one({"queue": lined, "parked": ring.IN_RING}, {"_id": 1}))
     asked += [_has_room(store, queue) for queue in names if why[queue] == "concurrency"]
     return any(found is not None for found in await asyncio.gather(*asked))
 

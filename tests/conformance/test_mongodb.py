@@ -58,6 +58,22 @@ class MongoSuite(DriverSuite):
             jobs.update_one({"_id": f"{ref.queue}/{ref.id}"}, {"$set": {"body": b"\xff"}})
         return True
 
+    async def leaked(self, driver: Driver) -> list[str]:
+        """Return what is wrong with the ring and the gates: lines and waiting jobs must agree."""
+        with MongoClient(self.server_url) as client:
+            database = client.get_default_database()
+            ring = {(one["queue"], one["line"]) for one in database["ring"].find()}
+            lined = database["jobs"].find({"state": "lined"})
+            waiting = {(one["queue"], one.get("line")) for one in lined}
+            gates = list(database["gates"].find())
+            mixed = {"state": "waiting", "line": {"$exists": True}}
+            strays = list(database["jobs"].find(mixed, {"_id": 1}))
+        found = [f"line {place} is in the ring without a job" for place in ring - waiting]
+        found += [f"line {place} has jobs and is not in the ring" for place in waiting - ring]
+        found += [f"gate {one['_id']} never goes" for one in gates if "expire_at" not in one]
+        found += [f"gate {one['_id']} is locked" for one in gates if one.get("by")]
+        return found + [f"{one['_id']} stands in the wrong line" for one in strays]
+
     async def unfit(self) -> Sequence[tuple[Driver, type[StoreError]]]:
         nowhere = f"mongodb://127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=100"
         strange = self.server_url.replace("/taskmux", "/strange")

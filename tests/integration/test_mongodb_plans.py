@@ -39,9 +39,10 @@ async def fill(driver: MongoDriver, queue: str, count: int) -> None:
 
 
 class Profile:
-    """The commands on `jobs` that the server ran within a block."""
+    """The commands that the server ran on some collections within a block."""
 
-    def __init__(self, server: MongoServer) -> None:
+    def __init__(self, server: MongoServer, *collections: str) -> None:
+        self.collections = [f"taskmux.{name}" for name in collections or ("jobs",)]
         self.client = server.client()
         self.database = self.client["taskmux"]
         self.commands: list[dict] = []
@@ -54,7 +55,8 @@ class Profile:
 
     def __exit__(self, *_: object) -> None:
         self.database.command("profile", 0)
-        self.commands = list(self.database["system.profile"].find({"ns": "taskmux.jobs"}))
+        ours = {"ns": {"$in": self.collections}}
+        self.commands = list(self.database["system.profile"].find(ours))
         self.client.close()
 
     @property
