@@ -127,7 +127,7 @@ local function count_running(line, most)
     local lease_end = redis.call('ZSCORE', leases, id)
     if lease_end then
       ends = math.min(ends, lease_end)
-      seen[#seen + 1] = lease_end
+      seen[#seen + 1] = now
       seen[#seen + 1] = id
     else
       gone[#gone + 1] = id
@@ -299,7 +299,7 @@ local function take_round(wanted)
     elseif lease_out(ids[i], jobs[i], before[i], scores[i], one.group) then
       one.taken = one.taken + 1
       if one.line ~= '' then
-        one.running[#one.running + 1] = lease_end
+        one.running[#one.running + 1] = now
         one.running[#one.running + 1] = ids[i]
       end
     end
@@ -309,6 +309,12 @@ local function take_round(wanted)
   end
   settle_lines(walk)
   return #ids - (#held / 2 - leased)
+end
+
+-- Jobs stored before there were lines have had no turn.
+local function begin_common()
+  return redis.call('EXISTS', ready) == 1 and not redis.call('ZSCORE', parked, '')
+    and redis.call('ZADD', ring, redis.call('INCR', sequence), '') == 1
 end
 
 -- -- the claim ------------------------------------------------------------------------------------
@@ -357,7 +363,7 @@ else
 end
 if #held > 0 or most <= 0 then
   return answer()
-elseif others > 0 then
+elseif others > 0 or begin_common() then
   return answer(nil, now)
 end
 local first = redis.call('ZRANGEBYSCORE', parked, '(0', '9007199254740992', 'WITHSCORES', 'LIMIT', 0, 1)

@@ -21,7 +21,7 @@ local function line_key(line)
   return line == '' and ready or base .. 'line:' .. line
 end
 
--- The active jobs of a group, by the end of their lease as last seen. `leases` is the truth.
+-- The active jobs of a group, by when a claim last saw their lease. `leases` is the truth.
 local function running_key(line)
   return base .. 'running:' .. line
 end
