@@ -8,6 +8,7 @@ from taskmux.handle import JobHandle
 from taskmux.hookspecs import hookimpl
 from taskmux.job import JobRecord, State
 from taskmux.lifecycle import Fail, RateLimited, Retry, Snooze
+from taskmux.messages import Command
 from taskmux.options import JobOptions
 from taskmux.queue import Counts, Queue
 from taskmux.retry import Exponential, Fixed, Linear, Steps
@@ -16,6 +17,7 @@ from taskmux.worker import Worker
 
 __all__ = [
     "Call",
+    "Command",
     "Context",
     "Counts",
     "Exponential",

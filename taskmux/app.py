@@ -20,8 +20,8 @@ from taskmux.errors import ConfigError, DeclarationError
 from taskmux.handle import JobHandle
 from taskmux.instrument import Hooks
 from taskmux.job import Ref
-from taskmux.messages import Command, WorkerInfo
-from taskmux.options import JobOptions, parse_call, parse_shared
+from taskmux.messages import Command, Rate, WorkerInfo
+from taskmux.options import JobOptions, QueueOptions, parse_call, parse_shared
 from taskmux.plugins import driver_for, driver_for_client, plugin_manager
 from taskmux.pool import Pool
 from taskmux.producing import Producing
@@ -135,7 +135,7 @@ class Taskmux:
         *,
         name: str | None = None,
         concurrency: int | None = None,
-        rate: str | None = None,
+        rate: str | Rate | None = None,
         own_line: bool = False,
         **options: Unpack[JobOptions],
     ) -> TaskDecorator:
@@ -218,8 +218,8 @@ class Taskmux:
     async def enqueue_many(self, calls: Sequence[Call[R]]) -> list[JobHandle[R]]:
         """Store many calls, in order, a few hundred per round trip.
 
-        Not all-or-nothing: if the store fails in between, or a group is full, the others are
-        stored.
+        Not all-or-nothing: if the store fails in between, the first ones are stored; if a group
+        is full, all but the jobs that found it so.
 
         Raises:
             Moved: a queue lives in another store now.
@@ -230,13 +230,14 @@ class Taskmux:
 
     # -- reading ------------------------------------------------------------------------------
 
-    def queue(self, name: str, *, defaults: JobOptions | None = None) -> Queue:
+    def queue(self, name: str, *, defaults: QueueOptions | None = None) -> Queue:
         """Return a queue; nothing is asked yet.
 
         Args:
             name: the queue's name.
             defaults: options for its jobs that neither the call nor the task says. They are
-                stored when this app first enqueues there, for every other producer.
+                stored when this app first enqueues there, for every other producer, if they
+                differ from those that were declared before.
 
         Raises:
             InvalidName: the name cannot be stored everywhere.
@@ -314,9 +315,9 @@ class Taskmux:
         """Return a worker for these queues: `async with mux.worker(["email"]): ...`.
 
         Args:
-            queues: in order of preference: a later one is served when the earlier are empty. Or
-                with weights: `{"email": 3, "reports": 1}` comes to email first three times of
-                four.
+            queues: names, in order of preference: a later one is served when the earlier are
+                empty. Or with weights: `{"email": 3, "reports": 1}` comes to email first three
+                times of four.
             concurrency: how many handlers run at once.
             lease: how long a job is kept for a worker that does not renew it.
             drain: how long a stopping worker lets handlers finish before it gives jobs back.

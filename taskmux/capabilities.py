@@ -81,10 +81,11 @@ class Lines(Protocol):
     C13 With `blocked_by` "rate" or "lines", `next_in` (C7) is the time until a rate or hold lets
        the next job go, if that is sooner than the next delayed job.
     P8 A job whose group has `group_size` waiting jobs already is not created: FULL. Counted are
-       those before it in the batch, too; delayed and blocked jobs do not count. The id and the
-       deduplication key are checked before.
+       those before it in the batch, too; delayed and blocked jobs do not count, and lines of
+       tasks (`@...`) are no groups. The id and the deduplication key are checked before.
     A11 An applied transition with `hold` lets its job's queue, or line, give nothing for that
-       long, as if out of its rate; the later end of two holds counts.
+       long, as if out of its rate; the later end of two holds counts. New settings end all holds
+       of their queue.
     W4 A job that leaves ACTIVE ends the waits of those whose claims found its queue or line full.
     """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from taskmux.batch import Ops, Replies, resend
@@ -115,14 +116,16 @@ class Connection:
         known = self._known.get(queue)
         fresh = known is not None and known[0] > time.monotonic()
         if known is None or not fresh:
-            reading = asyncio.ensure_future(self.driver.settings(queue))
+            reading = asyncio.ensure_future(resend(lambda: self.driver.settings(queue), tries=3))
             known = self._known[queue] = (time.monotonic() + FRESH, reading)
-        try:
-            return await asyncio.shield(known[1])
-        except BaseException:
-            if known[1].done() and self._known.get(queue) is known:  # the next caller asks again
-                del self._known[queue]
-            raise
+            reading.add_done_callback(partial(self._forget_failed, queue))
+        return await asyncio.shield(known[1])
+
+    def _forget_failed(self, queue: str, reading: asyncio.Future[QueueSettings]) -> None:
+        """Let the next caller ask again if this reading failed."""
+        failed = reading.cancelled() or reading.exception() is not None
+        if failed and self._known.get(queue, (0, None))[1] is reading:
+            del self._known[queue]
 
     async def change_settings(
         self, queue: str, change: Callable[[QueueSettings], QueueSettings]

@@ -172,11 +172,12 @@ def _of_workers(job: JobRecord, workers: Sequence[WorkerInfo]) -> Iterator[Reaso
             f"start one that imports it."
         )
         yield Reason(Cause.UNKNOWN_TASK, text)
-    elif all(worker.paused for worker in serving):
-        yield Reason(Cause.WORKERS_PAUSED, f"Every live worker of queue {job.queue} is paused.")
-    elif all(worker.paused or worker.running >= worker.concurrency for worker in serving):
-        busy = sum(worker.running for worker in serving)
-        text = f"The {len(serving)} live workers of queue {job.queue} are busy with {busy} jobs."
+    elif all(worker.paused for worker in able):
+        text = f"Every live worker of queue {job.queue} that has the task is paused."
+        yield Reason(Cause.WORKERS_PAUSED, text)
+    elif all(worker.paused or worker.running >= worker.concurrency for worker in able):
+        busy = sum(worker.running for worker in able)
+        text = f"The {len(able)} live workers that could run it are busy with {busy} jobs."
         yield Reason(Cause.WORKERS_BUSY, text)
 
 

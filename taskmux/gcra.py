@@ -37,8 +37,9 @@ class Meter(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def _level(rate: Rate, meter: Meter, now: int) -> float:
-    leaked = max(0, now - meter.at) * rate.count / rate.per
-    return max(0.0, meter.level - leaked)
+    full = min(meter.level, rate.burst + 1.0)  # a larger bucket before must not keep it shut
+    leaked = abs(now - meter.at) * rate.count / rate.per  # nor must a clock that was set back
+    return max(0.0, full - leaked)
 
 
 def room(rate: Rate, meter: Meter, now: int) -> int:
@@ -48,7 +49,7 @@ def room(rate: Rate, meter: Meter, now: int) -> int:
 
 def spend(rate: Rate, meter: Meter, now: int, count: int) -> Meter:
     """Return the meter after `count` starts now."""
-    return Meter(_level(rate, meter, now) + count, max(now, meter.at))
+    return Meter(_level(rate, meter, now) + count, now)
 
 
 def opens_in(rate: Rate, meter: Meter, now: int) -> int:
@@ -75,7 +76,8 @@ def as_rate(value: object) -> Rate:
         unit = found[2] if found[2][0].isdigit() else f"1{found[2]}"
         count, per = int(found[1]), milliseconds(unit, "the period of a rate")
         burst = int(found[3]) if found[3] else max(1, count // 10)
-    if not (1 <= count <= MOST and 1 <= per <= DAY_MS and 0 <= burst <= MOST):
+    whole = all(type(number) is int for number in (count, per, burst))
+    if not (whole and 1 <= count <= MOST and 1 <= per <= DAY_MS and 0 <= burst <= MOST):
         raise _no_rate(value)
     return Rate(count, per, burst)
 

@@ -6,7 +6,9 @@ apply what it says; workers only report what happened.
 
 from __future__ import annotations
 
+import contextlib
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from random import Random
@@ -15,6 +17,7 @@ import msgspec
 
 from taskmux import transition
 from taskmux.config import Limits
+from taskmux.errors import DeclarationError
 from taskmux.job import Attempt, ErrorInfo, JobRecord
 from taskmux.retry import DEFAULT_BACKOFF, Backoff, BackoffFunction, ExponentialPolicy
 from taskmux.transition import Changes, Transition
@@ -42,6 +45,10 @@ __all__ = [
 
 CRASH_BACKOFF = ExponentialPolicy(first_ms=1_000, cap_ms=60_000)
 """Redelivery after a crash: full jitter, so that a poison job's neighbours do not meet again."""
+
+REST_MS = 30_000
+LONGEST_REST_MS = 86_400_000
+"""Of a queue whose handler raised `RateLimited`."""
 
 UNKNOWN_TASK_WAIT_MS = 15_000
 """How long a job rests when the worker that claimed it has no such task."""
@@ -83,32 +90,43 @@ class Snooze(Exception):
 class RateLimited(Exception):
     """Raise it in a handler: somebody asked us to slow down, so the whole queue rests.
 
-    The job spends no attempt and goes first when the queue goes on.
+    The job spends no attempt and goes first in its line when the queue goes on. Changing the
+    queue's settings, `resume()` for one, ends the rest.
 
     Args:
-        after: how long; the text of a Retry-After header is taken as well (seconds, or a date).
+        after: how long, at most a day. The value of a Retry-After header is taken as it is
+            (seconds, or a date); what is missing or cannot be read is half a minute, since a
+            handler that was told to slow down must not fail for that.
         message: why; kept as the job's reason.
         group: let only the job's own group (or its task's line) rest.
     """
 
-    def __init__(self, after: Duration, message: str = "", *, group: bool = False) -> None:
+    def __init__(
+        self, after: Duration | None = None, message: str = "", *, group: bool = False
+    ) -> None:
         super().__init__(message)
-        self.after_ms = max(1, _retry_after(after))
+        rest = _retry_after(after)
+        self.after_ms = REST_MS if rest is None else min(max(1, rest), LONGEST_REST_MS)
         self.group = group
 
 
-def _retry_after(after: Duration) -> int:
-    """Return a Retry-After header or a duration in milliseconds (RFC 9110, section 10.2.3)."""
-    if isinstance(after, str) and after.strip().isdecimal():
-        return milliseconds(int(after), "after")
-    if isinstance(after, str) and "," in after:
-        try:
-            until = parsedate_to_datetime(after)
-        except ValueError:
-            return milliseconds(after, "after")
-        aware = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
-        return milliseconds(max((aware - datetime.now(UTC)).total_seconds(), 0), "after")
-    return milliseconds(after, "after")
+def _retry_after(after: object) -> int | None:
+    """Return a duration or a Retry-After header (RFC 9110, section 10.2.3) in milliseconds."""
+    readers: tuple[Callable[[str], object], ...] = (float, _from_now, str)
+    if isinstance(after, str):
+        for read in readers:
+            with contextlib.suppress(ValueError, TypeError, OverflowError, DeclarationError):
+                return milliseconds(read(after), "after")
+        return None
+    with contextlib.suppress(DeclarationError):
+        return milliseconds(after, "after")
+    return None
+
+
+def _from_now(text: str) -> float:
+    until = parsedate_to_datetime(text)
+    aware = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
+    return max((aware - datetime.now(UTC)).total_seconds(), 0)
 
 
 # -- how a run ended -----------------------------------------------------------------------------

@@ -242,8 +242,7 @@ class Rate(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class LineSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """What holds for one line of a queue. None: no limit.
 
-    `declared`: what the task of this line said of its limits when they were stored, in the core's
-    words; a driver never reads it.
+    `declared`: the core's own note on where these settings come from; a driver never reads it.
     """
 
     paused: bool = False
@@ -256,9 +255,9 @@ class QueueSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """A queue's stored settings. `rev` rises at every change; 0 means never set.
 
     `concurrency` and `rate` hold for the queue as a whole. `lines` has what holds for single
-    lines, by name; `groups` is for every other named line. `group_size`: how many waiting jobs a
-    named line may have. `defaults`: options for jobs that do not say otherwise, as JSON; a driver
-    never reads them.
+    lines, by name; `groups` is for every other group, and `group_size` is how many waiting jobs a
+    group may have: a line whose name begins with `@` is a task's own, and no group. `defaults`:
+    options for jobs that do not say otherwise, as JSON; a driver never reads them.
     """
 
     rev: int = 0
@@ -273,7 +272,13 @@ class QueueSettings(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def line(self, name: str | None) -> LineSettings:
         """Return what holds for a line; None is the common one, which has no limits of its own."""
-        return _FREE if name is None else self.lines.get(name, self.groups)
+        if name is None:
+            return _FREE
+        return self.lines.get(name, _FREE if name[0] == "@" else self.groups)
+
+    def size(self, name: str | None) -> int | None:
+        """Return how many waiting jobs a line may have; None: as many as there are."""
+        return None if name is None or name[0] == "@" else self.group_size
 
     @property
     def limited(self) -> bool:

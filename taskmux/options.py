@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -26,13 +26,15 @@ from taskmux.units import (
 )
 
 __all__ = [
-    "QUEUE_OPTIONS",
     "JobOptions",
     "Parsed",
+    "QueueOptions",
     "Retention",
+    "changed_defaults",
+    "declared_defaults",
     "decode_defaults",
-    "encode_defaults",
     "parse_call",
+    "parse_defaults",
     "parse_options",
     "parse_shared",
 ]
@@ -75,6 +77,21 @@ class JobOptions(TypedDict, total=False):
     group: str
     dedup: str
     session: Any
+
+
+class QueueOptions(TypedDict, total=False):
+    """What a queue may say about jobs that neither their call nor their task says."""
+
+    priority: int | str
+    lifo: bool
+    max_attempts: int
+    max_crashes: int
+    backoff: BackoffLike
+    timeout: Duration | None
+    keep_result: bool
+    retention: Retention
+    tags: Sequence[str]
+    headers: Mapping[str, str]
 
 
 class Parsed(msgspec.Struct, frozen=True):
@@ -159,7 +176,7 @@ def parse_shared(options: JobOptions) -> Parsed:
     return parse_options(options)
 
 
-class _Stored(msgspec.Struct, omit_defaults=True):
+class _Stored(msgspec.Struct, frozen=True, omit_defaults=True):
     """A queue's defaults as they are stored: the fields of `Parsed` that a queue may say."""
 
     priority: int | UnsetType = UNSET
@@ -176,47 +193,57 @@ class _Stored(msgspec.Struct, omit_defaults=True):
     headers: dict[str, str] | UnsetType = UNSET
 
 
-QUEUE_OPTIONS = (
-    "priority",
-    "lifo",
-    "max_attempts",
-    "max_crashes",
-    "backoff",
-    "timeout",
-    "keep_result",
-    "retention",
-    "tags",
-    "headers",
-)
-"""What a queue may say about its jobs."""
+class _Defaults(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is stored: the options in force, and those that an app declared last."""
+
+    said: _Stored = _Stored()
+    declared: _Stored | None = None
 
 
-def encode_defaults(options: JobOptions) -> bytes | None:
-    """Return a queue's defaults as they are stored; None if nothing is said.
+def parse_defaults(options: QueueOptions) -> bytes:
+    """Return a queue's defaults, checked, as they are compared and stored.
 
     Raises:
         DeclarationError: an option is wrong, or none that a queue can say.
     """
-    if misplaced := sorted(set(options) - set(QUEUE_OPTIONS)):
+    if misplaced := sorted(set(options) - set(QueueOptions.__annotations__)):
         raise DeclarationError(
             f"{brief(misplaced[0])} is nothing that a queue can say about its jobs. It can say "
-            f"{', '.join(QUEUE_OPTIONS)}."
+            f"{', '.join(QueueOptions.__annotations__)}."
         )
-    parsed = parse_call(options)
+    parsed = parse_call(cast("JobOptions", options))
     fields = {name: getattr(parsed, name) for name in _Stored.__struct_fields__}
-    return msgspec.json.encode(_Stored(**fields)) if options else None
+    return msgspec.json.encode(_Stored(**fields))
+
+
+def _read_defaults(data: bytes | None) -> _Defaults:
+    try:
+        return msgspec.json.decode(data or b"{}", type=_Defaults)
+    except msgspec.MsgspecError:  # written by another version: jobs must go on
+        return _Defaults()
+
+
+def changed_defaults(data: bytes | None, said: bytes) -> bytes:
+    """Return stored defaults with others in force; what was declared is remembered."""
+    options = msgspec.json.decode(said, type=_Stored)
+    return msgspec.json.encode(_Defaults(options, _read_defaults(data).declared))
+
+
+def declared_defaults(data: bytes | None, declared: bytes) -> bytes | None:
+    """Return stored defaults that follow an app's declaration.
+
+    They are as they were if it declares what was declared before: what was said since stays.
+    """
+    options = msgspec.json.decode(declared, type=_Stored)
+    if _read_defaults(data).declared == options:
+        return data
+    return msgspec.json.encode(_Defaults(options, options))
 
 
 @lru_cache(maxsize=256)
 def decode_defaults(data: bytes | None) -> Parsed:
-    """Return a queue's stored defaults; what cannot be read says nothing."""
-    if data is None:
-        return Parsed()
-    try:
-        stored = msgspec.json.decode(data, type=_Stored)
-    except msgspec.MsgspecError:  # written by another version: jobs must go on
-        return Parsed()
-    return Parsed(**msgspec.structs.asdict(stored))
+    """Return the options that are in force by a queue's stored defaults."""
+    return Parsed(**msgspec.structs.asdict(_read_defaults(data).said))
 
 
 def parse_options(options: JobOptions) -> Parsed:
@@ -278,6 +305,8 @@ def _retention(value: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for state in ("completed", "cancelled", "dead"):
         keep: Keep = getattr(Policy(), state)
+        if not {state, f"{state}_count"} & set(value):
+            continue  # not said
         if state in value:
             keep = Keep(milliseconds(value[state], f"retention of {state}"), keep.count)
         if f"{state}_count" in value:

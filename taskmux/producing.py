@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from taskmux.connection import Connection
-from taskmux.errors import GroupFull, Moved
+from taskmux.errors import GroupFull, JobError, Moved
 from taskmux.handle import Connect, JobHandle, Portal
 from taskmux.instrument import Hooks
 from taskmux.job import Ref
 from taskmux.messages import Pushed, PushStatus, QueueSettings
-from taskmux.options import JobOptions, encode_defaults
+from taskmux.options import QueueOptions, declared_defaults, parse_defaults
 from taskmux.task import Call
 
 __all__ = ["Producing"]
@@ -37,15 +37,16 @@ class Producing:
         self._connect = connect
         self._portal = portal
         self._hooks = hooks
-        self._declared: dict[str, bytes | None] = {}
+        self._declared: dict[str, bytes] = {}
+        """Defaults of queues that this app declares, and has not stored yet."""
 
-    def declare(self, queue: str, defaults: JobOptions) -> None:
+    def declare(self, queue: str, defaults: QueueOptions) -> None:
         """Let a queue have defaults, which are stored when something is enqueued there.
 
         Raises:
             DeclarationError: an option is wrong, or none that a queue can say.
         """
-        self._declared[queue] = encode_defaults(defaults)
+        self._declared[queue] = parse_defaults(defaults)
 
     async def submit(self, call: Call[R]) -> JobHandle[R]:
         """Store a call; see `Taskmux.submit`."""
@@ -64,12 +65,18 @@ class Producing:
             connection, session = await self._connect(call.queue), call.session
             route = routes.setdefault((id(connection), id(session)), (connection, session, []))
             route[2].append(place)
-        handles: dict[int, JobHandle[R]] = {}
+        answers: dict[int, Pushed] = {}
         for connection, session, places in routes.values():
             pushed = await self._push_all(connection, session, [calls[place] for place in places])
-            for place, answer in zip(places, pushed, strict=True):
-                handles[place] = self._handle(calls[place], answer)
-        return [handles[place] for place in range(len(calls))]
+            answers.update(zip(places, pushed, strict=True))
+        refused = [place for place in answers if answers[place].status in _REFUSED]
+        handles = [
+            self._handle(calls[place], answers[place])
+            for place in sorted(answers.keys() - set(refused))
+        ]
+        if refused:
+            raise _refusal(calls[refused[0]], answers[refused[0]], len(refused), len(calls))
+        return handles
 
     async def _push_all(
         self, connection: Connection, session: Any, calls: Sequence[Call[Any]]
@@ -96,29 +103,41 @@ class Producing:
 
     async def _settings(self, connection: Connection, queue: str) -> QueueSettings:
         """Return a queue's settings; defaults that this app declares are stored at first use."""
-        settings = await connection.settings(queue)
         declared = self._declared.get(queue)
-        if declared is not None and settings.defaults != declared:
-            settings = await connection.change_settings(
-                queue, lambda stored: replace(stored, defaults=declared)
+        if declared is not None:
+            await connection.change_settings(
+                queue,
+                lambda stored: replace(
+                    stored, defaults=declared_defaults(stored.defaults, declared)
+                ),
             )
-        return settings
+            self._declared.pop(queue, None)
+        return await connection.settings(queue)
 
     def _handle(self, call: Call[R], pushed: Pushed) -> JobHandle[R]:
-        if pushed.status is PushStatus.MOVED:
-            raise Moved(
-                f"Queue {call.queue!r} has moved to {pushed.id}. Point this app there: "
-                f"TASKMUX_URL or routes={{...}}."
-            )
-        if pushed.status is PushStatus.FULL:
-            raise GroupFull(
-                f"The group of a job for {call.task!r} has as many waiting jobs as queue "
-                f"{call.queue!r} allows (max_waiting). Enqueue it later, or raise the limit: "
-                f"mux.queue({call.queue!r}).limit(group='*', max_waiting=...)."
-            )
+        if pushed.status in _REFUSED:
+            raise _refusal(call, pushed)
         ref = Ref(call.queue, pushed.id)
         if self._hooks.enqueued is not None:
             self._hooks.enqueued(ref, call.task, pushed.status)
         return JobHandle(
             ref, self._connect, self._portal, returns=call.returns, pushed=pushed.status
         )
+
+
+_REFUSED = frozenset({PushStatus.MOVED, PushStatus.FULL})
+
+
+def _refusal(call: Call[Any], pushed: Pushed, refused: int = 1, of: int = 1) -> JobError:
+    """Return the error for a job that was not stored, or for the first of several."""
+    rest = "" if of == 1 else f" {refused} of {of} jobs were not stored, the others were."
+    if pushed.status is PushStatus.MOVED:
+        return Moved(
+            f"Queue {call.queue!r} has moved to {pushed.id}. Point this app there: TASKMUX_URL or "
+            f"routes={{...}}.{rest}"
+        )
+    return GroupFull(
+        f"The group of a job for {call.task!r} has as many waiting jobs as queue {call.queue!r} "
+        f"allows (max_waiting). Enqueue it later, or raise the limit: "
+        f"mux.queue({call.queue!r}).limit(group='*', max_waiting=...).{rest}"
+    )

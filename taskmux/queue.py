@@ -15,8 +15,9 @@ from taskmux.errors import DeclarationError
 from taskmux.gcra import as_rate
 from taskmux.handle import Connect, JobHandle, Portal
 from taskmux.job import JobRecord, Ref, State
+from taskmux.lines import change_groups, change_line, forget_line
 from taskmux.messages import FindAsk, LineSettings, Page, QueueSettings, Rate
-from taskmux.options import JobOptions, encode_defaults
+from taskmux.options import QueueOptions, changed_defaults, parse_defaults
 from taskmux.task import task_line
 from taskmux.units import brief, check_name, check_queue
 
@@ -24,8 +25,6 @@ __all__ = ["Counts", "Queue", "declared_limits"]
 
 PAGE = 100
 MAX_PAGE = 1000
-MOST_LINES = 1000
-"""Lines with settings of their own; every claim of the queue reads them."""
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -161,7 +160,10 @@ class Queue:
         await self._set_paused(group, task, paused=True)
 
     async def resume(self, *, group: str | None = None, task: str | None = None) -> None:
-        """Let workers claim again; arguments and errors are those of `pause`."""
+        """Let workers claim again; arguments and errors are those of `pause`.
+
+        Like every change of settings it also ends what `RateLimited` holds back.
+        """
         await self._set_paused(group, task, paused=False)
 
     async def limit(
@@ -175,7 +177,8 @@ class Queue:
     ) -> None:
         """Limit how many jobs start or run, from now on and on every worker.
 
-        What is left out stays as it is; None takes a limit away.
+        What is left out stays as it is; None takes a limit away. What is said about a group by
+        name holds whatever is said about every group, until `reset`.
 
         Args:
             rate: starts per time, such as `"100/m"`; see `taskmux.gcra.as_rate`.
@@ -198,22 +201,40 @@ class Queue:
                 raise DeclarationError("max_waiting is for every group: say group='*' with it.")
             size = None if max_waiting is None else _at_least_1(max_waiting, "max_waiting")
             await self._change(lambda settings: replace(settings, group_size=size), "Limiting")
+        elif not changes:
+            raise DeclarationError("Nothing to change: give rate, concurrency or max_waiting.")
         if changes:
             line = _line(group, task)
-            await self._change(lambda settings: _with(settings, line, changes), "Limiting")
+            await self._change(lambda settings: _changed(settings, line, changes), "Limiting")
 
-    async def set_defaults(self, **options: Unpack[JobOptions]) -> None:
+    async def reset(self, *, group: str | None = None, task: str | None = None) -> None:
+        """Forget what was said about a group or task by name.
+
+        A group goes by `"*"` again, a task by its declaration.
+
+        Raises:
+            DeclarationError: not exactly one of the two is given.
+            UnsupportedFeature: the store has no lines.
+        """
+        line = _line(group, task)
+        if line is None or line == EVERY:
+            raise DeclarationError("Give the group or the task to reset.")
+        await self._change(lambda settings: forget_line(settings, line), "Resetting")
+
+    async def set_defaults(self, **options: Unpack[QueueOptions]) -> None:
         """Store options for jobs of this queue that neither their call nor their task says.
 
-        Producers go by them within two seconds. They replace those that were stored before.
+        Producers go by them within two seconds. They replace those that were stored before, and
+        stay until an app declares others than it did.
 
         Raises:
             DeclarationError: an option is wrong, or none that a queue can say.
         """
-        defaults = encode_defaults(options)
+        said = parse_defaults(options)
         connection = await self._connection()
         await connection.change_settings(
-            self.name, lambda settings: replace(settings, defaults=defaults)
+            self.name,
+            lambda settings: replace(settings, defaults=changed_defaults(settings.defaults, said)),
         )
 
     async def _set_paused(self, group: str | None, task: str | None, *, paused: bool) -> None:
@@ -225,7 +246,7 @@ class Queue:
             )
         else:
             await self._change(
-                lambda settings: _with(settings, line, {"paused": paused}), "Pausing"
+                lambda settings: _changed(settings, line, {"paused": paused}), "Pausing"
             )
 
     async def _change(self, change: Callable[[QueueSettings], QueueSettings], what: str) -> None:
@@ -246,28 +267,13 @@ def _line(group: str | None, task: str | None) -> str | None:
     return group if group is None or group == EVERY else check_name(group, "group")
 
 
-def _with(settings: QueueSettings, line: str | None, changes: dict[str, Any]) -> QueueSettings:
+def _changed(settings: QueueSettings, line: str | None, changes: dict[str, Any]) -> QueueSettings:
     """Return settings with changes for the queue as a whole, every group, or one line."""
     if line is None:
         return replace(settings, **changes)
     if line == EVERY:
-        return replace(settings, groups=replace(settings.groups, **changes))
-    if line.startswith("@") and line not in settings.lines:
-        raise DeclarationError(
-            f"The jobs of task {line[1:]!r} stand in the queue's common line. Give the task a line "
-            f"of its own with own_line=True, concurrency= or rate= in @mux.task(...), and start "
-            f"a worker that has it."
-        )
-    if line not in settings.lines and len(settings.lines) >= MOST_LINES:
-        raise DeclarationError(
-            f"{MOST_LINES} groups of this queue have settings of their own already. Use "
-            f"group='*' for what most of them have in common."
-        )
-    own = replace(settings.line(line), **changes)
-    lines = {**settings.lines, line: own}
-    if own == settings.groups and not line.startswith("@"):
-        del lines[line]  # nothing sets it apart any more
-    return replace(settings, lines=lines)
+        return change_groups(settings, changes)
+    return change_line(settings, line, changes)
 
 
 def _at_least_1(value: object, what: str = "concurrency") -> int:
@@ -279,19 +285,21 @@ def _at_least_1(value: object, what: str = "concurrency") -> int:
 
 
 def declared_limits(
-    concurrency: int | None, rate: str | None, *, own_line: bool
+    concurrency: int | None, rate: str | Rate | None, *, own_line: bool
 ) -> LineSettings | None:
     """Return what a task's declaration says of its line; None if it has no line of its own.
 
     Raises:
-        DeclarationError: a limit is out of range.
+        DeclarationError: a limit is out of range, or `own_line` is no bool.
     """
+    if not isinstance(own_line, bool):
+        raise DeclarationError(f"own_line {brief(own_line)} is neither True nor False.")
     if concurrency is None and rate is None and not own_line:
         return None
-    limit = None if concurrency is None else _at_least_1(concurrency)
-    pace = None if rate is None else as_rate(rate)
-    said = f"{limit} {pace}"
-    return LineSettings(concurrency=limit, rate=pace, declared=said)
+    return LineSettings(
+        concurrency=None if concurrency is None else _at_least_1(concurrency),
+        rate=None if rate is None else as_rate(rate),
+    )
 
 
 def _state(value: State | str) -> State:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import (
     Any,
     Concatenate,
@@ -20,6 +20,7 @@ from typing import (
 
 import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from taskmux.codec import Signature
 from taskmux.context import Context
@@ -81,17 +82,17 @@ class Terms(msgspec.Struct, frozen=True):
         """
         options = said.over(base)
         if line is not None and options.group is not UNSET:
-            raise DeclarationError(
-                f"group={options.group!r} and task {line[1:]!r}, which has a line of its own by "
-                f"concurrency=, rate= or own_line=: a job stands in one line. Drop one of them."
-            )
+            raise _two_lines(options.group, line[1:])
         return cls(said, base, line, options, options.policy())
 
     def under(self, queue: QueueSettings) -> tuple[Parsed, Policy]:
         """Return what holds in a queue with these settings: call > task > queue > app."""
         if queue.defaults is None:
             return self.options, self.policy
-        options = self.said.over(decode_defaults(queue.defaults)).over(self.base)
+        defaults = decode_defaults(queue.defaults)
+        if self.said.backoff is not UNSET:  # a task's own, which is not stored with its jobs
+            defaults = replace(defaults, call_backoff=UNSET)
+        options = self.said.over(defaults).over(self.base)
         return options, options.policy()
 
 
@@ -126,8 +127,14 @@ class Call(Generic[R]):
         """Return the job that this call becomes in a queue with these settings.
 
         It has an id of its own unless one was given.
+
+        Raises:
+            DeclarationError: it has a group, and its task a line of its own there.
         """
         said, policy = self.terms.under(queue)
+        line = self._line(queue)
+        if line is not None and said.group is not UNSET:
+            raise _two_lines(said.group, self.task)
         delay = 0 if said.delay is UNSET else said.delay
         run_at = None if said.run_at is UNSET else said.run_at
         later = delay > 0 or run_at is not None
@@ -139,7 +146,7 @@ class Call(Generic[R]):
             policy=policy,
             priority=100 if said.priority is UNSET else said.priority,
             lifo=False if said.lifo is UNSET else said.lifo,
-            group=self._line(queue) if said.group is UNSET else said.group,
+            group=line if said.group is UNSET else said.group,
             tags=() if said.tags is UNSET else said.tags,
             headers={} if said.headers is UNSET else said.headers,
             dedup=None if said.dedup is UNSET else said.dedup,
@@ -153,6 +160,13 @@ class Call(Generic[R]):
         if self.terms.line is None and queue.lines and task_line(self.task) in queue.lines:
             return task_line(self.task)
         return self.terms.line
+
+
+def _two_lines(group: str, task: str) -> DeclarationError:
+    return DeclarationError(
+        f"group={group!r} and task {task!r}, which has a line of its own by concurrency=, rate= or "
+        f"own_line=: a job stands in one line. Drop one of them."
+    )
 
 
 def task_line(task: str) -> str:
@@ -327,13 +341,10 @@ class Registry:
         """Return the task of that name, or None."""
         return self._tasks.get(name)
 
-    def limits(self, queues: Collection[str]) -> dict[str, dict[str, LineSettings]]:
-        """Return, by queue, the lines of their own that tasks of these queues declare."""
-        found: dict[str, dict[str, LineSettings]] = {}
-        for task in self._tasks.values():
-            if task.limits is not None and task.queue in queues:
-                found.setdefault(task.queue, {})[task_line(task.name)] = task.limits
-        return found
+    def lines(self, queue: str) -> dict[str, LineSettings | None]:
+        """Return what the tasks of a queue declare of their own lines; None: they have none."""
+        tasks = (task for task in self._tasks.values() if task.queue == queue)
+        return {task_line(task.name): task.limits for task in tasks}
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all tasks, sorted."""

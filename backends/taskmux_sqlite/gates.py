@@ -44,6 +44,10 @@ class Gate(msgspec.Struct, frozen=True, array_like=True, gc=False):
         """Return the gate held until then at least."""
         return Gate(self.level, self.metered_at, max(self.held_until, until))
 
+    def let_go(self) -> Gate:
+        """Return the gate without a hold."""
+        return Gate(self.level, self.metered_at)
+
     def empty_at(self, rate: Rate | None) -> int:
         """Return from when on a gate that nobody touches is as if there were none."""
         leaks = 0 if rate is None else int(self.level * rate.per / rate.count) + 1

@@ -60,7 +60,7 @@ def _push(transaction: Transaction, new: NewJob, bodies: list[tuple[int, bytes]]
     queue = transaction.queue(new.job.queue)
     if queue.settings.moved_to is not None:
         return Pushed(PushStatus.MOVED, queue.settings.moved_to)
-    if _is_full(transaction, new.job, queue.settings.group_size):
+    if _is_full(transaction, new.job, queue.settings.size(new.job.group)):
         return _in_place_of(transaction, new.job) or Pushed(PushStatus.FULL, new.job.id)
     job, sequence = _stored(new, transaction.now), 0
     if job.state is State.WAITING:
@@ -84,7 +84,7 @@ def _push(transaction: Transaction, new: NewJob, bodies: list[tuple[int, bytes]]
 
 def _is_full(transaction: Transaction, job: JobRecord, size: int | None) -> bool:
     """Return whether the job's group has as many waiting jobs as it may have."""
-    if size is None or job.group is None or job.state is not State.WAITING:
+    if size is None or job.state is not State.WAITING:
         return False
     query = f"SELECT count(*) FROM ({IN_LINE} LIMIT ?)"  # noqa: S608 - made of constants
     (waiting,) = transaction.execute(query, (job.queue, job.group, size)).fetchone()

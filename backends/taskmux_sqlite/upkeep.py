@@ -92,13 +92,16 @@ def settings(transaction: Transaction, queue: str) -> QueueSettings:
 
 def put_settings(transaction: Transaction, queue: str, new: QueueSettings) -> bool:
     """See `Driver.put_settings`."""
-    if transaction.queue(queue).settings.rev != new.rev:
+    row = transaction.queue(queue)
+    if row.settings.rev != new.rev:
         return False
     transaction.execute(
         "INSERT INTO queues (name, sequence, settings) VALUES (?, 0, ?)"
         " ON CONFLICT (name) DO UPDATE SET settings = excluded.settings",
         (queue, encode(replace(new, rev=new.rev + 1))),
     )
+    transaction.set_gate(queue, row.gate.let_go())
+    transaction.execute("UPDATE gates SET held_until = 0 WHERE queue = ?", (queue,))
     readmit(transaction, queue)
     transaction.brought = True  # a queue that goes on may have jobs waiting
     return True

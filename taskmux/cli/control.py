@@ -92,6 +92,19 @@ def queue_limit(
     )
 
 
+@queue.command("reset")
+@click.argument("name", metavar="QUEUE")
+@group_option
+@task_option
+@url_option
+@app_option
+@json_option
+@errors_to_exit_codes
+def queue_reset(name: str, url: str | None, app: str | None, *, as_json: bool, **of: Any) -> None:
+    """Forget what was said about a group or task of QUEUE by name."""
+    _change(name, url, app, lambda mux: mux.queue(name).reset(**of), as_json=as_json)
+
+
 def _said(what: str, text: str) -> Any:
     if text.lower() == "none":
         return None

@@ -31,6 +31,7 @@ class Child:
         self._command = command
         self._failures = 0
         self.process: subprocess.Popen[bytes] | None = None
+        self.done = False
         self.verdict = 0
         """The exit code with which it said that it never can run."""
         self._started = 0.0
@@ -39,7 +40,7 @@ class Child:
     def keep_alive(self) -> None:
         """Start it if it does not run and its pause has passed."""
         now = time.monotonic()
-        if self.process is None and now >= self._not_before:
+        if self.process is None and not self.done and now >= self._not_before:
             # A session of its own: Ctrl-C reaches the parent alone, which passes it on once.
             self.process = subprocess.Popen(  # noqa: S603 - our own command
                 self._command, start_new_session=True, env=os.environ | {PARENT: str(os.getpid())}
@@ -48,8 +49,11 @@ class Child:
 
     def reap(self) -> int | None:
         """Return the exit code if it died; a fast death makes the next start wait longer."""
-        if self.process is None or (code := self.process.poll()) is None:
+        if self.done or self.process is None or (code := self.process.poll()) is None:
             return None
+        if code == 0:  # somebody told it to stop, as `taskmux worker stop` does
+            self.done = True
+            return code
         now = time.monotonic()
         self._failures = 1 if now - self._started > HEALTHY_AFTER else self._failures + 1
         pause = min(LONGEST_PAUSE, 0.25 * 2**self._failures)
@@ -75,6 +79,8 @@ class Child:
 def supervise(count: int, command: Sequence[str]) -> int:
     """Keep `count` processes running until SIGTERM or SIGINT; pass every such signal on.
 
+    One that ends well was told to by its own id, and is not started again.
+
     A child that finds its usage or its store wrong at its first start ends the whole: it would
     say the same for ever.
 
@@ -98,6 +104,8 @@ def supervise(count: int, command: Sequence[str]) -> int:
                     signals += 1
                 if not signals:
                     child.keep_alive()
+            if all(child.done for child in children):
+                break
             wake.wait(LOOK)
         return _stop(children, lambda: signals, wake)
     finally:

@@ -96,10 +96,9 @@ class MemoryDriver(Claims, Transitions, Driver):
             return Pushed(PushStatus.DUPLICATE, job.id)
         if job.dedup is not None and job.dedup.key in queue.dedup:
             return Pushed(PushStatus.DEDUPLICATED, queue.dedup[job.dedup.key])
-        if job.group is not None and job.state is State.WAITING:
-            size = queue.settings.group_size
-            if size is not None and queue.lines.waiting[job.group] >= size:
-                return Pushed(PushStatus.FULL, job.id)
+        size = queue.settings.size(job.group) if job.state is State.WAITING else None
+        if size is not None and queue.lines.waiting[job.group] >= size:
+            return Pushed(PushStatus.FULL, job.id)
         now = self.store.clock()
         run_at = job.run_at
         if job.state is State.DELAYED and run_at is None:
@@ -250,7 +249,7 @@ class MemoryDriver(Claims, Transitions, Driver):
             if found.settings.rev != settings.rev:
                 return False
             found.settings = replace(settings, rev=settings.rev + 1)
-            found.lines.readmit_all()
+            found.lines.begin_anew()
             self.store.wake(found)
             return True
 

@@ -18,6 +18,10 @@ Spot = tuple[int, int, str]
 """Priority, sequence and id of a waiting job."""
 
 
+STALE = 100
+"""Spots of jobs that moved on, which a heap may keep beyond twice those that are waiting."""
+
+
 class Gate:
     """What a rate and holds have left open, of a queue or of a line."""
 
@@ -87,9 +91,11 @@ class Lines:
         """Count a job out of its line."""
         self.waiting[line] -= 1
         if not self.waiting[line]:
-            del self.waiting[line]
+            del self.waiting[line], self._heaps[line]
             self._ring.pop(line, None)
             self._parked.discard(line)
+        elif len(self._heaps[line]) > 2 * self.waiting[line] + STALE:
+            self._heaps[line] = sorted(set(filter(self._current, self._heaps[line])))
 
     def next(self, settings: QueueSettings, now: int) -> str | None:
         """Return the id of the job whose turn it is, and give the line's next turn to another.
@@ -145,10 +151,20 @@ class Lines:
         self._ring[line] = None
         return True
 
-    def readmit_all(self) -> None:
-        """Let every parked line come back: the settings have changed."""
+    def begin_anew(self) -> None:
+        """Go by new settings: end all holds, and let every parked line come back."""
+        for gate in (self.queue, *self._gates.values()):
+            gate.held_until = 0
         for line in sorted(self._parked, key=lambda name: name or ""):
             self.readmit(line)
+
+    def forget_open(self, settings: QueueSettings, now: int) -> None:
+        """Forget the gates that keep nothing back any more."""
+        for line in tuple(self._gates):
+            gate, rate = self._gates[line], settings.line(line).rate
+            untouched = rate is None or gcra.room(rate, gate.meter, now) > rate.burst
+            if untouched and gate.held_until <= now:
+                del self._gates[line]
 
     def kept(self, now: int) -> tuple[bool, int | None]:
         """Say whether lines with waiting jobs may not give, and when the first of them may.

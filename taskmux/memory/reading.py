@@ -47,6 +47,7 @@ def standing(queue: QueueStore, stored: Stored, now: int) -> Standing:
 
 def prune(queue: QueueStore, now: int, ask: PruneAsk) -> int:
     """Remove finished records past their retention; return how many went."""
+    queue.lines.forget_open(queue.settings, now)
     gone = [stored for state in TERMINAL for stored in past(finished(queue, state), now, ask.spare)]
     for stored in gone[: ask.limit]:
         queue.leave(stored)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from taskmux.capabilities import Presence
+from taskmux.errors import ConfigError
 from taskmux.messages import Beat, Command, WorkerInfo
 from taskmux.worker.lanes import Lanes
 
 __all__ = ["Heart"]
+
+logger = logging.getLogger("taskmux.worker")
 
 TTL_MS = 15_000
 
@@ -43,7 +47,7 @@ class Heart:
         running = [held for held in self._lanes.running_jobs() if held.link == self._link]
         info = replace(
             self._info,
-            running=len(running),
+            running=self._lanes.running,
             concurrency=self._lanes.concurrency,
             paused=self._lanes.paused,
         )
@@ -53,7 +57,10 @@ class Heart:
             if (held.job.ref, held.job.fence) in asked:
                 held.interrupt("cancel")
         for command in reply.commands:
-            self._obey(command)
+            try:
+                self._obey(command)
+            except ConfigError as error:  # a wrong one must not keep the next from being heard
+                logger.warning("a command was refused: %s", error)
 
     async def last(self) -> None:
         """Say good-bye."""

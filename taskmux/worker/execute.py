@@ -145,8 +145,22 @@ class Runner:
             self._unrecorded if isinstance(outcome, Completed) else self._circumstances(held, task)
         )
         settler.settle(held, decide(job, outcome, run, self._rng))
+        if isinstance(outcome, Limited):
+            self._rest(held, settler, line=outcome.line)
         if alone:  # what comes next must not take this one's outcome with it
             await self._quiet()
+
+    def _rest(self, held: Held, settler: Settler, *, line: bool) -> None:
+        """Give back what waits here of a queue, or line, that is to rest."""
+        job, link = held.job, held.link
+        for other in self._lanes.withdraw(
+            lambda one: (
+                one.link == link
+                and one.job.queue == job.queue
+                and (not line or one.job.group == job.group)
+            )
+        ):
+            settler.settle(other, transition.release(other.job))
 
     def _circumstances(self, held: Held, task: AnyTask | None) -> Run:
         """Return what the history says about a run that did not complete."""

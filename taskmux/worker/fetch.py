@@ -56,7 +56,7 @@ class Fetcher:
         self._options = options
         self._ops = {queue: Ops() for queue in queues}
         self._limited: set[str] = set()
-        """Queues that give only what can run at once."""
+        """Queues that give nothing to prefetch, as far as their last claims said."""
         self._sleep: asyncio.Task[bool] | None = None
         self._failures = 0
         self._mean_bytes = 1.0
@@ -64,22 +64,17 @@ class Fetcher:
     async def run(self) -> None:
         """Fetch until the lanes are closed."""
         while not self._lanes.closed:
-            if self._lanes.room <= 0:
-                await self._until_wanted()
+            if self._room <= 0:
+                self._lanes.want.clear()
+                await self._lanes.want.wait()
                 continue
             try:
                 found, next_in = await self._round()
-                if not found and self._limited and self._lanes.free == 0:
-                    await self._until_wanted()
-                elif not found:
+                if not found:
                     await self._wait(next_in)
                 self._failures = 0
             except Exception as error:  # noqa: BLE001 - a worker must not go deaf
                 await self._pause(error)
-
-    async def _until_wanted(self) -> None:
-        self._lanes.want.clear()
-        await self._lanes.want.wait()
 
     def stop(self) -> None:
         """End a sleep; a claim on the wire is let through, since its jobs would be stranded."""
@@ -90,11 +85,9 @@ class Fetcher:
         """Claim from each queue while there is room; say if jobs came, or when more may come."""
         found, soonest = False, None
         for queue in self._turns():
-            room = self._lanes.room
+            room = self._room
             if room <= 0:
                 return True, None
-            if queue in self._limited and self._lanes.free == 0:
-                continue
             began = monotonic()
             claimed = await self._claim(queue, self._bounded(room))
             self._lanes.add(claimed.jobs, self._link, began + self._options.lease_ms / 1000)
@@ -104,6 +97,15 @@ class Fetcher:
             if claimed.next_in is not None and claimed.blocked_by not in _WOKEN:
                 soonest = claimed.next_in if soonest is None else min(soonest, claimed.next_in)
         return found, soonest
+
+    @property
+    def _room(self) -> int:
+        """How many jobs to ask for: none to prefetch while one of the queues gives none to that.
+
+        Prefetched jobs of another queue would keep every lane taken, and the limited one waiting.
+        """
+        room = self._lanes.room
+        return min(room, self._lanes.free) if self._limited else room
 
     def _turns(self) -> Sequence[str]:
         """Return the queues in the order of this round: drawn by weight, if they have weights."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from taskmux.context import Context
 from taskmux.job import JobRecord
@@ -194,6 +194,12 @@ class Lanes:
         self._alone = held
         rest = list(self._ready)
         self._ready.clear()
+        return rest
+
+    def withdraw(self, wanted: Callable[[Held], bool]) -> list[Held]:
+        """Return those that wait here and are wanted, to be given back."""
+        rest = [held for held in self._ready if wanted(held)]
+        self._ready = deque(held for held in self._ready if not wanted(held))
         return rest
 
     async def others_finish(self, patience: float) -> None:

@@ -61,6 +61,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
             DeclarationError: no queue, or a number out of range.
             InvalidName: a queue's name cannot be stored everywhere.
         """
+        if isinstance(queues, str):
+            raise DeclarationError(f"queues {queues!r} is one name. Write [{queues!r}].")
         names = tuple(check_queue(name) for name in dict.fromkeys(queues))
         weights = (
             {name: _weight(name, queues[name]) for name in names}

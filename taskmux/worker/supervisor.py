@@ -23,7 +23,7 @@ from taskmux.messages import Applied, ApplyStatus, Command, LeaseStatus, Note, O
 from taskmux.task import Registry
 from taskmux.transition import Transition
 from taskmux.worker.beat import Heart
-from taskmux.worker.declare import declare
+from taskmux.worker.declare import store_declared
 from taskmux.worker.duties import repeat
 from taskmux.worker.execute import Equipment, Runner
 from taskmux.worker.fetch import Fetcher
@@ -159,7 +159,7 @@ class Worker:
         renewer = Renewer(drivers, self._lanes, self.options, self._lease_news)
         renewer.start()
         enter.push_async_callback(renewer.stop)
-        await declare(self._registry, self._links)
+        await store_declared(self._registry, self._links)
         self._runner = Runner(self._lanes, equipment)
         self.resize(self.options.concurrency)
         self._start_duties(renewer)
@@ -171,8 +171,8 @@ class Worker:
             DeclarationError: it is no number in range.
             ConfigError: the worker has not begun.
         """
-        if self._runner is None:
-            raise ConfigError("A worker can be resized once it has begun: `async with worker:`.")
+        if self._runner is None or self._lanes.closed:
+            raise ConfigError("A worker can be resized while it works: in `async with worker:`.")
         more = self._lanes.resize(check_concurrency(concurrency))
         spawn = asyncio.get_running_loop().create_task
         self._runners = [runner for runner in self._runners if not runner.done()]

@@ -51,10 +51,15 @@ class TestRates:
         meter = gcra.spend(Rate(1, 86_400_000), gcra.Meter(), NOW, 1)
         assert gcra.opens_in(Rate(1, 1000), meter, NOW) == 1000
 
-    def test_a_clock_set_back_lets_nothing_go_early(self):
+    def test_a_larger_burst_before_does_not_keep_it_shut(self):
+        meter = gcra.spend(Rate(1000, 1000, 10_000), gcra.Meter(), NOW, 10_000)
+        assert gcra.opens_in(Rate(10, 60_000), meter, NOW) == 6000
+
+    def test_a_clock_set_back_does_not_stop_it(self):
         rate = Rate(1, 1000)
         meter = gcra.spend(rate, gcra.Meter(), NOW, 1)
         assert gcra.room(rate, meter, NOW - 500) == 0
+        assert gcra.room(rate, meter, NOW - 3_600_000) == 1
 
 
 class TestText:

@@ -27,7 +27,7 @@ GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
     "keep_result": (False, {"keep_result": False}),
     "retention": (
         {"completed": "1h", "completed_count": 5},
-        {"completed": Keep(3_600_000, 5), "cancelled": Policy().cancelled, "dead": Policy().dead},
+        {"completed": Keep(3_600_000, 5)},
     ),
     "tags": (["a", "b"], {"tags": ("a", "b")}),
     "headers": ({"traceparent": "00-1"}, {"headers": {"traceparent": "00-1"}}),

@@ -105,6 +105,20 @@ class LimitCases:
         assert await bench.claimed_ids(20) == ["a1"]
 
     @needs("lines")
+    async def test_c9_a_tasks_own_line_is_no_group(self, bench: Bench) -> None:
+        await bench.set(
+            groups=LineSettings(concurrency=1),
+            group_size=1,
+            lines={"@limited": LineSettings(concurrency=2)},
+        )
+        await bench.created(
+            *(bench.job(f"free{n}", group="@free") for n in range(3)),
+            *(bench.job(f"limited{n}", group="@limited") for n in range(3)),
+        )
+        assert len((await bench.claim(10)).jobs) == 5
+        assert _told(await bench.claim(10)) == ([], "lines")
+
+    @needs("lines")
     async def test_c9_a_full_line_does_not_fill_the_queue(self, bench: Bench) -> None:
         await bench.set(concurrency=3, groups=LineSettings(concurrency=1))
         await bench.created(*(bench.job(f"{line}{n}", group=line) for line in "abcd" for n in "12"))
@@ -293,6 +307,25 @@ class LimitCases:
         kept = await bench.claim(5)
         assert _told(kept) == ([], "lines")
         await _opens_in(bench, kept, LONG - 5_000, LONG)
+
+    @needs("lines")
+    async def test_c10_a_larger_burst_before_does_not_keep_it_shut(self, bench: Bench) -> None:
+        await bench.set(rate=Rate(1, LONG, burst=50))
+        await bench.created(*(bench.job(f"{n:02}") for n in range(60)))
+        assert len((await bench.claim(60)).jobs) == 51
+        await bench.set(rate=Rate(1, SHORT))
+        await bench.reach(await bench.now() + SHORT)
+        assert _told(await bench.claim(60)) == (["51"], None)
+
+    @needs("lines")
+    async def test_a11_new_settings_end_all_holds(self, bench: Bench) -> None:
+        await bench.created(bench.job("a1", group="a"), bench.job("b1", group="b"))
+        a, b = (await bench.claim(2)).jobs
+        await bench.applied(transition.limited(a, SPENT, LONG))
+        await bench.applied(transition.limited(b, SPENT, LONG, line=True))
+        assert _told(await bench.claim(5)) == ([], "rate")
+        await bench.set(paused=False)
+        assert _told(await bench.claim(5)) == (["a1", "b1"], None)
 
     @needs("lines")
     async def test_a11_a_zombie_holds_nothing(self, bench: Bench) -> None:
