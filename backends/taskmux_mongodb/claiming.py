@@ -43,7 +43,8 @@ async def _claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed
     elif rule.settings.paused:
         serving = _none("paused")
     else:
-        serving = _serve(one, found)
+        first, lined = await _promoted(one, found)
+        serving = _serve(one, first, lined=lined)
     served, soonest = await asyncio.gather(serving, leasing.soonest(store, ask.queue))
     claims.answer("claim", op, ask.queue)
     claims.blocked[ask.queue] = served.blocked_by
@@ -62,21 +63,24 @@ async def _none(blocked_by: Blocker, opens_in: int | None = None) -> Served:
     return Served([], blocked_by, opens_in)
 
 
-async def _serve(one: Asked, first: list[Document]) -> Served:
-    """Serve a queue that is not paused; `first` is what comes first there."""
-    store, queue, settings = one.store, one.ask.queue, one.rule.settings
-    found: list[Document] | None = first
-    if any(job["state"] == "delayed" for job in first):
-        await leasing.promote(store, queue, one.now)
-        found = None
-        lined = await leasing.lined(store, queue)
-    elif one.claims.spread(queue) > 1:
-        lined = await leasing.lined(store, queue)
-    else:
-        lined = any(job["state"] == LINED for job in first)
-    lined = lined or one.rule.common.held_until > one.now
-    if settings.limited:
-        async with Lock(store, queue, one.mark) as lock:
+async def _promoted(one: Asked, first: list[Document]) -> tuple[list[Document] | None, bool]:
+    """Promote due jobs; return what is first in the common line, and whether there are others.
+
+    `first` is what came first before. None: it has to be read.
+    """
+    lined = any(job["state"] == LINED for job in first)
+    due = any(job["state"] == "delayed" for job in first)
+    if due:
+        await leasing.promote(one.store, one.ask.queue, one.now)
+    if due or one.claims.spread(one.ask.queue) > 1:
+        lined = await leasing.lined(one.store, one.ask.queue)
+    return None if due else first, lined or one.rule.common.held_until > one.now
+
+
+async def _serve(one: Asked, found: list[Document] | None, *, lined: bool) -> Served:
+    """Serve a queue that is not paused; `found` is what comes first in the common line."""
+    if one.rule.settings.limited:
+        async with Lock(one.store, one.ask.queue, one.mark) as lock:
             return await _serve_limited(one, lock, lined=lined)
     opens_in = one.rule.gate.opens_in(None, one.now)
     if opens_in:
