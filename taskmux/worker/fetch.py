@@ -88,12 +88,14 @@ class Fetcher:
             room = self._room
             if room <= 0:
                 return True, None
-            began = monotonic()
-            claimed = await self._claim(queue, self._bounded(room))
+            began, limit = monotonic(), self._bounded(room)
+            claimed = await self._claim(queue, limit)
             self._lanes.add(claimed.jobs, self._link, began + self._options.lease_ms / 1000)
             self._weigh(claimed.jobs)
             (self._limited.add if claimed.limited else self._limited.discard)(queue)
             found = found or bool(claimed.jobs)
+            if len(claimed.jobs) == limit:  # it may have more, and lanes may be free by now
+                return True, None
             if claimed.next_in is not None and claimed.blocked_by not in _WOKEN:
                 soonest = claimed.next_in if soonest is None else min(soonest, claimed.next_in)
         return found, soonest

@@ -179,6 +179,26 @@ class TestWorkers:
             assert process.wait(timeout=60) == 0
         assert told(place, "worker", "ls") == []
 
+    def test_one_of_several_processes_is_stopped_for_good(self, place):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "taskmux", "worker", "app:mux", "--processes", "2"],
+            cwd=place,
+            env=environment(place),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            while len(rows := told(place, "worker", "ls")) < 2:
+                continue
+            for row in rows:
+                assert taskmux(place, "worker", "stop", row["id"]).returncode == 0
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode == 0
+        assert "restarting" not in said
+
     @pytest.mark.parametrize("queues", ["email=x", "email=0", "=3", "email="])
     def test_wrong_weights_are_refused(self, place, queues):
         done = taskmux(place, "worker", "app:mux", "--queues", queues)

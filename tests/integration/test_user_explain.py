@@ -121,6 +121,21 @@ class TestExplain:
             worker.resume()
             await job.result(timeout=PATIENCE)
 
+    async def test_only_workers_that_have_the_task_count(self, app):
+        able, other = app(), app()
+
+        @able.task(name="t")
+        async def task() -> None: ...
+
+        async with able.worker() as paused, other.worker():
+            paused.pause()
+            await able.queue("default").pause()  # or the other would put it off
+            async with asyncio.timeout(PATIENCE):
+                while sum(worker.paused for worker in await able.workers()) != 1:
+                    await asyncio.sleep(0.05)
+            job = await able.enqueue("t")
+            assert await causes(job) == (Cause.PAUSED, Cause.WORKERS_PAUSED)
+
     async def test_nothing_at_all(self, mux, driver):
         @mux.task(name="t")
         async def task() -> None: ...

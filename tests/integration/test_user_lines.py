@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 from taskmux import Context, RateLimited, Taskmux
-from taskmux.conformance.faults import FaultyDriver
+from taskmux.conformance.faults import FaultyDriver, slow
 from taskmux.errors import DeclarationError, GroupFull, InvalidName
 from taskmux.explain import Cause
 
@@ -102,6 +102,29 @@ class TestGroups:
             await paused.result(timeout=PATIENCE)
         assert gate.log == ["b", "a"]
 
+    async def test_what_is_said_of_a_group_stays_when_every_group_changes(self, mux):
+        queue = mux.queue("default")
+
+        async def limits(name: str) -> tuple[bool, int | None]:
+            own = (await queue.settings()).line(name)
+            return own.paused, own.concurrency
+
+        await queue.limit(group="*", concurrency=5)
+        await queue.limit(group="pinned", concurrency=5)
+        await queue.pause(group="rested")
+        await queue.limit(group="*", concurrency=2)
+        await queue.resume(group="rested")
+        assert [await limits(name) for name in ("pinned", "rested", "other")] == [
+            (False, 5),
+            (False, 2),
+            (False, 2),
+        ]
+        await queue.pause(group="*")
+        assert [await limits(name) for name in ("pinned", "rested")] == [(True, 5), (True, 2)]
+        await queue.reset(group="pinned")
+        assert await limits("pinned") == (True, 2)
+        assert set((await queue.settings()).lines) == set()
+
     async def test_a_full_group_refuses_more(self, mux):
         task = gated(mux, Gate())
         await mux.queue("default").limit(group="*", max_waiting=2)
@@ -160,6 +183,29 @@ class TestTasksWithLines:
         await app().queue("default").limit(task="gated", concurrency=7)
         assert await limits(2) == 7
         assert await limits(3) == 3
+
+    async def test_a_limit_that_is_declared_no_more_is_gone(self, app):
+        for options, known in ({"concurrency": 1}, True), ({}, False):
+            mux = app()
+            gated(mux, Gate(), **options)
+            async with mux.worker():
+                assert ("@gated" in (await mux.queue("default").settings()).lines) is known
+
+    async def test_a_task_goes_by_its_declaration_again(self, mux):
+        gated(mux, Gate(), concurrency=2)
+        queue = mux.queue("default")
+        async with mux.worker():
+            await queue.limit(task="gated", concurrency=7, rate="5/s")
+            await queue.reset(task="gated")
+            own = (await queue.settings()).lines["@gated"]
+        assert (own.concurrency, own.rate) == (2, None)
+
+    async def test_a_producer_without_the_task_gives_it_no_group(self, app):
+        mux = app()
+        gated(mux, Gate(), own_line=True)
+        async with mux.worker():
+            with pytest.raises(DeclarationError, match="one line"):
+                await app().enqueue("gated", {"who": "x"}, group="a")
 
     async def test_a_task_in_the_common_line_cannot_be_paused(self, mux):
         gated(mux, Gate())
@@ -236,6 +282,45 @@ class TestLimits:
         assert [name for name, _ in calls] == ["first", "first", "second"]
         assert calls[1][1] - calls[0][1] >= 0.38
         assert (await first.record()).attempts == 1
+
+    async def test_what_was_fetched_ahead_rests_too(self, mux, witness):
+        calls: list[int] = []
+
+        @mux.task()
+        async def call(number: int) -> None:
+            calls.append(number)
+            if calls.count(30) == 1 and number == 30:
+                raise RateLimited(after="1h")
+
+        jobs = [await call.enqueue(number) for number in range(50)]
+        async with mux.worker(concurrency=1):
+            await witness.settled(jobs[30])
+            while (await mux.queue("default").counts()).active:
+                await asyncio.sleep(0.01)
+            assert calls == list(range(31))
+            await mux.queue("default").pause()
+            await mux.queue("default").resume()  # that ends the rest
+            await jobs[49].result(timeout=PATIENCE)
+        assert calls[31] == 30
+
+    async def test_a_limited_queue_comes_first_all_the_same(self, app_on, driver):
+        order: list[str] = []
+        lagging = FaultyDriver(driver.fork(), lambda verb: slow(0.002) if verb == "claim" else None)
+        mux = app_on(lagging)
+
+        @mux.task()
+        async def work(queue: str) -> None:
+            order.append(queue)
+            await asyncio.sleep(0.002)
+
+        await mux.queue("first").limit(concurrency=50)
+        calls = [
+            work.options(queue=name).bind(name) for name in ("first", "then") for _ in range(60)
+        ]
+        jobs = await mux.enqueue_many(calls)
+        async with mux.worker(["first", "then"], concurrency=2):
+            await asyncio.gather(*(job.result(timeout=PATIENCE) for job in jobs))
+        assert order[:60].count("first") >= 55, order
 
     async def test_a_handler_holds_its_group_alone(self, mux):
         met = asyncio.Event()
@@ -350,6 +435,31 @@ class TestQueueDefaults:
         assert record.policy.backoff is not None
         assert record.policy.dead.age_ms == 3_600_000
         assert record.tags == ("x",)
+
+    async def test_a_tasks_own_backoff_wins(self, app):
+        mux = app()
+        await mux.queue("email").set_defaults(backoff="1h")
+
+        @mux.task(queue="email", backoff="1s")
+        async def own() -> None: ...
+
+        @mux.task(queue="email")
+        async def none() -> None: ...
+
+        assert (await (await own.enqueue()).record()).policy.backoff is None
+        assert (await (await none.enqueue()).record()).policy.backoff is not None
+
+    async def test_what_was_said_since_stays_until_another_declaration(self, app):
+        async def attempts(declared: int) -> int:
+            mux = app()
+            mux.queue("email", defaults={"max_attempts": declared})
+            job = await mux.enqueue("t", queue="email")
+            return (await job.record()).policy.max_attempts
+
+        assert await attempts(5) == 5
+        await app().queue("email").set_defaults(max_attempts=9)
+        assert await attempts(5) == 9
+        assert await attempts(6) == 6
 
     async def test_they_are_changed_and_taken_back(self, app):
         await app().queue("email").set_defaults(max_attempts=9)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from random import Random
 from typing import Any
 
@@ -16,6 +18,7 @@ from taskmux.lifecycle import (
     Fail,
     Failed,
     Outcome,
+    RateLimited,
     Released,
     Retry,
     Run,
@@ -358,3 +361,42 @@ class TestDescribing:
             if info not in (UNSET, None):
                 texts += [info.message, info.traceback or ""]
         assert all(len(text.encode()) < 100_000 for text in texts)
+
+
+class TestRateLimited:
+    @pytest.mark.parametrize(
+        ("after", "ms"),
+        [
+            ("30s", 30_000),
+            (5, 5000),
+            ("120", 120_000),
+            ("120.5", 120_500),
+            (None, 30_000),
+            ("", 30_000),
+            ("soon", 30_000),
+            ("9" * 5000, 30_000),
+            (float("nan"), 30_000),
+            ([], 30_000),
+            ("0", 1),
+            ("Wed, 21 Oct 2099 07:28:00 GMT", 86_400_000),
+            ("Sun Nov  6 08:49:37 2094", 86_400_000),
+            ("Wed, 21 Oct 2015 07:28:00 GMT", 1),
+        ],
+    )
+    def test_what_it_makes_of_a_header(self, after, ms):
+        assert RateLimited(after).after_ms == ms
+
+    def test_a_date_is_from_now(self):
+        until = datetime.now(UTC) + timedelta(seconds=90)
+        assert 80_000 <= RateLimited(format_datetime(until, usegmt=True)).after_ms <= 90_000
+
+    def test_it_spends_nothing_and_keeps_the_place(self):
+        error = RateLimited("5s", "429 Too Many Requests", group=True)
+        one = after(job(attempts=1), outcome_of(error, Limits()))
+        assert (one.to, one.place, one.hold, one.hold_line) == (
+            State.WAITING,
+            Place.KEEP,
+            5000,
+            True,
+        )
+        assert one.changes == Changes(reason="429 Too Many Requests")

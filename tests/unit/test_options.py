@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from taskmux import Exponential, Fixed, Taskmux
 from taskmux.errors import DeclarationError, InvalidName, TaskmuxError
-from taskmux.job import Keep, Policy, State
+from taskmux.job import Keep, State
 from taskmux.options import _PARSERS, JobOptions, Parsed, parse_call, parse_options
 from taskmux.task import Call, Terms
 
