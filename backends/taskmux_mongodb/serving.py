@@ -26,7 +26,7 @@ from taskmux_mongodb.gates import gate_key, gate_of
 from taskmux_mongodb.leasing import IN_LINE, TRIES, Asked, write_leases
 from taskmux_mongodb.locking import Lock
 from taskmux_mongodb.rules import Rule
-from taskmux_mongodb.settling import Line, active_in, freed, kept, settle
+from taskmux_mongodb.settling import MERGED, Line, active_in, freed, kept, settle
 from taskmux_mongodb.store import Store
 
 __all__ = ["Served", "serve"]
@@ -183,7 +183,9 @@ class _Walk:
         for _ in range(_MERGES):
             if len(new) <= 1:
                 break
-            new = await self._read_merged(new, share)
+            parts = [new[at : at + MERGED] for at in range(0, len(new), MERGED)]
+            left = await asyncio.gather(*(self._read_merged(part, share) for part in parts))
+            new = [line for part in left for line in part]
         await asyncio.gather(*(self._read_line(line, share) for line in empty if not line.jobs))
 
     async def _read_merged(self, lines: list[Line], share: int) -> list[Line]:

@@ -17,7 +17,10 @@ from taskmux_mongodb.gates import OPEN, Gate, expiry, gate_key
 from taskmux_mongodb.rules import Rule
 from taskmux_mongodb.store import Store, Write
 
-__all__ = ["Line", "active_in", "freed", "kept", "settle"]
+__all__ = ["MERGED", "Line", "active_in", "freed", "kept", "settle"]
+
+MERGED: Final = 100
+"""How many lines one query reads in order: the server merges no more than 200 without a sort."""
 
 _RECHECKED: Final = 10
 """How many full lines a claim that finds nothing looks at again: a lease may have been deleted."""
@@ -79,16 +82,23 @@ async def _find_more(store: Store, queue: str, lines: Sequence[Line]) -> None:
     """
     doubtful = {line.name: line for line in lines if line.name and line.taken and not line.jobs}
     doubtful = {name: line for name, line in doubtful.items() if line.more}
-    if not doubtful:
-        return
-    limit = 4 * len(doubtful)
-    waiting = {"queue": queue, "line": {"$in": list(doubtful)}, "state": LINED}
+    names = list(doubtful)
+    parts = [names[at : at + MERGED] for at in range(0, len(names), MERGED)]
+    for part, ended in zip(
+        parts, await asyncio.gather(*(_ended(store, queue, part) for part in parts)), strict=True
+    ):
+        for name in part:
+            doubtful[name].more = name not in ended
+
+
+async def _ended(store: Store, queue: str, names: Sequence[str]) -> set[str]:
+    """Return which of the lines are known to have no more jobs."""
+    limit = 4 * len(names)
+    waiting = {"queue": queue, "line": {"$in": list(names)}, "state": LINED}
     found = store.jobs.find(waiting, {"line": 1, "_id": 0})
     found = found.sort([("rank", ASCENDING), ("seq", ASCENDING)]).limit(limit)
-    names = [one["line"] for one in await found.to_list(None)]
-    if len(names) < limit:
-        for name, line in doubtful.items():
-            line.more = name in names
+    there = [one["line"] for one in await found.to_list(None)]
+    return set(names) - set(there) if len(there) < limit else set()
 
 
 async def _write_gates(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from taskmux.driver import (
     ClaimAsk,
+    FindAsk,
     JobRecord,
     LineSettings,
     NewJob,
@@ -133,12 +134,14 @@ async def test_a_claim_touches_as_many_lines_as_it_takes_jobs(server, driver) ->
         assert await worker.ids(100) == [f"{n}" for n in range(100, 200)]
     assert profile.keys <= 16 * 100 + SPARE, profile.commands
     assert not any("COLLSCAN" in plan for plan in profile.plans), profile.plans
+    with Profile(server, "jobs", "ring", "gates") as profile:
+        assert await worker.ids(500) == [f"{n}" for n in range(200, 700)]
+    assert profile.keys <= 16 * 500 + SPARE
+    assert not any(one.get("hasSortStage") for one in profile.commands)
 
 
 async def test_waiting_jobs_of_all_lines_are_listed_without_a_sort(server, driver) -> None:
     await push(driver, *(job(f"{n}", f"g{n}" if n % 2 else None) for n in range(2_000)))
-    from taskmux.driver import FindAsk  # noqa: PLC0415
-
     with Profile(server, "jobs") as profile:
         page = await driver.find(FindAsk(queue="q", state=State.WAITING, limit=10))
     assert [one.id for one in page.jobs] == [f"{n}" for n in range(10)]
