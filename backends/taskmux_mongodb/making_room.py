@@ -11,7 +11,7 @@ from taskmux_mongodb.documents import Document, key_of
 from taskmux_mongodb.gates import expiry, gate_key
 from taskmux_mongodb.store import Store
 
-__all__ = ["hold", "made_room"]
+__all__ = ["end_holds", "hold", "made_room"]
 
 
 async def hold(store: Store, transitions: Sequence[Transition]) -> set[str]:
@@ -45,6 +45,14 @@ async def _hold(store: Store, one: Transition) -> bool:
     await store.gates.update_one({"_id": key}, closed, upsert=True)
     store.rules.forget(queue)
     return queue not in known and not (one.hold_line and line is not None)
+
+
+async def end_holds(store: Store, queue: str) -> None:
+    """Let everything of a queue go that is held."""
+    lines = {"$gte": f"{queue}/", "$lt": f"{queue}0"}  # "0" comes after "/"
+    for gates in (queue, lines):
+        held = {"_id": gates, "held_until": {"$gt": 0}}
+        await store.gates.update_many(held, {"$set": {"held_until": 0}})
 
 
 async def made_room(store: Store, transitions: Sequence[Transition]) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from taskmux.driver import JobRecord, State
 
@@ -31,7 +31,7 @@ async def over(
     asked = {
         at: (job.queue, job.group)
         for at, job in enumerate(jobs)
-        if job.queue in sizes and job.group is not None and job.state is State.WAITING
+        if job.queue in sizes and is_group(job.group) and job.state is State.WAITING
     }
     waiting = Counter[Place]()
     for queue, line in set(asked.values()):
@@ -50,6 +50,11 @@ async def over(
             continue
         known |= names
     return refused
+
+
+def is_group(line: str | None) -> TypeGuard[str]:
+    """Say whether a line is a group: not the common one, nor a task's own."""
+    return line is not None and not line.startswith("@")
 
 
 async def _taken(collection: Any, job: JobRecord, session: Any) -> bool:

@@ -23,6 +23,7 @@ from taskmux.driver import (
 
 from taskmux_mongodb import ring
 from taskmux_mongodb.documents import Document, key_of
+from taskmux_mongodb.making_room import end_holds
 from taskmux_mongodb.noting import held_documents
 from taskmux_mongodb.rules import restrictive
 from taskmux_mongodb.schema import COUNTED, EXPIRY, LINE
@@ -133,6 +134,7 @@ async def put_settings(store: Store, queue: str, new: QueueSettings, call: str) 
         found = await store.queues.find_one({"_id": queue}, {"call": 1})
         stored = found is not None and found.get("call") == call
     if stored:
+        await end_holds(store, queue)
         await ring.readmit_all(store, queue)
         store.bell.ring([queue])
         if restrictive(new):

@@ -56,9 +56,10 @@ local function append(list, first, second)
   list[#list + 1] = second
 end
 
--- Whether a group has as many waiting jobs as it may, with those before in the batch.
+-- Whether a group has as many waiting jobs as it may, with those before in the batch. The common
+-- line and those of tasks are no groups.
 local function is_full(line)
-  if not size or line == '' then
+  if not size or line == '' or string.sub(line, 1, 1) == '@' then
     return false
   end
   local before = joining[line] and #joining[line] / 2 or 0

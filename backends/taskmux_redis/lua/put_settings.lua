@@ -1,6 +1,6 @@
 -- Store a queue's settings if the revision is the stored one.
 --
--- KEYS: settings, ring, parked, sequence, full, marker
+-- KEYS: base, settings, ring, parked, sequence, full, marker
 -- ARGV: rev, token, items...
 --   items: fields and values, as the other scripts read them: paused, moved, limited, size, named
 --   (how many lines have a field of their own), what holds for the queue (limits), for every group
@@ -8,7 +8,10 @@
 -- Returns: 1 if they were stored (also by this very call before its reply was lost), else 0.
 --
 -- The first write frees memory, so a full store can still be paused.
+--! include clock
 --! include chunks
+--! include live
+--! include gates
 --! include wake
 
 local stored = redis.call('HMGET', settings, 'rev', 'token')
@@ -29,6 +32,7 @@ for i = 1, #lines do
   turns[2 * i - 1], turns[2 * i] = turn + i, lines[i]
 end
 redis.call('DEL', parked)
+end_holds()
 in_chunks('ZADD', ring, turns)
 wake(1)
 return 1

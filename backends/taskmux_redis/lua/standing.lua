@@ -34,7 +34,7 @@ for _, of in ipairs(look_up(live, active)) do
   of_line = of_line + (group_of(of) == line and 1 or 0)
 end
 local set = redis.call('HMGET', settings, 'limits', 'groups', 'l:' .. line)
-local own = line ~= '' and limits_in(set[3] or set[2]) or FREE
+local own = limits_of(line, set[3], set[2])
 return {ahead, redis.call('ZCARD', line_key(line)), of_line, #active, lines_waiting(),
   opens_at(limits_in(set[1]).rate, gate_in(redis.call('GET', gate))) - now,
   opens_at(own.rate, gate_in(redis.call('GET', gate_key(line)))) - now}

@@ -2,11 +2,14 @@
 -- A gate is the level of its meter in jobs, the instant of that, and the end of a hold. Its key
 -- expires once that says nothing any more. The arithmetic is that of taskmux.gcra: a bucket that
 -- holds burst + 1, leaks at the even pace of the rate, and is filled by one with every start.
+-- `holds` has the gates that are held, by when that ends, so that new settings find them.
 -- Needs: base; clock.lua, live.lua for `digits`.
 local now = clock()
 local EPSILON = 1e-6
 local KEPT = 60000 -- milliseconds more, so that a slower rate set meanwhile counts what went
 local FREE, OPEN = {}, {level = 0, at = 0, held = 0}
+
+local holds = base .. 'holds'
 
 local function gate_key(line)
   return base .. 'gate:' .. line
@@ -23,6 +26,15 @@ local function limits_in(text)
   return {paused = paused == '1', most = tonumber(most), rate = rate}
 end
 
+-- What holds for a line, by what its own field and that of every group say. The common line and
+-- those of tasks (`@...`) are no groups.
+local function limits_of(line, own, groups)
+  if line == '' then
+    return FREE
+  end
+  return limits_in(own or string.sub(line, 1, 1) ~= '@' and groups)
+end
+
 local function gate_in(text)
   if not text then
     return OPEN
@@ -32,7 +44,8 @@ local function gate_in(text)
 end
 
 local function level(rate, gate)
-  return math.max(0, gate.level - math.max(0, now - gate.at) * rate.count / rate.per)
+  local full = math.min(gate.level, rate.burst + 1)
+  return math.max(0, full - math.abs(now - gate.at) * rate.count / rate.per)
 end
 
 -- How many may start now.
@@ -57,7 +70,7 @@ end
 
 -- Let so many start now; returns the gate as it is then.
 local function spend(key, rate, gate, count)
-  local spent = {level = level(rate, gate) + count, at = math.max(now, gate.at), held = gate.held}
+  local spent = {level = level(rate, gate) + count, at = now, held = gate.held}
   store_gate(key, spent, math.ceil(spent.level * rate.per / rate.count) + KEPT)
   return spent
 end
@@ -67,4 +80,19 @@ local function hold(key, ending)
   local gate = gate_in(redis.call('GET', key))
   local held = {level = gate.level, at = gate.at, held = math.max(gate.held, ending)}
   store_gate(key, held, redis.call('PTTL', key))
+  redis.call('ZREMRANGEBYSCORE', holds, '-inf', now)
+  redis.call('ZADD', holds, held.held, key)
+  redis.call('PEXPIREAT', holds, redis.call('ZRANGE', holds, -1, -1, 'WITHSCORES')[2])
+end
+
+-- Let everything go that is held.
+local function end_holds()
+  for _, key in ipairs(redis.call('ZRANGE', holds, 0, -1)) do
+    local gate = gate_in(redis.call('GET', key))
+    if gate.held > now then
+      gate.held = 0
+      store_gate(key, gate, redis.call('PTTL', key))
+    end
+  end
+  redis.call('DEL', holds)
 end
