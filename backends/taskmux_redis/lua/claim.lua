@@ -82,6 +82,15 @@ local function promote_due()
   join_all()
 end
 
+-- A claim that gives nothing remembers that; a full store allows it after a write that may free.
+local function blocked(why, opens)
+  redis.call('ZREM', leases, '')
+  if why == 'concurrency' then
+    redis.call('SET', full, 1)
+  end
+  return answer(why, opens)
+end
+
 -- Parked lines whose time has come go behind the others.
 local function readmit_due()
   local due = redis.call('ZRANGEBYSCORE', parked, -now, now, 'LIMIT', 0, passed)
@@ -99,19 +108,25 @@ end
 -- -- which lines give -----------------------------------------------------------------------------
 
 local PAGE = 1000
-local SAMPLE, RECHECK = 32, 1000
+local SAMPLE, RECHECK, NEVER = 32, 1000, '9007199254740992'
+local has_parked, others = false, 0
 local to_pass = tonumber(passed)
+local gates = redis.call('MGET', gate, gate_key(''))
 
 -- Read the next lines of the ring, and what says whether each may give.
 local function read_page(walk)
   local page = redis.call('ZRANGE', ring, walk.read, walk.read + walk.size - 1)
   walk.page, walk.at = page, 1
   walk.read, walk.all = walk.read + #page, #page < walk.size
-  local gates, limits = {}, {}
-  for i = 1, #page do
-    gates[i], limits[i] = gate_key(page[i]), 'l:' .. page[i]
+  if page[1] == nil or (page[1] == '' and page[2] == nil) then
+    walk.gates, walk.limits = {gates[2]}, {}
+    return
   end
-  walk.gates = #page > 0 and redis.call('MGET', unpack(gates))
+  local keys, limits = {}, {}
+  for i = 1, #page do
+    keys[i], limits[i] = gate_key(page[i]), 'l:' .. page[i]
+  end
+  walk.gates = redis.call('MGET', unpack(keys))
   walk.limits = (set[4] or set[5]) and look_up(settings, limits) or {}
 end
 
@@ -133,7 +148,7 @@ local function count_running(line, most)
       gone[#gone + 1] = id
     end
   end
-  in_chunks('ZREM', key, gone)
+  redis.call('ZREM', key, '', unpack(gone))
   if count > SAMPLE then
     in_chunks('ZADD', key, seen)
   end
@@ -143,7 +158,7 @@ end
 -- What the line that was read last may give.
 local function look(line, walk)
   local at = walk.at - 1
-  local own = line == '' and FREE or limits_in(walk.limits[at] or set[4])
+  local own = limits_of(line, walk.limits[at], set[4])
   local one = {line = line, own = own, gate = gate_in(walk.gates[at]), given = 0, taken = 0,
     active = 0, left = redis.call('ZCARD', line_key(line))}
   one.room = own.paused and 0 or room(own.rate, one.gate)
@@ -233,6 +248,8 @@ local function settle_lines(walk)
   in_chunks('ZREM', ring, out)
   in_chunks('ZADD', ring, turns)
   in_chunks('ZADD', parked, places)
+  has_parked = has_parked or #places > 0
+  others = walk.all and walk.read - #out or redis.call('ZCARD', ring)
 end
 
 -- -- leasing their jobs ---------------------------------------------------------------------------
@@ -311,40 +328,33 @@ local function take_round(wanted)
   return #ids - (#held / 2 - leased)
 end
 
--- Jobs stored before there were lines have had no turn.
-local function begin_common()
-  return redis.call('EXISTS', ready) == 1 and not redis.call('ZSCORE', parked, '')
-    and redis.call('ZADD', ring, redis.call('INCR', sequence), '') == 1
-end
-
 -- -- the claim ------------------------------------------------------------------------------------
 
 if known then
   return again()
 end
-redis.call('ZREM', leases, '')
 if set[1] == '1' then
-  return answer('paused')
+  return blocked('paused')
 end
 promote_due()
-local all, gate_now = limits_in(set[3]), gate_in(redis.call('GET', gate))
+local all, gate_now = limits_in(set[3]), gate_in(gates[1])
 local free = all.most and all.most - redis.call('ZCARD', leases) or math.huge
 if free <= 0 then
-  redis.call('SET', full, 1)
-  return answer('concurrency')
+  return blocked('concurrency')
 end
 local open = room(all.rate, gate_now)
 if open <= 0 then
-  return answer('rate', opens_at(all.rate, gate_now))
+  return blocked('rate', opens_at(all.rate, gate_now))
 end
 local most = math.min(limit - (reply[5] == 1 and prefetch or 0), free, open)
-if most > 0 then
+if redis.call('ZCARD', parked) > 0 then
+  has_parked = true
   readmit_due()
-  -- Unreadable jobs leave room for others, within a bound.
-  for _ = 1, 100 do
-    if take_round(most - #held / 2) == 0 then
-      break
-    end
+end
+-- Unreadable jobs leave room for others, within a bound.
+for _ = 1, 100 do
+  if take_round(most - #held / 2) == 0 then
+    break
   end
 end
 in_chunks('HSET', live, states)
@@ -353,7 +363,6 @@ if all.rate and #held > 0 then
   spend(gate, all.rate, gate_now, #held / 2)
 end
 -- What this claim leaves behind wakes another waiter, and its claim the next.
-local others = redis.call('ZCARD', ring)
 if others == 0 then
   redis.call('DEL', marker)
 elseif #held / 2 == free then
@@ -363,8 +372,11 @@ else
 end
 if #held > 0 or most <= 0 then
   return answer()
-elseif others > 0 or begin_common() then
+elseif others > 0 then
   return answer(nil, now)
 end
-local first = redis.call('ZRANGEBYSCORE', parked, '(0', '9007199254740992', 'WITHSCORES', 'LIMIT', 0, 1)
-return answer(redis.call('ZCARD', parked) > 0 and 'lines', tonumber(first[2]))
+if not has_parked or redis.call('ZCARD', parked) == 0 then
+  return answer()
+end
+local first = redis.call('ZRANGEBYSCORE', parked, '(0', NEVER, 'WITHSCORES', 'LIMIT', 0, 1)
+return answer('lines', tonumber(first[2]))

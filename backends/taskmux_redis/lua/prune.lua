@@ -1,6 +1,7 @@
 -- Remove finished jobs whose retention has passed, and the memory of origins that are gone.
 --
--- KEYS: base, work, live, completed, dead, cancelled, moved, counted, ages, ops
+-- KEYS: base, work, live, ready, ring, parked, completed, dead, cancelled, moved, counted, ages,
+--   sequence, marker, ops
 -- ARGV: limit, spare, memory
 -- Returns: how many jobs went.
 --
@@ -8,6 +9,7 @@
 -- is the instant and the id; one whose job has finished anew since, or is gone, says nothing.
 --! include clock
 --! include live
+--! include wake
 
 local FINAL = {c = completed, f = dead, k = cancelled, m = moved}
 local now = clock()
@@ -72,6 +74,12 @@ for i = 1, #oldest do
   end
 end
 
+-- Jobs stored before there were lines have had no turn.
+if redis.call('EXISTS', ready) == 1 and not redis.call('ZSCORE', ring, '')
+  and not redis.call('ZSCORE', parked, '') then
+  redis.call('ZADD', ring, redis.call('INCR', sequence), '')
+  wake(1)
+end
 local origins = redis.call('HSCAN', ops, 0, 'COUNT', 100)[2]
 for i = 1, #origins, 2 do
   if string.match(origins[i + 1], '^%d+ (%d+)') + memory < now then
