@@ -22,13 +22,13 @@
 --! include due
 --! include wake
 --! include lines
---! include gates
 
 local known = recall()
 if known then
   return (string.gsub(known, 'A', 'P'))
 end
 count = tonumber(count)
+local now = clock()
 local FINAL = {c = completed, f = dead, k = cancelled, m = moved}
 local INDEX = {w = ready, d = delayed, b = blocked, a = leases,
   c = completed, f = dead, k = cancelled, m = moved}
@@ -202,6 +202,15 @@ local function save(job, id, state)
   written[id] = value
 end
 
+local function hold_back(way, line)
+--! include gates
+  if way.hold then
+    hold(gate, now + way.hold)
+  else
+    hold(gate_key(line), now + way.hold_line)
+  end
+end
+
 local function move(way, job, id, target, setting)
   local state, priority = job.state, job.fields.p
   change(way, job, target, setting)
@@ -224,10 +233,8 @@ local function move(way, job, id, target, setting)
     local score = redis.call('ZSCORE', line_key(job.line), id)
     join(job.line, moved_to(tonumber(job.fields.p or PRIORITY), score), id, turn)
   end
-  if way.hold then
-    hold(gate, now + way.hold)
-  elseif way.hold_line then
-    hold(gate_key(job.line), now + way.hold_line)
+  if way.hold or way.hold_line then
+    hold_back(way, job.line)
   end
   save(job, id, target)
 end
@@ -367,6 +374,9 @@ in_chunks('HSET', live, values)
 for age, list in pairs(finished) do
   redis.call('ZADD', ages, age, age)
   in_chunks('RPUSH', base .. 'age:' .. age, list)
+end
+if false then
+  redis.call('SET', full, 1)
 end
 wake(woken + (was_full and stopped or 0) + (due_before(soonest) and 1 or 0))
 local reply = table.concat(codes)

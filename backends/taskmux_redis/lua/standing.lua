@@ -9,6 +9,8 @@
 --! include stamp
 --! include live
 --! include lines
+
+local now = clock()
 --! include gates
 
 local job, state = redis.call('HGET', work, id), redis.call('HGET', live, id)

@@ -3,8 +3,7 @@
 -- expires once that says nothing any more. The arithmetic is that of taskmux.gcra: a bucket that
 -- holds burst + 1, leaks at the even pace of the rate, and is filled by one with every start.
 -- `holds` has the gates that are held, by when that ends, so that new settings find them.
--- Needs: base; clock.lua, live.lua for `digits`.
-local now = clock()
+-- Needs: base, now; live.lua for `digits`.
 local EPSILON = 1e-6
 local KEPT = 60000 -- milliseconds more, so that a slower rate set meanwhile counts what went
 local FREE, OPEN = {}, {level = 0, at = 0, held = 0}
