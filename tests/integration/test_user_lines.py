@@ -158,15 +158,13 @@ class TestTasksWithLines:
             await gate.let(2)
         assert gate.most["limited"] == 2
 
-    async def test_a_task_is_paused_alone_even_when_enqueued_by_name(self, mux):
-        gate = Gate()
+    async def test_a_task_is_paused_alone_even_when_enqueued_by_name(self, app):
+        mux, gate = app(), Gate()
         gated(mux, gate, own_line=True)
         await gate.let(10)
         async with mux.worker():
             await mux.queue("default").pause(task="gated")
-            producer = Taskmux(mux._url)  # it has no such task
-            job = await producer.enqueue("gated", {"who": "by name"})
-            await producer.close()
+            job = await app().enqueue("gated", {"who": "by name"})  # an app without the task
             assert (await job.record()).group == "@gated"
             assert Cause.LINE_PAUSED in (await job.explain()).causes
             await mux.queue("default").resume(task="gated")

@@ -375,7 +375,7 @@ for age, list in pairs(finished) do
   redis.call('ZADD', ages, age, age)
   in_chunks('RPUSH', base .. 'age:' .. age, list)
 end
-if false then
+if was_full and stopped == 0 then
   redis.call('SET', full, 1)
 end
 wake(woken + (was_full and stopped or 0) + (due_before(soonest) and 1 or 0))

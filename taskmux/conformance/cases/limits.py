@@ -366,6 +366,20 @@ class LimitCases:
         assert await bench.claimed_ids() == ["b"]
 
     @needs("lines")
+    async def test_w4_what_makes_no_room_is_not_taken_for_it(self, bench: Bench) -> None:
+        await bench.set(concurrency=1)
+        await bench.created(bench.job("a"), bench.job("b"))
+        job = await bench.claim_one()
+        other = await bench.fork()
+        await _at_rest(bench)
+        await bench.apply(transition.start(job), by=other)
+        waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
+        await asyncio.sleep(0)
+        await bench.apply(transition.complete(job, None), by=other)
+        assert await waiting
+        assert await bench.claimed_ids() == ["b"]
+
+    @needs("lines")
     async def test_w4_room_ends_the_wait_whatever_ended_before(self, bench: Bench) -> None:
         await bench.set(groups=LineSettings(concurrency=1))
         await bench.created(bench.job("a", group="g"), bench.job("b", group="g"), bench.job("c"))
