@@ -17,7 +17,7 @@ from harness.fleet import QUEUE, Fleet, WorkerFlags
 __all__ = ["RateSuite"]
 
 SECONDS = int(os.environ.get("TASKMUX_TEST_RATE_SECONDS", "5"))
-RATE = as_rate("100/s")
+RATE = as_rate("50/s+10")
 LEASE = 30.0
 
 
@@ -32,7 +32,7 @@ class RateSuite:
         async with Taskmux(url) as mux:
             queue = mux.queue(QUEUE)
             await queue.pause()
-            await queue.limit(rate="100/s")
+            await queue.limit(rate=RATE)
             jobs = RATE.count * SECONDS
             for _ in range(SECONDS):
                 calls = [mux.enqueue("claimed_at", queue=QUEUE) for _ in range(RATE.count)]
