@@ -28,12 +28,14 @@ class Bench:
         self.url = url
         self.mux = Taskmux(url)
         self._arrivals: list[float] = []
+        self._arrived = asyncio.Event()
         self.noop = self.mux.task(name="bench.noop")(_noop)
         self.echo = self.mux.task(name="bench.echo")(_echo)
         self.stamp = self.mux.task(name="bench.stamp")(self._stamp)
 
     async def _stamp(self) -> None:
         self._arrivals.append(time.time())
+        self._arrived.set()
 
     # -- throughput, in jobs per second -------------------------------------------------------
 
@@ -108,6 +110,9 @@ class Bench:
                 self._arrivals.clear()
                 began = time.time()
                 job = await task.enqueue()
+                while not self._arrivals:  # asking for the result meanwhile would get in the way
+                    self._arrived.clear()
+                    await self._arrived.wait()
                 await job.result()
                 if number >= 20:  # noqa: PLR2004 - the first ones warm up
                     latencies.append((self._arrivals[0] - began) * 1000)
