@@ -25,7 +25,7 @@ from taskmux.driver import (
 )
 from taskmux.plugins import driver_for, plugin_manager
 from tests.redis_load import Load, new
-from tests.servers import free_port, redis_program, running
+from tests.servers import RedisServer, free_bus_port, free_port, redis_program, running
 
 from taskmux_redis import RedisDriver
 from taskmux_redis.address import parse
@@ -114,10 +114,13 @@ class TestRefusals:
             await driver.close()
 
     async def test_a_cluster_node_wants_another_scheme(self):
-        with running("--cluster-enabled", "yes") as server:
-            error = await refused(server.url)
-            assert isinstance(error, StoreIncompatible)
-            assert "redis+cluster://" in str(error)
+        server = RedisServer("--cluster-enabled", "yes", port=free_bus_port())
+        try:
+            error = await refused(server.start().url)
+        finally:
+            server.stop()
+        assert isinstance(error, StoreIncompatible)
+        assert "redis+cluster://" in str(error)
 
     async def test_a_unix_socket(self, tmp_path):
         path = tmp_path / "redis.sock"
