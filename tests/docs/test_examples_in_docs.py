@@ -89,3 +89,23 @@ def test_links_in_docs_lead_somewhere():
             if not target.startswith("http") and not (page.parent / target).exists():
                 broken += [f"{page.name}: {target}"]
     assert broken == []
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+def test_examples_run(script, backend, tmp_path):
+    url = "memory://" if backend == "memory" else f"sqlite:///{tmp_path}/example.db"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script), url],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    if script.name == "fair_tenants.py":
+        last = int(re.search(r"number (\d+) of 205", done.stdout)[1])
+        assert last <= 30
+    if script.name == "rate_limited_api.py":
+        assert float(re.search(r"for ([\d.]+) s", done.stdout)[1]) >= 0.9
