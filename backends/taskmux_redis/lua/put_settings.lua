@@ -11,6 +11,8 @@
 --! include clock
 --! include chunks
 --! include live
+
+local now = clock()
 --! include gates
 --! include wake
 

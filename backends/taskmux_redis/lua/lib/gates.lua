@@ -8,7 +8,7 @@ local EPSILON = 1e-6
 local KEPT = 60000 -- milliseconds more, so that a slower rate set meanwhile counts what went
 local FREE, OPEN = {}, {level = 0, at = 0, held = 0}
 
-local holds = base .. 'holds'
+local held_gates = base .. 'holds'
 
 local function gate_key(line)
   return base .. 'gate:' .. line
@@ -79,19 +79,19 @@ local function hold(key, ending)
   local gate = gate_in(redis.call('GET', key))
   local held = {level = gate.level, at = gate.at, held = math.max(gate.held, ending)}
   store_gate(key, held, redis.call('PTTL', key))
-  redis.call('ZREMRANGEBYSCORE', holds, '-inf', now)
-  redis.call('ZADD', holds, held.held, key)
-  redis.call('PEXPIREAT', holds, redis.call('ZRANGE', holds, -1, -1, 'WITHSCORES')[2])
+  redis.call('ZREMRANGEBYSCORE', held_gates, '-inf', now)
+  redis.call('ZADD', held_gates, held.held, key)
+  redis.call('PEXPIREAT', held_gates, redis.call('ZRANGE', held_gates, -1, -1, 'WITHSCORES')[2])
 end
 
 -- Let everything go that is held.
 local function end_holds()
-  for _, key in ipairs(redis.call('ZRANGE', holds, 0, -1)) do
+  for _, key in ipairs(redis.call('ZRANGE', held_gates, 0, -1)) do
     local gate = gate_in(redis.call('GET', key))
     if gate.held > now then
       gate.held = 0
       store_gate(key, gate, redis.call('PTTL', key))
     end
   end
-  redis.call('DEL', holds)
+  redis.call('DEL', held_gates)
 end
