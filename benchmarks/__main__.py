@@ -50,7 +50,14 @@ def _measures(sizes: dict[str, int], floor: ModuleType | None = None) -> dict[st
         if not hasattr(floor, "bulk"):
             return {figure: ours}
         bare: float = await floor.bulk(it.url, sizes["bulk"])
-        return {"floor: insert in bulk, jobs/s": bare, figure: ours, "bulk / floor": ours / bare}
+        alike: float = await floor.bulk_alike(it.url, sizes["bulk"])
+        return {
+            "floor: insert in bulk, jobs/s": bare,
+            "floor: insert in bulk what taskmux stores, jobs/s": alike,
+            figure: ours,
+            "bulk / floor": ours / bare,
+            "bulk / floor of what taskmux stores": ours / alike,
+        }
 
     async def pickup(it: Bench) -> Figures:
         found = await it.pick_up(sizes["pickup"])

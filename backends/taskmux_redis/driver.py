@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Self, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, Self
 
 from msgspec.structs import force_setattr
 from taskmux.driver import (
@@ -41,6 +41,7 @@ from taskmux.driver import (
 
 from taskmux_redis import presence, reading, upkeep
 from taskmux_redis.address import Client, connect, parse
+from taskmux_redis.batches import by_queue
 from taskmux_redis.checks import check_server
 from taskmux_redis.keys import QueueKeys, store_key
 from taskmux_redis.link import Link
@@ -51,15 +52,11 @@ from taskmux_redis.wakeups import wait_for_work
 
 __all__ = ["RedisDriver"]
 
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
 
 _PUSH, _CLAIM, _APPLY = script("push"), script("claim"), script("apply")
 _ANNOTATE, _EXTEND, _RECLAIM = script("annotate"), script("extend"), script("reclaim")
 _SET_ASIDE = script("set_aside")
 
-BATCH: Final = 500
-"""Items in one script call: a longer batch goes in several, so that none keeps the server long."""
 
 LAYOUT: Final = (
     "1 state, 2 asked to cancel, 3 started, 4 has notes, 5-17 fence, 18-33 last place, 34-36 "
@@ -348,36 +345,6 @@ class RedisDriver(Driver):
         if bad:
             await self.link.run(_SET_ASIDE, self.keys(queue).of(_SET_ASIDE), *bad)
         return jobs
-
-
-async def by_queue(
-    items: Sequence[Item],
-    queue_of: Callable[[Item], str],
-    send: Callable[[str, str, list[Item]], Awaitable[list[Answer]]],
-) -> list[Answer]:
-    """Send items to their queues in batches, and return the answers in the order of the items.
-
-    Batches of one queue go one after the other, so that its order holds; queues go at once. The
-    second argument of `send` names the batch within the operation, for its memory.
-    """
-    places: dict[str, list[int]] = {}
-    for place, item in enumerate(items):
-        places.setdefault(queue_of(item), []).append(place)
-    answered: dict[int, Answer] = {}
-
-    async def send_all(queue: str, mine: list[int]) -> None:
-        for at in range(0, len(mine), BATCH):
-            some = mine[at : at + BATCH]
-            replies = await send(queue, f" {at}" if at else "", [items[place] for place in some])
-            answered.update(zip(some, replies, strict=True))
-
-    if len(places) == 1:
-        await send_all(*places.popitem())
-    else:
-        async with asyncio.TaskGroup() as group:
-            for queue, mine in places.items():
-                group.create_task(send_all(queue, mine))
-    return [answered[place] for place in range(len(items))]
 
 
 def _pushed(news: Sequence[NewJob], reply: Sequence[bytes]) -> list[Pushed]:

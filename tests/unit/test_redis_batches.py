@@ -1,0 +1,41 @@
+"""Batches that span queues."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from taskmux.errors import StoreUnavailable
+
+from taskmux_redis.batches import BATCH, by_queue
+
+
+async def test_answers_come_in_the_order_of_the_items():
+    calls: list[tuple[str, str, int]] = []
+
+    async def send(queue: str, part: str, items: list[str]) -> list[str]:
+        calls.append((queue, part, len(items)))
+        await asyncio.sleep(0)
+        return [item.upper() for item in items]
+
+    items = [f"{'ab'[number % 2]}{number}" for number in range(2 * BATCH + 20)]
+    answers = await by_queue(items, lambda item: item[0], send)
+    assert answers == [item.upper() for item in items]
+    parts = {("a", "", BATCH), ("a", f" {BATCH}", 10), ("b", "", BATCH), ("b", f" {BATCH}", 10)}
+    assert set(calls) == parts
+
+
+async def test_a_failure_of_one_queue_is_the_stores_own_error():
+    """The core sends the whole again for it, which it would not do for a group of errors."""
+    sent: list[str] = []
+
+    async def send(queue: str, _part: str, items: list[str]) -> list[str]:
+        await asyncio.sleep(0)
+        if queue == "a":
+            raise StoreUnavailable("gone")
+        sent.append(queue)
+        return items
+
+    with pytest.raises(StoreUnavailable, match="gone"):
+        await by_queue(["a", "b", "c"], lambda item: item, send)
+    assert sorted(sent) == ["b", "c"]
