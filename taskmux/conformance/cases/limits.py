@@ -26,7 +26,7 @@ from taskmux.driver import (
 AGES = 20.0
 """Seconds. A wait that lasts this long was not woken."""
 
-SHORT = 40
+SHORT = 150
 """Milliseconds between two starts, where a case waits for the next one."""
 
 
