@@ -19,6 +19,7 @@ from taskmux.driver import (
     transition,
 )
 from tests.mongo_servers import ReplicaSet, mongod_program
+from tests.scale import scaled
 
 from taskmux_mongodb import MongoDriver
 
@@ -113,7 +114,9 @@ class Load:
                     task.result()
 
 
-@pytest.mark.parametrize(("fault", "times"), [("step_down", 10), ("kill_primary", 5)])
+@pytest.mark.parametrize(
+    ("fault", "times"), [("step_down", scaled(10, 3)), ("kill_primary", scaled(5, 2))]
+)
 async def test_acknowledged_work_outlives_failovers(
     replica_set: ReplicaSet, fault: str, times: int
 ) -> None:

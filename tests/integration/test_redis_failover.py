@@ -11,6 +11,7 @@ import pytest
 import redis
 from taskmux.driver import State
 from tests.redis_load import Load, LossyLoad
+from tests.scale import scaled
 from tests.servers import (
     RedisServer,
     redis_cluster,
@@ -70,7 +71,7 @@ async def test_cluster_failovers_lose_nothing(driver, nodes):
         await asyncio.to_thread(fail_over, "moving", nodes)
 
     load = Load(driver, "moving", 3000)
-    await load.run(disturb, times=5)
+    await load.run(disturb, times=scaled(5, 2))
     await load.check()
 
 
@@ -194,6 +195,7 @@ async def test_sentinel_failovers_leave_nobody_stuck_and_losses_are_counted(
         driver = RedisDriver(f"redis+sentinel://{hosts}/mymaster")
         await driver.open()
         load = LossyLoad(driver, "q")
+        failovers = scaled(5, 2)
         replicated: set[str] = set()
         since = [0]
 
@@ -215,15 +217,15 @@ async def test_sentinel_failovers_leave_nobody_stuck_and_losses_are_counted(
             wait_until(lambda: follows(primary.port), "the old primary follows")
             since.append(len(load.acknowledged))
 
-        await load.run(lambda: asyncio.to_thread(kill_primary), times=5)
+        await load.run(lambda: asyncio.to_thread(kill_primary), times=failovers)
         lost = await load.lost()
         await driver.close()
     record_property("acknowledged", len(load.acknowledged))
     record_property("acknowledged and lost", len(lost))
-    report = f"{len(lost)} of {len(load.acknowledged)} acknowledged jobs were lost by 5 failovers"
+    report = f"{len(lost)} of {len(load.acknowledged)} acknowledged jobs were lost by {failovers} failovers"
     print(report)  # noqa: T201 - pytest shows it with -rP
     assert lost
     assert replicated
     assert not replicated & set(lost)
     warned = [one for one in caplog.messages if "failed over" in one]
-    assert len(warned) == 5
+    assert len(warned) == failovers

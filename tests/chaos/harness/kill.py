@@ -9,6 +9,7 @@ from random import Random
 
 import msgspec
 from taskmux import Taskmux
+from tests.scale import scaled
 
 from harness.checker import Report
 from harness.fleet import Fleet, Process, WorkerFlags
@@ -34,6 +35,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = 10
     longest_job: float = 0.04
     seed: int = 20_240_229
+
+    def scaled(self) -> Plan:
+        """Return the plan at the scale of this run."""
+        return msgspec.structs.replace(
+            self,
+            jobs=scaled(self.jobs, 1000),
+            kills=scaled(self.kills, 4),
+            stops=scaled(self.stops, 2),
+        )
 
 
 async def run_kill_test(url: str, plan: Plan, directory: Path) -> Report:
