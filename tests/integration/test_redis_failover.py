@@ -222,7 +222,8 @@ async def test_sentinel_failovers_leave_nobody_stuck_and_losses_are_counted(
         await driver.close()
     record_property("acknowledged", len(load.acknowledged))
     record_property("acknowledged and lost", len(lost))
-    report = f"{len(lost)} of {len(load.acknowledged)} acknowledged jobs were lost by {failovers} failovers"
+    known = len(load.acknowledged)
+    report = f"{len(lost)} of {known} acknowledged jobs were lost by {failovers} failovers"
     print(report)  # noqa: T201 - pytest shows it with -rP
     assert lost
     assert replicated
