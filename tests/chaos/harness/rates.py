@@ -17,7 +17,7 @@ from harness.fleet import QUEUE, Fleet, WorkerFlags
 __all__ = ["RateSuite"]
 
 SECONDS = int(os.environ.get("TASKMUX_TEST_RATE_SECONDS", "5"))
-RATE = as_rate("50/s+10")
+RATE = as_rate("20/s+10")
 LEASE = 30.0
 
 
