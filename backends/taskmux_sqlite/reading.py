@@ -151,11 +151,11 @@ def standing(transaction: Transaction, ref: Ref) -> Standing | None:
 
 @cache
 def page_query(state: State, *, newest: bool) -> str:
-    """Return the query for a page of a state: arguments are queue, two of a cursor, limit."""
+    """Return the query for a page of a state: it takes queue, first, second, limit."""
     if state is State.WAITING:  # merged out of two indexes, each of which is in order
         common, named = (_pages(state, newest=newest, of=of) for of in _LINES)
-        return f"{common} UNION ALL {named} {_order(state, newest=newest)} LIMIT ?4"
-    return f"{_pages(state, newest=newest)} {_order(state, newest=newest)} LIMIT ?4"
+        return f"{common} UNION ALL {named} {_order(state, newest=newest)} LIMIT :limit"
+    return f"{_pages(state, newest=newest)} {_order(state, newest=newest)} LIMIT :limit"
 
 
 def _pages(state: State, *, newest: bool, of: str = "") -> str:
@@ -163,8 +163,8 @@ def _pages(state: State, *, newest: bool, of: str = "") -> str:
     ended = " AND finished_at IS NOT NULL" if state in TERMINAL else ""
     return (
         f"SELECT *, {first}, {second} FROM records"  # noqa: S608 - made of constants
-        f" WHERE queue = ?1 AND state = '{state.value}'{ended}{of}"
-        f" AND ({first}, {second}) {'<' if newest else '>'} (?2, ?3)"
+        f" WHERE queue = :queue AND state = '{state.value}'{ended}{of}"
+        f" AND ({first}, {second}) {'<' if newest else '>'} (:first, :second)"
     )
 
 
@@ -181,9 +181,9 @@ def _order_of(state: State) -> tuple[str, str]:
 def _page(transaction: Transaction, ask: FindAsk) -> list[Row]:
     """Return one row more than the page has, if there are more."""
     edge = _EDGE if ask.newest else -_EDGE
-    after = (edge, edge) if ask.cursor is None else _cursor(ask.cursor)
-    query = page_query(ask.state, newest=ask.newest)
-    return transaction.execute(query, (ask.queue, *after, ask.limit + 1)).fetchall()
+    first, second = (edge, edge) if ask.cursor is None else _cursor(ask.cursor)
+    values = {"queue": ask.queue, "first": first, "second": second, "limit": ask.limit + 1}
+    return transaction.execute(page_query(ask.state, newest=ask.newest), values).fetchall()
 
 
 def _cursor(text: str) -> tuple[int, int]:

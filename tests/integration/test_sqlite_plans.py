@@ -77,8 +77,8 @@ PLANS = {
 
 
 def plan(connection: sqlite3.Connection, query: str) -> list[str]:
-    named = {"queue": None, "id": None}
-    arguments = named if ":queue" in query else [None] * (4 if "?4" in query else query.count("?"))
+    named = dict.fromkeys(("queue", "id", "first", "second", "limit"))
+    arguments = named if ":queue" in query else [None] * query.count("?")
     rows = connection.execute(f"EXPLAIN QUERY PLAN {query}", arguments)
     return [detail for *_, detail in rows]
 
