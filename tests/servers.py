@@ -178,8 +178,11 @@ def is_ready(client: redis.Redis, replicas: int) -> bool:
 def redis_sentinels() -> Iterator[tuple[list[RedisServer], list[RedisServer]]]:
     """A primary, a replica, and three Sentinels that call their service `mymaster`."""
     with contextlib.ExitStack() as stack:
-        primary = stack.enter_context(running())
-        replica = stack.enter_context(running("--replicaof", "127.0.0.1", str(primary.port)))
+        # a replica gets its data at once, not with others that might ask within 5 seconds
+        at_once = ("--repl-diskless-sync-delay", "0")
+        primary = stack.enter_context(running(*at_once))
+        follower = ("--replicaof", "127.0.0.1", str(primary.port))
+        replica = stack.enter_context(running(*at_once, *follower))
         sentinels = []
         for _ in range(3):
             one = RedisServer("--sentinel")
