@@ -98,7 +98,7 @@ async def _serve_limited(one: Asked, lock: Lock, *, lined: bool) -> Served:
             await lock.leave(full=True)
             # Who made room after that count has not seen that somebody waits for it.
             late = await _active(one, settings.concurrency) < settings.concurrency
-            return Served([], "concurrency", 0 if late else None)
+            return Served([], None, 0) if late else Served([], "concurrency")
         most = min(most, free)
     room = lock.gate.room(settings.rate, now)
     if room <= 0:

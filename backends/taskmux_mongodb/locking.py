@@ -108,8 +108,8 @@ class Lock:
         """Let others go on, and write what the claim changed at the gate; once."""
         if self._left:
             return
-        self._left = True
         change = change or {}
         fields = change.get("$set", {}) | {"until": 0, "by": ""} | ({"full": True} if full else {})
         ours = {"_id": self._queue, "by": self._mark}
         await self._store.hasty_gates.update_one(ours, change | {"$set": fields})
+        self._left = True

@@ -3,8 +3,8 @@
 One document for each line but the common one; it comes after the line's first job, and goes when
 a claim finds the line empty. `turn` orders the ring. `parked` is `no`
 for a line in the ring; one that may not give is parked as `paused`, `full` or until an instant,
-and no claim looks at it. `v` rises with every job that comes, so that whoever found the line empty
-before removes nothing.
+and no claim looks at it. `v` is another number with every job that comes, one that never was, so
+that whoever found the line empty before removes nothing.
 
 The common line has no such document: how it stands follows from its first job and from its last
 turn, which its gate keeps.
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from pymongo import ASCENDING, DeleteOne, UpdateOne
-from taskmux.driver import StoreBusy
+from taskmux.driver import QueueSettings, StoreBusy
 
 from taskmux_mongodb.documents import LINED, Document
 from taskmux_mongodb.gates import gate_key
@@ -45,6 +45,7 @@ FULL: Final = "full"
 PAUSED: Final = "paused"
 
 _TRIES: Final = 8
+_JOINED: Final = 1000
 _MENDED: Final = 100
 """How many lines are looked at in one go, to see whether they are in the ring rightly."""
 
@@ -55,7 +56,7 @@ async def join(store: Store, places: Mapping[Place, int]) -> None:
         UpdateOne(
             {"_id": gate_key(queue, line)},
             {
-                "$inc": {"v": 1},
+                "$set": {"v": store.numbers.next()},
                 "$setOnInsert": {"queue": queue, "line": line, "turn": turn, "parked": IN_RING},
             },
             upsert=True,
@@ -100,12 +101,25 @@ async def readmit_all(store: Store, queue: str) -> None:
     await store.ring.update_many(parked, back)
 
 
-async def mend(store: Store, queue: str) -> None:
-    """Put right what a producer that died on the way has left undone; a part at each call."""
+async def mend(store: Store, queue: str, settings: QueueSettings) -> None:
+    """Put right what somebody who died on the way has left undone.
+
+    Lines with jobs that are not in the ring join it; paused ones that are paused no more come
+    back, and so do full ones, of which the next claim sees whether they still are; some lines
+    without jobs go.
+    """
     turns = store.ring.find({"queue": queue}, {"line": 1}).sort("parked", ASCENDING)
     known = await turns.limit(_MENDED).to_list(None)
     await leave(store, [(queue, one["line"]) for one in known])
-    await join_missing(store, queue)
+    parked: Document = {"queue": queue, "parked": {"$in": [FULL, PAUSED]}}
+    kept = [
+        name for name in await store.ring.distinct("line", parked) if settings.line(name).paused
+    ]
+    back = {"$set": {"turn": store.numbers.next(), "parked": IN_RING}}
+    await store.ring.update_many(parked | {"line": {"$nin": kept}}, back)
+    lined = set(await store.jobs.distinct("line", {"queue": queue, "line": {"$exists": True}}))
+    missing = lined - set(await store.ring.distinct("line", {"queue": queue}))
+    await join_if_waiting(store, [(queue, line) for line in sorted(missing)[:_JOINED]])
 
 
 async def join_missing(store: Store, queue: str) -> bool:

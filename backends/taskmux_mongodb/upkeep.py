@@ -42,7 +42,7 @@ async def prune(store: Store, ask: PruneAsk) -> int:
     What producers that died have left undone in the ring is put right on the way.
     """
     gone = 0
-    await ring.mend(store, ask.queue)
+    await ring.mend(store, ask.queue, await settings(store, ask.queue))
     for state in sorted(TERMINAL):
         finished = {"queue": ask.queue, "state": state.value}
         gone += await _prune_old(store, ask, finished, ask.limit - gone)

@@ -228,6 +228,39 @@ async def test_a_line_that_a_dead_producer_left_out_is_found(server, driver, by)
         assert [await worker.ids(), await worker.ids()] == [["b"], ["a"]]
 
 
+async def test_who_found_a_line_empty_removes_no_newer_one(server, driver) -> None:
+    """The same line, empty and filled again meanwhile, has another number: it stays."""
+    numbers = []
+    with server.client() as client:
+        ring = client["taskmux"]["ring"]
+        for name in "abc":
+            await push(driver, job(name, "g"))
+            numbers.append(ring.find_one({"line": "g"})["v"])
+            assert await Worker(driver, name).ids() == [name]
+    assert len(set(numbers)) == 3
+
+
+@pytest.mark.parametrize("parked", ["paused", "full"])
+async def test_a_line_that_somebody_left_parked_comes_back(server, driver, parked) -> None:
+    """Whoever resumed the line, or made room, died before the line was back in the ring."""
+    await push(driver, job("a", "g"), *(job(f"b{number}", "h") for number in range(150)))
+    await limit(driver, lines={"h": LineSettings(paused=True)})
+    with server.client() as client:
+        client["taskmux"]["ring"].update_one({"line": "g"}, {"$set": {"parked": parked}})
+        client["taskmux"]["ring"].update_one({"line": "h"}, {"$set": {"parked": "paused"}})
+    await driver.prune(PruneAsk("q"))
+    assert await Worker(driver).ids(2) == ["a"]
+
+
+async def test_a_line_left_out_behind_many_jobs_is_found(server, driver) -> None:
+    await limit(driver, lines={"h": LineSettings(paused=True)})
+    await push(driver, *(job(f"b{number}", "h") for number in range(150)), job("a", "g"))
+    with server.client() as client:
+        client["taskmux"]["ring"].delete_one({"line": "g"})
+    await driver.prune(PruneAsk("q"))
+    assert await Worker(driver).ids(2) == ["a"]
+
+
 async def test_a_claimer_that_died_keeps_its_queue_for_seconds(server, driver) -> None:
     await limit(driver, concurrency=1)
     await push(driver, job("a"))

@@ -277,6 +277,20 @@ class TestStored:
         assert set(store.hkeys("{tm:q}:corrupt")) == {b"a", b"b"}
         assert store.exists("{tm:q}:grouped", "{tm:q}:line:g", "{tm:q}:ring") == 0
 
+    async def test_an_unreadable_job_lets_no_line_exceed_its_limit(self, driver, store):
+        settings = QueueSettings(groups=LineSettings(concurrency=1))
+        assert await driver.put_settings("q", settings)
+        jobs = [new("q", name, group=name[0]) for name in ("a1", "a2", "a3", "b1", "c1")]
+        await fill(driver, jobs)
+        store.hdel("{tm:q}:work", "b1")
+        assert await Client(driver).ids(3) == ["a1", "c1"]
+        assert await Client(driver, "other").ids(3) == []
+
+    async def test_many_lines_have_settings(self, driver, store):
+        lines = {f"g{number}": LineSettings(paused=True) for number in range(5000)}
+        assert await driver.put_settings("q", QueueSettings(lines=lines))
+        assert len((await driver.settings("q")).lines) == 5000
+
 
 class TestTold:
     async def test_a_repeated_beat_is_told_the_same(self, driver, store, monkeypatch):

@@ -25,7 +25,11 @@ if tonumber(stored[1] or 0) ~= tonumber(rev) then
 end
 redis.call('DEL', settings, full)
 redis.call('HSET', settings, 'rev', rev + 1, 'token', token)
-in_chunks('HSET', settings, {unpack(ARGV, items + 1)})
+local fields = {}
+for i = items + 1, #ARGV do
+  fields[#fields + 1] = ARGV[i]
+end
+in_chunks('HSET', settings, fields)
 -- What kept a line may be no more: all come back, behind the others.
 local lines, turns = redis.call('ZRANGE', parked, 0, -1), {}
 table.sort(lines)

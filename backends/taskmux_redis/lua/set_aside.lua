@@ -1,13 +1,14 @@
 -- Take unreadable records out of every index, so that the queue goes on without them.
 --
 -- KEYS: base, work, live, corrupt, sequence, ready, grouped, ring, parked, delayed, blocked, leases,
---   completed, dead, cancelled, moved, counted
+--   completed, dead, cancelled, moved, counted, full, marker
 -- ARGV: items...
 --   item: id
 --! include clock
 --! include stamp
 --! include live
 --! include lines
+--! include wake
 
 local now = clock()
 for i = items + 1, #ARGV do
@@ -25,3 +26,5 @@ for i = items + 1, #ARGV do
   end
   redis.call('HSET', corrupt, id, now)
 end
+redis.call('DEL', full)
+wake(#ARGV - items) -- an active one may have made room

@@ -227,12 +227,14 @@ if redis.call('ZCARD', parked) > 0 then
   readmit_due()
 end
 -- Unreadable jobs leave room for others, within a bound.
+redis.call('ZREM', leases, '') -- a write that frees comes first: see `blocked`
 for _ = 1, 100 do
-  if take_round(most - #held / 2) == 0 then
+  local missed = take_round(most - #held / 2)
+  save() -- a next round counts the leases of this one
+  if missed == 0 then
     break
   end
 end
-save()
 if all.rate and #held > 0 then
   spend(gate, all.rate, gate_now, #held / 2)
 end
