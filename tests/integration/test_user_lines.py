@@ -295,11 +295,12 @@ class TestLimits:
             await witness.settled(jobs[30])
             while (await mux.queue("default").counts()).active:
                 await asyncio.sleep(0.01)
-            assert calls == list(range(31))
+            assert calls[:31] == list(range(31))
+            assert len(calls) <= 33, "more ran than a claim that was on its way"
             await mux.queue("default").pause()
             await mux.queue("default").resume()  # that ends the rest
             await jobs[49].result(timeout=PATIENCE)
-        assert calls[31] == 30
+        assert calls.count(30) == 2
 
     async def test_a_limited_queue_comes_first_all_the_same(self, app_on, driver):
         order: list[str] = []
