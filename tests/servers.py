@@ -190,7 +190,7 @@ def redis_sentinels() -> Iterator[tuple[list[RedisServer], list[RedisServer]]]:
             (one.directory / "sentinel.conf").write_text(
                 f"dir {one.directory}\n"
                 f"sentinel monitor mymaster 127.0.0.1 {primary.port} 2\n"
-                "sentinel down-after-milliseconds mymaster 800\n"
+                "sentinel down-after-milliseconds mymaster 2000\n"
                 "sentinel failover-timeout mymaster 2000\n"
             )
             sentinels.append(one.start())

@@ -214,16 +214,19 @@ async def test_sentinel_failovers_leave_nobody_stuck_and_losses_are_counted(
                 known = len(load.acknowledged)
                 wait_until(lambda: len(load.acknowledged) > known, "another acknowledgement")
                 primary.kill()
-            wait_until(lambda: {named_by(one) for one in sentinels} == {replica.port}, "a failover")
+            named = {replica.port}
+            wait_until(lambda: {named_by(one) for one in sentinels} == named, "a failover", 40)
             primary.start()  # without its data; the Sentinels would make it a replica, later
             with primary.client() as client:
                 client.replicaof("127.0.0.1", replica.port)
-            wait_until(lambda: follows(primary.port), "the old primary follows")
+            wait_until(lambda: follows(primary.port), "the old primary follows", 40)
             since.append(len(load.acknowledged))
 
-        await load.run(lambda: asyncio.to_thread(kill_primary), times=failovers)
-        lost = await load.lost()
-        await driver.close()
+        try:
+            await load.run(lambda: asyncio.to_thread(kill_primary), times=failovers)
+            lost = await load.lost()
+        finally:
+            await driver.close()
     record_property("acknowledged", len(load.acknowledged))
     record_property("acknowledged and lost", len(lost))
     known = len(load.acknowledged)
