@@ -9,12 +9,12 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from taskmux.batch import Ops, Replies, resend
 from taskmux.capabilities import Lines, Presence, Transactions, require
 from taskmux.driver import Driver
-from taskmux.errors import CorruptRecord, JobConflict, UnsupportedFeature
+from taskmux.errors import CorruptRecord, JobConflict
 from taskmux.explain import Explanation, explain
 from taskmux.job import JobRecord, Ref
 from taskmux.messages import Applied, NewJob, Op, Pushed, QueueSettings
@@ -99,12 +99,8 @@ class Connection:
             return await resend(lambda: self.driver.push(op, news), tries=3)
 
     async def _push_within(self, session: Any, news: Sequence[NewJob]) -> Sequence[Pushed]:
-        if not isinstance(self.driver, Transactions):
-            raise UnsupportedFeature(
-                f"{self.driver.url} has no capability 'transactions', which session= needs. "
-                f"Enqueue after your transaction has committed, or use a store that has it."
-            )
-        return await self.driver.push_within(session, news)
+        require(self.driver, "transactions", feature="session=")
+        return await cast("Transactions", self.driver).push_within(session, news)
 
     def _check(self, new: NewJob) -> None:
         if new.job.group is not None and not self._has_lines:
@@ -114,11 +110,12 @@ class Connection:
     async def settings(self, queue: str) -> QueueSettings:
         """Return a queue's settings as they were within the last two seconds."""
         known = self._known.get(queue)
-        fresh = known is not None and known[0] > time.monotonic()
-        if known is None or not fresh:
+        if known is None or known[0] <= time.monotonic():
             reading = asyncio.ensure_future(resend(lambda: self.driver.settings(queue), tries=3))
             known = self._known[queue] = (time.monotonic() + FRESH, reading)
             reading.add_done_callback(partial(self._forget_failed, queue))
+        if known[1].done():  # as it is for nearly every job
+            return known[1].result()
         return await asyncio.shield(known[1])
 
     def _forget_failed(self, queue: str, reading: asyncio.Future[QueueSettings]) -> None:

@@ -192,6 +192,7 @@ class Queue:
             UnsupportedFeature: the store has no lines.
         """
         changes: dict[str, Any] = {}
+        whole: dict[str, Any] = {}
         if rate is not UNSET:
             changes["rate"] = None if rate is None else as_rate(rate)
         if concurrency is not UNSET:
@@ -200,12 +201,13 @@ class Queue:
             if group != EVERY:
                 raise DeclarationError("max_waiting is for every group: say group='*' with it.")
             size = None if max_waiting is None else _at_least_1(max_waiting, "max_waiting")
-            await self._change(lambda settings: replace(settings, group_size=size), "Limiting")
-        elif not changes:
+            whole["group_size"] = size
+        if not changes and not whole:
             raise DeclarationError("Nothing to change: give rate, concurrency or max_waiting.")
-        if changes:
-            line = _line(group, task)
-            await self._change(lambda settings: _changed(settings, line, changes), "Limiting")
+        line = _line(group, task)
+        await self._change(
+            lambda settings: replace(_changed(settings, line, changes), **whole), "Limiting"
+        )
 
     async def reset(self, *, group: str | None = None, task: str | None = None) -> None:
         """Forget what was said about a group or task by name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -32,30 +32,22 @@ group_option = click.option("--group", help="This group only; '*' is every group
 task_option = click.option("--task", help="This task only; it must have a line of its own.")
 
 
-@queue.command("pause")
-@click.argument("name", metavar="QUEUE")
-@group_option
-@task_option
-@url_option
-@app_option
-@json_option
-@errors_to_exit_codes
-def queue_pause(name: str, url: str | None, app: str | None, *, as_json: bool, **of: Any) -> None:
-    """Let no worker claim from QUEUE; jobs stay waiting, running ones finish."""
-    _change(name, url, app, lambda mux: mux.queue(name).pause(**of), as_json=as_json)
+def _on_a_line(verb: Literal["pause", "resume", "reset"], about: str) -> None:
+    @queue.command(verb, help=about)
+    @click.argument("name", metavar="QUEUE")
+    @group_option
+    @task_option
+    @url_option
+    @app_option
+    @json_option
+    @errors_to_exit_codes
+    def change(name: str, url: str | None, app: str | None, *, as_json: bool, **of: Any) -> None:
+        _change(name, url, app, lambda mux: getattr(mux.queue(name), verb)(**of), as_json=as_json)
 
 
-@queue.command("resume")
-@click.argument("name", metavar="QUEUE")
-@group_option
-@task_option
-@url_option
-@app_option
-@json_option
-@errors_to_exit_codes
-def queue_resume(name: str, url: str | None, app: str | None, *, as_json: bool, **of: Any) -> None:
-    """Let workers claim from QUEUE again."""
-    _change(name, url, app, lambda mux: mux.queue(name).resume(**of), as_json=as_json)
+_on_a_line("pause", "Let no worker claim from QUEUE; jobs stay waiting, running ones finish.")
+_on_a_line("resume", "Let workers claim from QUEUE again.")
+_on_a_line("reset", "Forget what was said about a group or task of QUEUE by name.")
 
 
 @queue.command("limit")
@@ -90,19 +82,6 @@ def queue_limit(
         lambda mux: mux.queue(name).limit(group=group, task=task, **said),
         as_json=as_json,
     )
-
-
-@queue.command("reset")
-@click.argument("name", metavar="QUEUE")
-@group_option
-@task_option
-@url_option
-@app_option
-@json_option
-@errors_to_exit_codes
-def queue_reset(name: str, url: str | None, app: str | None, *, as_json: bool, **of: Any) -> None:
-    """Forget what was said about a group or task of QUEUE by name."""
-    _change(name, url, app, lambda mux: mux.queue(name).reset(**of), as_json=as_json)
 
 
 def _said(what: str, text: str) -> Any:

@@ -192,12 +192,10 @@ class Lanes:
     def seclude(self, held: Held) -> list[Held]:
         """Let nobody start beside this job; return those that wait here, to be given back."""
         self._alone = held
-        rest = list(self._ready)
-        self._ready.clear()
-        return rest
+        return self.withdraw()
 
-    def withdraw(self, wanted: Callable[[Held], bool]) -> list[Held]:
-        """Return those that wait here and are wanted, to be given back."""
+    def withdraw(self, wanted: Callable[[Held], bool] = lambda _: True) -> list[Held]:
+        """Return those that wait here and are wanted, to be given back; all of them by default."""
         rest = [held for held in self._ready if wanted(held)]
         self._ready = deque(held for held in self._ready if not wanted(held))
         return rest
@@ -231,8 +229,7 @@ class Lanes:
     def drain(self) -> list[Held]:
         """Close: start nothing more; return the jobs that were not started."""
         self.closed = True
-        rest = list(self._ready)
-        self._ready.clear()
+        rest = self.withdraw()
         self._wake()
         self.want.set()
         return rest

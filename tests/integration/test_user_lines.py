@@ -355,6 +355,8 @@ class TestLimits:
             {"max_waiting": 5},
             {"group": "*", "max_waiting": 0},
             {"group": "a", "task": "b", "rate": "1/s"},
+            {"group": "*", "task": "b", "rate": "1/s", "max_waiting": 5},
+            {},
         ],
     )
     async def test_wrong_limits_are_refused(self, mux, wrong):

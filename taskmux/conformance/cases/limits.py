@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 from msgspec.structs import replace
 
 from taskmux.conformance.bench import LONG, Bench, needs
-from taskmux.conformance.cases.lines import standing
 from taskmux.conformance.cases.moves import SPENT
 from taskmux.driver import (
     ApplyStatus,
@@ -18,7 +18,6 @@ from taskmux.driver import (
     NewJob,
     QueueSettings,
     Rate,
-    Ref,
     State,
     transition,
 )
@@ -44,6 +43,14 @@ async def _at_rest(bench: Bench) -> None:
     """Take every hint about what came before, as a worker does that finds nothing."""
     while (await bench.driver.wait([bench.queue], 0)) or (await bench.claim()).jobs:
         continue
+
+
+async def _woken(bench: Bench, news: Awaitable[object]) -> None:
+    """Wait, let it happen, and check that it ended the wait."""
+    waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
+    await asyncio.sleep(0)
+    await news
+    assert await waiting
 
 
 class LimitCases:
@@ -335,17 +342,6 @@ class LimitCases:
         assert answer.status is ApplyStatus.STALE
         assert await bench.claimed_ids() == ["job"]
 
-    @needs("lines")
-    async def test_g4_when_a_held_job_may_go(self, bench: Bench) -> None:
-        await bench.set(rate=Rate(1, 2 * LONG), groups=LineSettings(rate=Rate(1, LONG)))
-        await bench.created(bench.job("a1", group="a"), bench.job("a2", group="a"))
-        await bench.claim_one()
-        found = await standing(bench, Ref(bench.queue, "a2"))
-        assert found is not None
-        error = bench.hooks.clock_error_ms + 5_000
-        assert abs(found.opens_in - 2 * LONG) <= error
-        assert abs(found.line_opens_in - LONG) <= error
-
     # -- wake-ups ---------------------------------------------------------------------------------
 
     @needs("lines")
@@ -359,10 +355,7 @@ class LimitCases:
         job = await bench.claim_one()
         other = await bench.fork()
         await _at_rest(bench)
-        waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
-        await asyncio.sleep(0)
-        await bench.apply(transition.complete(job, None), by=other)
-        assert await waiting
+        await _woken(bench, bench.apply(transition.complete(job, None), by=other))
         assert await bench.claimed_ids() == ["b"]
 
     @needs("lines")
@@ -373,10 +366,7 @@ class LimitCases:
         other = await bench.fork()
         await _at_rest(bench)
         await bench.apply(transition.start(job), by=other)
-        waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
-        await asyncio.sleep(0)
-        await bench.apply(transition.complete(job, None), by=other)
-        assert await waiting
+        await _woken(bench, bench.apply(transition.complete(job, None), by=other))
         assert await bench.claimed_ids() == ["b"]
 
     @needs("lines")
@@ -388,10 +378,7 @@ class LimitCases:
         await _at_rest(bench)
         await bench.apply(transition.complete(common, None), by=other)
         await _at_rest(bench)
-        waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
-        await asyncio.sleep(0)
-        await bench.apply(transition.complete(job, None), by=other)
-        assert await waiting
+        await _woken(bench, bench.apply(transition.complete(job, None), by=other))
         assert await bench.claimed_ids() == ["b"]
 
     @needs("lines")
@@ -400,8 +387,5 @@ class LimitCases:
         await bench.created(bench.job("a"), bench.job("b"))
         await bench.claim_one()
         await _at_rest(bench)
-        waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
-        await asyncio.sleep(0)
-        await bench.set(concurrency=2)
-        assert await waiting
+        await _woken(bench, bench.set(concurrency=2))
         assert await bench.claimed_ids() == ["b"]

@@ -256,3 +256,14 @@ class LineCases:
         assert await standing(bench, Ref(bench.queue, "none")) is None
         job = await bench.running(group="a")
         assert await standing(bench, job.ref) is None
+
+    @needs("lines")
+    async def test_g4_when_a_held_job_may_go(self, bench: Bench) -> None:
+        await bench.set(rate=Rate(1, 2 * LONG), groups=LineSettings(rate=Rate(1, LONG)))
+        await bench.created(bench.job("a1", group="a"), bench.job("a2", group="a"))
+        await bench.claim_one()
+        found = await standing(bench, Ref(bench.queue, "a2"))
+        assert found is not None
+        error = bench.hooks.clock_error_ms + 5_000
+        assert abs(found.opens_in - 2 * LONG) <= error
+        assert abs(found.line_opens_in - LONG) <= error
