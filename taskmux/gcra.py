@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Annotated
 
 import msgspec
 
@@ -19,7 +20,7 @@ from taskmux.errors import DeclarationError
 from taskmux.messages import Rate
 from taskmux.units import brief, milliseconds
 
-__all__ = ["Meter", "as_rate", "opens_in", "room", "spend"]
+__all__ = ["OPEN", "Gate", "Meter", "as_rate", "opens_in", "room", "spend"]
 
 _RATE = re.compile(r"(\d{1,7})/([\d.]*[a-z]{1,2})(?:\+(\d{1,7}))?")
 MOST = 1_000_000
@@ -29,11 +30,53 @@ EPSILON = 1e-6
 """Jobs: what adding up fractions may be off by."""
 
 
-class Meter(msgspec.Struct, frozen=True, array_like=True, gc=False):
+OPEN = 2**31
+"""More starts than anybody asks for."""
+
+_Level = Annotated[float, msgspec.Meta(ge=0, le=2**53)]
+_Instant = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class Meter(msgspec.Struct, frozen=True, gc=False):
     """The bucket's level in jobs, and at which instant that was."""
 
-    level: float = 0.0
-    at: int = 0
+    level: _Level = 0.0
+    at: _Instant = 0
+
+
+class Gate(Meter, frozen=True, gc=False):
+    """What a rate, if there is one, and holds have left open of a queue or of a line."""
+
+    held_until: _Instant = 0
+
+    def room(self, rate: Rate | None, now: int) -> int:
+        """Return how many may start now."""
+        if self.held_until > now:
+            return 0
+        return OPEN if rate is None else room(rate, self, now)
+
+    def opens_in(self, rate: Rate | None, now: int) -> int:
+        """Return the milliseconds until one may start."""
+        paced = 0 if rate is None else opens_in(rate, self, now)
+        return max(0, self.held_until - now, paced)
+
+    def spent(self, rate: Rate, now: int, count: int) -> Gate:
+        """Return the gate after so many starts now."""
+        meter = spend(rate, self, now, count)
+        return Gate(meter.level, meter.at, self.held_until)
+
+    def held(self, until: int) -> Gate:
+        """Return the gate held until then at least."""
+        return Gate(self.level, self.at, max(self.held_until, until))
+
+    def let_go(self) -> Gate:
+        """Return the gate without a hold."""
+        return Gate(self.level, self.at)
+
+    def empty_at(self, rate: Rate | None) -> int:
+        """Return from when on a gate that nobody touches is as if there were none."""
+        leaks = 0 if rate is None else int(self.level * rate.per / rate.count) + 1
+        return max(self.held_until, self.at + leaks)
 
 
 def _level(rate: Rate, meter: Meter, now: int) -> float:

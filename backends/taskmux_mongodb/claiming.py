@@ -11,6 +11,7 @@ from taskmux.driver import Blocker, ClaimAsk, Claimed, JobRecord, Op, ReclaimAsk
 
 from taskmux_mongodb import leasing
 from taskmux_mongodb.documents import LINED, Document, readable
+from taskmux_mongodb.gates import spending
 from taskmux_mongodb.leasing import Asked, Claims
 from taskmux_mongodb.locking import Lock
 from taskmux_mongodb.rules import FREE
@@ -108,7 +109,7 @@ async def _serve_limited(one: Asked, lock: Lock, *, lined: bool) -> Served:
     less = replace(one, ask=replace(ask, limit=min(most, room)))
     served = await _take(less, None, lined=lined, lock=lock)
     if settings.rate is not None and served.jobs:
-        await lock.leave(lock.gate.spent(settings.rate, now, len(served.jobs)))
+        await lock.leave(spending(lock.gate, settings.rate, now, len(served.jobs)))
     return served
 
 

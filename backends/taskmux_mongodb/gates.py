@@ -14,61 +14,29 @@ A queue's gate is also where claims of a queue with limits take turns:
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 from taskmux.driver import Rate, gcra
 
-__all__ = ["OPEN", "Gate", "expiry", "gate_key", "gate_of"]
+__all__ = ["Gate", "expiry", "gate_key", "gate_of", "spending"]
 
 Document = dict[str, Any]
-
-OPEN: Final = 2**31
-"""More than anybody asks for."""
 
 _GRACE_MS: Final = 3_600_000
 _LAST_MS: Final = 253_370_764_800_000
 """The year 9999: no date lies after it."""
 
-_Level = Annotated[float, msgspec.Meta(ge=0, le=2**53)]
-_Instant = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Gate = gcra.Gate
 
 
-class Gate(msgspec.Struct, frozen=True):
-    """A meter and the end of a hold."""
-
-    level: _Level = 0.0
-    at: _Instant = 0
-    held_until: _Instant = 0
-
-    def room(self, rate: Rate | None, now: int) -> int:
-        """Return how many may start now."""
-        if self.held_until > now:
-            return 0
-        return OPEN if rate is None else gcra.room(rate, self._meter, now)
-
-    def opens_in(self, rate: Rate | None, now: int) -> int:
-        """Return the milliseconds until one may start."""
-        paced = 0 if rate is None else gcra.opens_in(rate, self._meter, now)
-        return max(0, self.held_until - now, paced)
-
-    def after(self, rate: Rate, now: int, count: int) -> Gate:
-        """Return the gate after so many starts now."""
-        meter = gcra.spend(rate, self._meter, now, count)
-        return Gate(meter.level, meter.at, self.held_until)
-
-    def spent(self, rate: Rate, now: int, count: int) -> Document:
-        """Return the update of a gate's document for so many starts now."""
-        after = self.after(rate, now, count)
-        empty_at = after.at + int(after.level * rate.per / rate.count) + 1
-        return {
-            "$set": {"level": after.level, "at": after.at},
-            "$max": {"expire_at": expiry(empty_at)},
-        }
-
-    @property
-    def _meter(self) -> gcra.Meter:
-        return gcra.Meter(self.level, self.at)
+def spending(gate: Gate, rate: Rate, now: int, count: int) -> Document:
+    """Return the update of a gate's document for so many starts now."""
+    after = gate.let_go().spent(rate, now, count)
+    return {
+        "$set": {"level": after.level, "at": after.at},
+        "$max": {"expire_at": expiry(after.empty_at(rate))},
+    }
 
 
 def gate_key(queue: str, line: str | None) -> str:

@@ -244,7 +244,7 @@ class _Walk:
         self._passed += 1
         line.parked = ring.FULL
         if own.rate is not None:
-            after = line.gate.after(own.rate, self._now, line.taken)
+            after = line.gate.spent(own.rate, self._now, line.taken)
             opens_in = after.opens_in(own.rate, self._now)
             line.parked = self._now + opens_in if opens_in else ring.FULL
 

@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 from pymongo import ASCENDING, DeleteOne, UpdateOne
-from taskmux.driver import Blocker, JobRecord, QueueSettings
+from taskmux.driver import Blocker, JobRecord, QueueSettings, gcra
 
 from taskmux_mongodb import ring
 from taskmux_mongodb.documents import LINED, Document
-from taskmux_mongodb.gates import OPEN, Gate, expiry, gate_key
+from taskmux_mongodb.gates import Gate, expiry, gate_key, spending
 from taskmux_mongodb.rules import Rule
 from taskmux_mongodb.store import Store, Write
 
@@ -35,7 +35,7 @@ class Line(msgspec.Struct, eq=False):
     back: bool = False
     """It was parked, and may give again."""
     gate: Gate = Gate()
-    room: int = OPEN
+    room: int = gcra.OPEN
     parked: int | str | None = None
     jobs: deque[Document] = msgspec.field(default_factory=deque)
     taken: int = 0
@@ -118,7 +118,7 @@ async def _write_gates(
             turn = {"$set": {"turn": store.numbers.next()}, "$max": {"expire_at": expiry(now)}}
             writes.append(UpdateOne(where, turn, upsert=True))
         elif count and rate is not None:
-            writes.append(UpdateOne(where, line.gate.spent(rate, now, count), upsert=True))
+            writes.append(UpdateOne(where, spending(line.gate, rate, now, count), upsert=True))
     if writes:
         await store.write(writes, to=store.hasty_gates)
 

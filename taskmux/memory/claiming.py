@@ -39,7 +39,8 @@ class Claims:
             return Claimed([], now, next_in, "rate", limited)
         most = min(ask.limit - (ask.prefetch if limited else 0), free, room)
         jobs = self._take(queue, ask, now, most)
-        lines.queue.spend(settings.rate, now, len(jobs))
+        if settings.rate is not None and jobs:
+            lines.queue = lines.queue.spent(settings.rate, now, len(jobs))
         next_in = self._next_in(queue, now)
         kept, opens_in = (False, None) if jobs or most <= 0 else lines.kept(now)
         return Claimed(jobs, now, _sooner(next_in, opens_in), "lines" if kept else None, limited)

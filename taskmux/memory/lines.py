@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections import Counter
 from collections.abc import Callable
 
-from taskmux.driver import LINE_LIMIT, QueueSettings, Rate, gcra
+from taskmux.driver import LINE_LIMIT, QueueSettings, gcra
 
-__all__ = ["Gate", "Line", "Lines", "Spot"]
+__all__ = ["Line", "Lines", "Spot"]
 
 Line = str | None
 """A line's name; None is the common one."""
@@ -20,30 +19,6 @@ Spot = tuple[int, int, str]
 
 STALE = 100
 """Spots of jobs that moved on, which a heap may keep beyond twice those that are waiting."""
-
-
-class Gate:
-    """What a rate and holds have left open, of a queue or of a line."""
-
-    def __init__(self) -> None:
-        self.meter = gcra.Meter()
-        self.held_until = 0
-
-    def room(self, rate: Rate | None, now: int) -> float:
-        """Return how many may start now."""
-        if self.held_until > now:
-            return 0
-        return math.inf if rate is None else gcra.room(rate, self.meter, now)
-
-    def opens_in(self, rate: Rate | None, now: int) -> int:
-        """Return the milliseconds until one may start."""
-        paced = 0 if rate is None else gcra.opens_in(rate, self.meter, now)
-        return max(0, self.held_until - now, paced)
-
-    def spend(self, rate: Rate | None, now: int, count: int = 1) -> None:
-        """Let so many start now."""
-        if rate is not None and count:
-            self.meter = gcra.spend(rate, self.meter, now, count)
 
 
 class Lines:
@@ -59,26 +34,29 @@ class Lines:
     """
 
     def __init__(self, active: Callable[[Line], int], current: Callable[[Spot], bool]) -> None:
-        self.queue = Gate()
+        self.queue = gcra.Gate()
         self.waiting: Counter[Line] = Counter()
         self.is_full = False
         """Whether a claim found the queue full since a job last stopped running."""
         self.active = active
         self._current = current
-        self._gates: dict[Line, Gate] = {}
+        self._gates: dict[Line, gcra.Gate] = {}
         self._heaps: dict[Line, list[Spot]] = {}
         self._ring: dict[Line, None] = {}
         self._parked: set[Line] = set()
         self._patience = 0  # lines that this claim may still pass over
         self._opening: list[tuple[int, str, Line]] = []
 
-    def gate(self, line: Line) -> Gate:
-        """Return a line's gate, to read it."""
-        return self._gates.get(line) or Gate()
+    def gate(self, line: Line) -> gcra.Gate:
+        """Return a line's gate."""
+        return self._gates.get(line, _OPEN)
 
-    def own_gate(self, line: Line) -> Gate:
-        """Return a line's gate, to change it."""
-        return self._gates.setdefault(line, Gate())
+    def hold(self, line: Line, until: int, *, alone: bool) -> None:
+        """Let a line alone, or all of them, give nothing before an instant."""
+        if alone:
+            self._gates[line] = self.gate(line).held(until)
+        else:
+            self.queue = self.queue.held(until)
 
     def enter(self, line: Line, spot: Spot) -> None:
         """Put a job in its line; a line that was empty goes behind the others."""
@@ -111,7 +89,7 @@ class Lines:
             if self._may_give(line, settings, now):
                 self._ring[line] = None
                 if rate is not None:
-                    self.own_gate(line).spend(rate, now)
+                    self._gates[line] = self.gate(line).spent(rate, now, 1)
                 return self._first(line)
             self._patience -= 1
             self._parked.add(line)
@@ -153,8 +131,8 @@ class Lines:
 
     def begin_anew(self) -> None:
         """Go by new settings: end all holds, and let every parked line come back."""
-        for gate in (self.queue, *self._gates.values()):
-            gate.held_until = 0
+        self.queue = self.queue.let_go()
+        self._gates = {line: gate.let_go() for line, gate in self._gates.items()}
         for line in sorted(self._parked, key=lambda name: name or ""):
             self.readmit(line)
 
@@ -162,7 +140,7 @@ class Lines:
         """Forget the gates that keep nothing back any more."""
         for line in tuple(self._gates):
             gate, rate = self._gates[line], settings.line(line).rate
-            untouched = rate is None or gcra.room(rate, gate.meter, now) > rate.burst
+            untouched = rate is None or gcra.room(rate, gate, now) > rate.burst
             if untouched and gate.held_until <= now:
                 del self._gates[line]
 
@@ -187,3 +165,4 @@ class _End:
 
 
 _END = _End()
+_OPEN = gcra.Gate()

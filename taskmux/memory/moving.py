@@ -81,8 +81,7 @@ class Transitions:
         if target is State.WAITING and one.to is State.WAITING:
             self.store.place(stored, one.place)
         if one.hold:
-            gate = queue.lines.own_gate(job.group) if one.hold_line else queue.lines.queue
-            gate.held_until = max(gate.held_until, now + one.hold)
+            queue.lines.hold(job.group, now + one.hold, alone=one.hold_line)
         queue.write(stored, replace(job, state=target, **fields))
         self._announce(queue, stored)
         stopped = job.state is State.ACTIVE and target is not State.ACTIVE

@@ -308,13 +308,14 @@ class HoldsNothing(MemoryDriver):
 
 class HoldsForZombies(MemoryDriver):
     def _apply(self, one):
-        self.store.queue(one.ref.queue).lines.queue.held_until = self.store.clock() + one.hold
+        lines = self.store.queue(one.ref.queue).lines
+        lines.queue = lines.queue.held(self.store.clock() + one.hold)
         return super()._apply(one)
 
 
 class ShortensHolds(MemoryDriver):
     def _move(self, queue, *args):
-        queue.lines.queue.held_until = 0
+        queue.lines.queue = queue.lines.queue.let_go()
         super()._move(queue, *args)
 
 
