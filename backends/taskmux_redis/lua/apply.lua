@@ -45,7 +45,7 @@ for i = 1, tonumber(shapes) do
   way.asked, way.started = string.match(flags, 'z(%d)'), string.match(flags, 'g(%d)')
   way.hold, way.hold_line = string.match(flags, 'h(%d+)'), string.match(flags, 'l(%d+)')
   way.unset = take()
-  way.is_plain_end = FINAL[way.to] and way.keep == '' and flags == '' and way.unset == ''
+  way.is_plain_end = FINAL[way.to] and way.keep == '' and flags == ''
   way.code = 'A' .. way.to
   ways[format('%03d', i)] = way
 end
