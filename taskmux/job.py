@@ -1,4 +1,8 @@
-"""Records: what a job is while it is stored. Plain data; no behaviour beyond derived facts."""
+"""Records: what a job is while it is stored. Plain data; no behaviour beyond derived facts.
+
+They hold nothing that could lead back to them, so the garbage collector need not look at them
+(`gc=False`): a worker that drains a queue makes some 100,000 a second.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +78,7 @@ class Keep(msgspec.Struct, frozen=True, array_like=True, gc=False):
 DAY_MS = 86_400_000
 
 
-class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
+class Policy(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What was resolved at enqueue (call > task > queue defaults > mux) and goes with the job."""
 
     max_attempts: int = 3
@@ -88,13 +92,13 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     dead: Keep = Keep(30 * DAY_MS)
 
 
-class Dedup(msgspec.Struct, frozen=True):
+class Dedup(msgspec.Struct, frozen=True, gc=False):
     """A deduplication key. At most one unfinished job of a queue owns a key."""
 
     key: str
 
 
-class Parent(msgspec.Struct, frozen=True):
+class Parent(msgspec.Struct, frozen=True, gc=False):
     """The job that waits for this one, and where it lives."""
 
     ref: Ref
@@ -102,7 +106,7 @@ class Parent(msgspec.Struct, frozen=True):
     on_failure: str = "die"
 
 
-class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Why a run failed. `type` is the exception's class name; no object is ever unpickled."""
 
     type: str
@@ -110,7 +114,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     traceback: str | None = None
 
 
-class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One past run of a job, as its history keeps it."""
 
     number: int
@@ -124,7 +128,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     error: ErrorInfo | None = None
 
 
-class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A stored job: everything a driver keeps and gives back.
 
     Instants are epoch milliseconds by the store's clock. `payload`, `result`, `progress` and the

@@ -39,7 +39,7 @@ class Place(StrEnum):
     KEEP = "keep"
 
 
-class Guard(msgspec.Struct, frozen=True):
+class Guard(msgspec.Struct, frozen=True, gc=False):
     """When a transition may be applied.
 
     With a `fence`: only while the job is active under exactly that fence.
@@ -50,7 +50,7 @@ class Guard(msgspec.Struct, frozen=True):
     states: frozenset[State] | None = None
 
 
-class Changes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Changes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Fields to write, each with its new absolute value; UNSET ones stay as they are."""
 
     attempts: int | UnsetType = UNSET
@@ -69,7 +69,7 @@ NO_CHANGES: Final = Changes()
 _FOREVER: Final = Keep(2**52)
 
 
-class Transition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Transition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One guarded change of one job.
 
     `to`: the target state; None keeps the state. `remove`: the record goes instead.

@@ -56,6 +56,8 @@ __all__ = ["Equipment", "Isolated", "Runner"]
 logger = logging.getLogger("taskmux.worker")
 
 AnyTask = Task[Any, Any, Any, Any]
+Lane = asyncio.Task[None] | None
+"""The task of a lane, asked for once: it costs a system call where Python is older than 3.12."""
 
 TRIES = 3
 PATIENCE = 5.0
@@ -99,27 +101,28 @@ class Runner:
         A handler can get hold of the lane's task and cancel it at any time; only the end of the
         worker ends a lane.
         """
+        task = asyncio.current_task()
         while True:
             try:
                 held = await self._lanes.take()
                 if held is None:
                     return
-                await self._one(held)
+                await self._one(held, task)
             except asyncio.CancelledError:
                 if self._lanes.ending:
                     raise
                 await _forgive_cancellation()
 
-    async def _one(self, held: Held) -> None:
+    async def _one(self, held: Held, lane: Lane) -> None:
         try:
-            await self._execute(held)
+            await self._execute(held, lane)
         except Exception:
             logger.exception("job %s: taskmux itself failed; its lease will lapse", held.job.ref)
             self._lanes.forget(held)
         finally:
             self._lanes.done(held)
 
-    async def _execute(self, held: Held) -> None:
+    async def _execute(self, held: Held, lane: Lane) -> None:
         job = held.job
         settler = self._with.settlers[held.link]
         alone = last_chance(job)
@@ -137,7 +140,7 @@ class Runner:
         if task is None:
             outcome = unknown_task(job, self._with.worker)
         else:
-            outcome = await self._run(held, task)
+            outcome = await self._run(held, task, lane)
         if outcome is None or held.stop == "lost":  # what is written now would be refused
             self._lanes.forget(held)
             return
@@ -209,7 +212,7 @@ class Runner:
                 return False
         return True
 
-    async def _run(self, held: Held, task: AnyTask) -> Outcome | None:
+    async def _run(self, held: Held, task: AnyTask, lane: Lane) -> Outcome | None:
         job = held.job
         try:
             args, named = task.signature.decode(job.payload)
@@ -219,7 +222,7 @@ class Runner:
             held.context = self._context(held)
             args.insert(0, held.context)
         held.threaded = not task.is_async
-        held.lane = lane = asyncio.current_task()
+        held.lane = lane
         held.began = monotonic()
         try:
             value = await self._invoke(held, task, args, named)
