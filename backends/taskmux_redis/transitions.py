@@ -1,8 +1,9 @@
 """Transitions on the wire: what `apply.lua` takes and what it answers.
 
 Transitions of one batch mostly differ in nothing but the job and its result, so what they share
-(a shape) is sent once, and so are equal fields. What is left for each, its id and a few digits,
-goes in one string, the plan: Redis and the client library take long per argument, not per byte.
+(a shape) is sent once, and so are equal fields. What is left for each, its id, its result and a
+few digits, goes in one string, the plan: Redis and the client library take long per argument, not
+per byte.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ __all__ = ["answers", "encode_transitions"]
 _CHANGED: Final = tuple(
     (field.letter, field.name, field.encode)
     for field in FIELDS
-    if field.name in Changes.__struct_fields__
+    if field.name in Changes.__struct_fields__ and field.name != "result"
 )
+_RESULT: Final = b"y"
 _FLAGS: Final = (("g", "started"), ("z", "cancel_requested"))
 _STATUSES: Final = {
     b"A": ApplyStatus.APPLIED,
@@ -89,16 +91,30 @@ def encode_transitions(transitions: Sequence[Transition]) -> list[Any]:
                 shapes.setdefault(shape, len(shapes) + 1),
                 settings.setdefault(setting, len(settings) + 1),
             )
-        job_id = one.ref.id.encode()
-        plan.append(b"%b%013d%04d%b" % (way, one.guard.fence or 0, len(job_id), job_id))
+        job_id, result = one.ref.id.encode(), one.changes.result
+        own = pack_field(_RESULT, result) if isinstance(result, bytes) else b""
+        plan.append(
+            b"%b%013d%04d%010d%b%b"
+            % (way, one.guard.fence or 0, len(job_id), len(own), job_id, own)
+        )
     spelt = [part for shape in shapes for part in shape.spelt()]
     return [len(shapes), len(settings), len(plan), b"".join(plan), *spelt, *settings]
 
 
 def _alike(one: Transition) -> Hashable:
-    """Return a key that is equal for transitions that differ in nothing but job and fence."""
+    """Return a key that is equal for transitions that differ in job, fence and result at most."""
+    changes = one.changes
     return (
-        one.changes,
+        changes.attempts,
+        changes.result is None,
+        changes.crashes,
+        changes.started,
+        changes.priority,
+        changes.cause,
+        changes.reason,
+        changes.error,
+        changes.history,
+        changes.cancel_requested,
         one.to,
         one.guard.states,
         one.run_at,
@@ -134,8 +150,8 @@ def _described(one: Transition) -> tuple[bytes, _Shape]:
 
 def _changes(one: Transition) -> tuple[bytes, bytes, str]:
     """Return the fields to set as a live string has them, letters to drop, and flags."""
-    setting = unset = b""
     changes = one.changes
+    setting, unset = b"", _RESULT if changes.result is None else b""
     for letter, name, encode in _CHANGED:
         value = getattr(changes, name)
         if value is UNSET:

@@ -4,7 +4,7 @@
 --   cancelled, moved, counted, ages, dedup, sequence, gate, full, marker, ops
 -- ARGV: origin, number, shapes, settings, count, plan, items...
 --   plan: for each transition its shape (3 digits), the fields that it sets (3), its fence (13),
---   the length of its id (4), and the id;
+--   the lengths of its id (4) and of what it sets of its own (10), the id, and fields of its own;
 --   items: the shapes, what transitions of this batch share: states, to, run_at, delay, place,
 --   age, keep, flags, unset (letters of the fields to drop); of the flags, `r` removes, `f` asks
 --   an active job to cancel, `z0` `z1` `g0` `g1` set whether it is asked to and has started, `h`
@@ -36,7 +36,7 @@ local BY_STAMP = {d = true, b = true}
 local FINISHED, AT = field('e', digits(now)), string.format('%013.0f', now)
 
 local sub, format = string.sub, string.format
-local ways, sets, ids, starts = {}, {}, {}, {}
+local ways, sets, ids, starts, owns = {}, {}, {}, {}, {}
 for i = 1, tonumber(shapes) do
   local way = {states = take(), to = take(), run_at = take(), delay = take(), place = take(),
     age = take(), keep = take()}
@@ -52,11 +52,15 @@ end
 for i = 1, tonumber(settings) do
   sets[format('%03d', i)] = take()
 end
-local at = 1
+local at, NOTHING = 1, '0000000000'
 for i = 1, count do
-  local first, length = at + 23, sub(plan, at + 19, at + 22)
-  starts[i], at = at, first + length
-  ids[i] = sub(plan, first, at - 1)
+  local first, length, own = at + 33, sub(plan, at + 19, at + 22), sub(plan, at + 23, at + 32)
+  local last = first + length
+  ids[i], starts[i], at = sub(plan, first, last - 1), at, last
+  if own ~= NOTHING then
+    at = last + own
+    owns[i] = sub(plan, last, at - 1)
+  end
 end
 local states, found = {}, look_up(live, ids)
 for i = 1, count do
@@ -361,8 +365,9 @@ for i = 1, count do
   end
   touched[id] = true
   turn = turn + 1
+  local setting = sets[sub(plan, at + 3, at + 5)]
   codes[i] = settle(ways[sub(plan, at, at + 2)], id, sub(plan, at + 6, at + 18),
-    sets[sub(plan, at + 3, at + 5)])
+    owns[i] and setting .. owns[i] or setting)
 end
 flush()
 local values = {}
