@@ -98,6 +98,8 @@ class Fetcher:
                 return True, None
             if claimed.next_in is not None and claimed.blocked_by not in _WOKEN:
                 soonest = claimed.next_in if soonest is None else min(soonest, claimed.next_in)
+        if found:  # all there was: it begins before more is asked for
+            await asyncio.sleep(0)
         return found, soonest
 
     @property

@@ -24,7 +24,8 @@ def pauses(monkeypatch):
     taken: list[float] = []
 
     async def at_once(delay: float, result: Any = None) -> Any:
-        taken.append(delay)
+        if delay > 0:
+            taken.append(delay)
         return result
 
     monkeypatch.setattr("taskmux.worker.fetch.asyncio.sleep", at_once)
@@ -60,6 +61,26 @@ async def fetching(verb: str, faults: list[Fault]) -> AsyncIterator[Bench]:
     bench.lanes.drain()
     bench.fetcher.stop()
     await running
+
+
+class TestPickUp:
+    async def test_what_came_begins_before_more_is_asked_for(self):
+        seen: list[str] = []
+        store, lanes, over = MemoryDriver(), Lanes(2, 2), asyncio.Event()
+        await store.push(Op("p", 1), [NewJob(JobRecord(queue="q", id="a", task="t"))])
+        fetcher = Fetcher(FaultyDriver(store, seen.append), ("q",), 0, lanes, OPTIONS)
+
+        async def lane() -> None:
+            await lanes.take()
+            seen.append("begins")
+            over.set()
+
+        tasks = [asyncio.ensure_future(lane()), asyncio.ensure_future(fetcher.run())]
+        await asyncio.wait_for(over.wait(), 20)
+        lanes.drain()
+        fetcher.stop()
+        await asyncio.gather(*tasks)
+        assert seen[:2] == ["claim", "begins"]
 
 
 class TestAnAbsentStore:
