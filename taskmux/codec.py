@@ -136,10 +136,16 @@ class Signature:
         self.takes_context = bool(parameters) and hints.get(parameters[0].name) is context
         self._parameters = parameters[1:] if self.takes_context else parameters
         self._signature = inspect.Signature(self._parameters)
+        self._in_order = self._named_in_order()
         self._has_defaults = any(one.default is not one.empty for one in self._parameters)
         self._positional = [one.name for one in self._parameters if one.kind is one.POSITIONAL_ONLY]
         self._decoder = self._arguments_decoder(hints, context)
         self.returns = _result_type(hints.get("return", Any))
+
+    def _named_in_order(self) -> list[str]:
+        """Return the names of those parameters that may be given by place."""
+        by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return [one.name for one in self._parameters if one.kind in by_place]
 
     def _arguments_decoder(
         self, hints: Mapping[str, Any], context: type
@@ -178,14 +184,8 @@ class Signature:
             NotEncodable: a value has no JSON form.
             PayloadTooLarge: over the limit.
         """
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise InvalidArguments(
-                f"Task {self.name!r} cannot take these arguments: {error}. Its parameters are "
-                f"{self._signature} (the context is not passed)."
-            ) from None
-        data = encode_value(bound.arguments, f"The payload of task {self.name!r}", limit)
+        arguments = self._bind(args, kwargs)
+        data = encode_value(arguments, f"The payload of task {self.name!r}", limit)
         try:
             self._decoder.decode(data)
         except Exception as error:  # noqa: BLE001 - also whatever a user's own type raises
@@ -194,6 +194,17 @@ class Signature:
                 f"{self._signature}."
             ) from None
         return data
+
+    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not kwargs and len(args) == len(self._parameters) == len(self._in_order):
+            return dict(zip(self._in_order, args, strict=True))  # what `bind` would take long for
+        try:
+            return self._signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise InvalidArguments(
+                f"Task {self.name!r} cannot take these arguments: {error}. Its parameters are "
+                f"{self._signature} (the context is not passed)."
+            ) from None
 
     def decode(self, payload: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Return the positional and named arguments that a payload holds.

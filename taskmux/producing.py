@@ -60,9 +60,13 @@ class Producing:
 
     async def submit_many(self, calls: Sequence[Call[R]]) -> list[JobHandle[R]]:
         """Store many calls, in order; see `Taskmux.enqueue_many`."""
+        connections: dict[str, Connection] = {}
         routes: dict[tuple[int, int], tuple[Connection, Any, list[int]]] = {}
         for place, call in enumerate(calls):
-            connection, session = await self._connect(call.queue), call.session
+            queue, session = call.queue, call.session
+            connection = connections.get(queue)
+            if connection is None:
+                connection = connections[queue] = await self._connect(queue)
             route = routes.setdefault((id(connection), id(session)), (connection, session, []))
             route[2].append(place)
         answers: dict[int, Pushed] = {}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
-import time
 from collections.abc import Awaitable, Callable
 from typing import (
     Any,
@@ -29,6 +27,7 @@ from taskmux.handle import JobHandle, Portal
 from taskmux.job import JobRecord, Policy, State
 from taskmux.messages import LineSettings, NewJob, QueueSettings
 from taskmux.options import JobOptions, Parsed, decode_defaults, parse_call
+from taskmux.process import new_id
 from taskmux.retry import DEFAULT_BACKOFF
 
 __all__ = [
@@ -40,7 +39,6 @@ __all__ = [
     "TaskDecorator",
     "Terms",
     "decorator",
-    "new_id",
     "task_line",
 ]
 
@@ -50,14 +48,6 @@ Out = TypeVar("Out")
 R = TypeVar("R")
 
 NO_SETTINGS = QueueSettings()
-
-
-def new_id() -> str:
-    """Return a job id: its creation time, so that ids sort, and 64 random bits.
-
-    From the system's source of randomness, since forked processes share the state of any other.
-    """
-    return f"{time.time_ns() // 1_000_000:011x}{os.urandom(8).hex()}"
 
 
 class Terms(msgspec.Struct, frozen=True):
