@@ -14,18 +14,18 @@ __all__ = ["new_id", "process_id"]
 class _Process:
     """What is known of this process without asking the system for each job.
 
-    `ids` is a millisecond and the numbers given out in it. They begin anywhere and count up, so
-    randomness is asked for once a millisecond.
+    `ids` is a millisecond, how its ids begin, and the numbers given out in it. They begin anywhere
+    and count up, so randomness is asked for once a millisecond.
     """
 
     id: ClassVar[int] = os.getpid()
-    ids: ClassVar[tuple[int, Iterator[int]]] = (0, itertools.count())
+    ids: ClassVar[tuple[int, str, Iterator[int]]] = (0, "", itertools.count())
 
     @classmethod
     def begin(cls) -> None:
         """Begin anew: a forked process must not go on where its parent does."""
         cls.id = os.getpid()
-        cls.ids = 0, itertools.count()
+        cls.ids = 0, "", itertools.count()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
@@ -43,8 +43,8 @@ def new_id() -> str:
     Those of one thread sort as they were made.
     """
     now = time.time_ns() // 1_000_000
-    then, numbers = _Process.ids
+    then, begin, numbers = _Process.ids
     if then != now:
-        numbers = itertools.count(int.from_bytes(os.urandom(8), "big") >> 1)
-        _Process.ids = now, numbers
-    return f"{now:011x}{next(numbers):016x}"
+        begin, numbers = f"{now:011x}", itertools.count(int.from_bytes(os.urandom(8), "big") >> 1)
+        _Process.ids = now, begin, numbers
+    return f"{begin}{next(numbers):016x}"

@@ -21,7 +21,8 @@ __all__ = ["Producing"]
 
 R = TypeVar("R")
 
-BATCH = 500
+BATCH = 1000
+"""Jobs in one push: what one round trip to a durable store costs is worth so many."""
 
 
 class Producing:
@@ -60,27 +61,31 @@ class Producing:
 
     async def submit_many(self, calls: Sequence[Call[R]]) -> list[JobHandle[R]]:
         """Store many calls, in order; see `Taskmux.enqueue_many`."""
-        connections: dict[str, Connection] = {}
-        routes: dict[tuple[int, int], tuple[Connection, Any, list[int]]] = {}
-        for place, call in enumerate(calls):
-            queue, session = call.queue, call.session
-            connection = connections.get(queue)
-            if connection is None:
-                connection = connections[queue] = await self._connect(queue)
-            route = routes.setdefault((id(connection), id(session)), (connection, session, []))
-            route[2].append(place)
         answers: dict[int, Pushed] = {}
-        for connection, session, places in routes.values():
+        for connection, session, places in await self._routes(calls):
             pushed = await self._push_all(connection, session, [calls[place] for place in places])
             answers.update(zip(places, pushed, strict=True))
-        refused = [place for place in answers if answers[place].status in _REFUSED]
-        handles = [
-            self._handle(calls[place], answers[place])
-            for place in sorted(answers.keys() - set(refused))
-        ]
-        if refused:
-            raise _refusal(calls[refused[0]], answers[refused[0]], len(refused), len(calls))
-        return handles
+        answered = [(call, answers[place]) for place, call in enumerate(calls)]
+        stored = [self._handle(call, one) for call, one in answered if one.status not in _REFUSED]
+        if len(stored) < len(calls):
+            refused = [(call, one) for call, one in answered if one.status in _REFUSED]
+            raise _refusal(*refused[0], len(refused), len(calls))
+        return stored
+
+    async def _routes(self, calls: Sequence[Call[R]]) -> list[tuple[Connection, Any, list[int]]]:
+        """Return which calls, by their places, go over which connection and in which session."""
+        routes: dict[tuple[int, int], tuple[Connection, Any, list[int]]] = {}
+        known: dict[tuple[str, int], list[int]] = {}
+        for place, call in enumerate(calls):
+            session = call.session
+            places = known.get((call.queue, id(session)))
+            if places is None:
+                connection = await self._connect(call.queue)
+                route = (id(connection), id(session))
+                places = routes.setdefault(route, (connection, session, []))[2]
+                known[call.queue, id(session)] = places
+            places.append(place)
+        return list(routes.values())
 
     async def _push_all(
         self, connection: Connection, session: Any, calls: Sequence[Call[Any]]

@@ -53,13 +53,14 @@ NO_SETTINGS = QueueSettings()
 class Terms(msgspec.Struct, frozen=True):
     """What is said about a call's job: by the call over its task, and by the app as a default.
 
-    `line`: the line of the call's task, if that has one of its own. `options` and `policy` are
-    what follows where the queue says nothing.
+    `line`: the line of the call's task, if that has one of its own. `queue`: where it goes.
+    `options` and `policy` are what follows where the queue says nothing.
     """
 
     said: Parsed
     base: Parsed
     line: str | None = None
+    queue: str = "default"
     options: Parsed = Parsed()
     policy: Policy = Policy()
 
@@ -73,7 +74,8 @@ class Terms(msgspec.Struct, frozen=True):
         options = said.over(base)
         if line is not None and options.group is not UNSET:
             raise _two_lines(options.group, line[1:])
-        return cls(said, base, line, options, options.policy())
+        queue = "default" if options.queue is UNSET else options.queue
+        return cls(said, base, line, queue, options, options.policy())
 
     def under(self, queue: QueueSettings) -> tuple[Parsed, Policy]:
         """Return what holds in a queue with these settings: call > task > queue > app."""
@@ -105,7 +107,7 @@ class Call(Generic[R]):
     @property
     def queue(self) -> str:
         """The queue that the job goes to."""
-        return "default" if self.options.queue is UNSET else self.options.queue
+        return self.terms.queue
 
     @property
     def session(self) -> Any:

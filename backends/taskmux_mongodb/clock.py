@@ -106,6 +106,12 @@ class Numbers:
 
     def next(self) -> int:
         """Return the next number."""
+        return self.take(1)[0]
+
+    def take(self, count: int) -> range:
+        """Return the next numbers, in order."""
         now = self._clock.latest() * self._MILLISECOND + self._instance
-        self._last = max(self._last + self._STEP, now)
-        return self._last
+        first = max(self._last + self._STEP, now)
+        end = first + count * self._STEP
+        self._last = end - self._STEP
+        return range(first, end, self._STEP)

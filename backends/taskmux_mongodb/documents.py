@@ -102,9 +102,12 @@ def state_of(text: Any) -> State:
     return State.WAITING if text == LINED else State(text)
 
 
+_TEXTS: Final = {state: state.value for state in State}
+
+
 def stored_state(state: State, line: str | None) -> str:
     """Return the state as a document of this line has it."""
-    return LINED if state is State.WAITING and line is not None else state.value
+    return LINED if state is State.WAITING and line is not None else _TEXTS[state]
 
 
 def _plain(value: Any) -> Any:
@@ -172,9 +175,9 @@ _BLANK_ALWAYS: Final = {name: _BLANK[name] for name in ("queue", "id", *_ALWAYS)
 _UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, msgspec.MsgspecError)
 
 
-def key_of(ref: Ref) -> str:
+def key_of(job: Ref | JobRecord) -> str:
     """Return the `_id` of a job. Queue names have no slash, so no two jobs share one."""
-    return f"{ref.queue}/{ref.id}"
+    return f"{job.queue}/{job.id}"
 
 
 def ref_of(key: Any) -> Ref:
@@ -195,12 +198,12 @@ def encode_field(name: str, value: Any) -> Any:
     return _CODECS[name][0](value)
 
 
-def new_document(job: JobRecord, seq: int, rank: int, born: str) -> Document:
-    """Return the document of a new job; its own number is also its first `rev`."""
+def new_document(job: JobRecord, born: str, now: int, seq: int, rank: int) -> Document:
+    """Return the document of a job created now; its own number is also its first `rev`."""
     values = _stored_values(job)
     plain = values == _DEFAULTS  # most are, and a producer's speed is how fast this is done
     document: Document = {
-        "_id": key_of(job.ref),
+        "_id": key_of(job),
         "queue": job.queue,
         "rank": rank,
         "seq": seq,
@@ -209,8 +212,8 @@ def new_document(job: JobRecord, seq: int, rank: int, born: str) -> Document:
         "body": _encode(replace(job, **(_BLANK_ALWAYS if plain else _BLANK))),
         "state": stored_state(job.state, job.group),
         "priority": job.priority,
-        "created_at": job.created_at,
-        "fence": job.fence,
+        "created_at": now,
+        "fence": now,
     }
     if not plain:
         for (name, default, encode), value in zip(_STORED, values, strict=True):

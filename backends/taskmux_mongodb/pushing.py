@@ -46,7 +46,7 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
     """
     answers: dict[int, Pushed] = {}
     items = [
-        _Item(place, new, f"{op}:{place}", key_of(new.job.ref)) for place, new in enumerate(jobs)
+        _Item(place, new, f"{op}:{place}", key_of(new.job)) for place, new in enumerate(jobs)
     ]
     queues = {new.job.queue for new in jobs}
     rules = await store.rules.restrictions(queues)
@@ -128,26 +128,25 @@ def _first_of_each(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
 def placed(store: Store, new: NewJob, born: str, fence: int = 0) -> Document:
     """Return the document of a job created now; its fence is above the one given."""
     now = max(store.clock.earliest(), fence + 1)
-    job = replace(new.job, created_at=now, fence=now)
-    if job.state is State.DELAYED and job.run_at is None:
-        job = replace(job, run_at=store.clock.latest() + new.delay)
-    seq = store.numbers.next()
-    match job.state:
-        case State.WAITING:
-            rank = job.priority
-            seq = -seq if job.lifo else seq
-        case State.DELAYED:
-            rank = job.run_at or 0
-        case _:
-            rank = job.created_at
-    return new_document(job, seq, rank, born)
+    return _placed(store, new, born, now, store.numbers.next())
+
+
+def _placed(store: Store, new: NewJob, born: str, now: int, seq: int) -> Document:
+    job = new.job
+    if job.state is State.WAITING:
+        return new_document(job, born, now, -seq if job.lifo else seq, rank=job.priority)
+    if job.state is not State.DELAYED:
+        return new_document(job, born, now, seq, rank=now)
+    due = store.clock.latest() + new.delay if job.run_at is None else job.run_at
+    return new_document(replace(job, run_at=due), born, now, seq, rank=due)
 
 
 async def _insert(store: Store, items: list[_Item]) -> set[int]:
     """Insert; return the places of the items whose id or key is taken."""
-    documents = [placed(store, item.new, item.born) for item in items]
-    for item, document in zip(items, documents, strict=True):
-        item.rev = document["rev"]
+    now, documents = store.clock.earliest(), []
+    for item, number in zip(items, store.numbers.take(len(items)), strict=True):
+        item.rev = number
+        documents.append(_placed(store, item.new, item.born, now, number))
     try:
         await store.jobs.insert_many(documents, ordered=False)
     except BulkWriteError as error:
