@@ -7,6 +7,7 @@ hints: one that is lost costs a poll's delay, never a job.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -46,6 +47,7 @@ class Bell:
         self.collection = collection
         self.listening = False
         self._heard: Counter[str] = Counter()
+        self._heard_at: dict[str, float] = {}
         self._seen: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._to_ring: set[str] = set()
@@ -126,6 +128,7 @@ class Bell:
         try:
             await cursor.next()
             self.listening = True
+            self._heard_at[""] = time.monotonic()  # what rang before went unheard
             ready.set()
             while cursor.alive:
                 async for event in cursor:
@@ -135,7 +138,9 @@ class Bell:
 
     def _hear(self, queues: Sequence[str]) -> None:
         """Count an event; one without queues means that something may have been missed."""
-        self._heard.update(queues or ("",))
+        names = queues or ("",)
+        self._heard.update(names)
+        self._heard_at.update(dict.fromkeys(names, time.monotonic()))
         self._changed.set()
 
     def mark(self, queues: Iterable[str]) -> None:
@@ -149,6 +154,10 @@ class Bell:
 
     def _count(self, queue: str) -> int:
         return self._heard[queue] + self._heard[""]
+
+    def heard_at(self, queues: Iterable[str]) -> float:
+        """Return when something was last heard for these queues, or could have been missed."""
+        return max(self._heard_at.get(queue, 0.0) for queue in (*queues, ""))
 
     async def hear(self, queues: Sequence[str], seconds: float) -> bool:
         """Wait until something is heard for one of the queues, at most so many seconds."""

@@ -19,9 +19,12 @@ __all__ = ["look", "wait"]
 _DEAF: Final = (0.005, 0.25)
 """Seconds between looks while nobody can listen: the first, doubled each time up to the last."""
 
-_LISTENING: Final = (0.008, 1.0)
-"""Seconds between looks while the bell is heard. It may have rung a little before the jobs were
-there, and pushes inside a transaction do not ring it."""
+_EARLY: Final = (0.01, 0.03)
+"""Seconds after the bell was heard: it may have rung a little before the jobs were there, but not
+longer before than an insert takes that rings again."""
+
+_LISTENING: Final = 1.0
+"""Seconds between looks while the bell is heard, for what rings no bell."""
 
 _MOST: Final = 10
 """Doublings that reach any of the longest."""
@@ -41,14 +44,25 @@ async def wait(
             return True
         if left <= 0:
             return False
-        first, last = _LISTENING if bell.listening else _DEAF
-        pause = min(first * 2**looks, last)
+        pause = _pause(bell, queues, looks)
         if await bell.hear(queues, min(left, pause)):
             continue
         looks = min(looks + 1, _MOST)
         if left > pause and await _first(look(), bell.hear(queues, left - pause)):
             bell.mark(queues)
             return True
+
+
+def _pause(bell: Bell, queues: Sequence[str], looks: int) -> float:
+    """Return how long to listen before the next look."""
+    if not bell.listening:
+        first, last = _DEAF
+        return min(first * 2.0**looks, last)
+    since = time.monotonic() - bell.heard_at(queues)
+    for after in _EARLY:
+        if after > since:
+            return after - since
+    return _LISTENING
 
 
 async def _first(look: Awaitable[bool], hear: Awaitable[bool]) -> bool:
@@ -68,23 +82,30 @@ async def look(store: Store, queues: Sequence[str], blocked: Mapping[str, Blocke
     `blocked`: what the last claims of queues found. Where a limit kept them from giving, waiting
     jobs say nothing; whether there is room again does.
     """
-    paused = await store.queues.find(
-        {"_id": {"$in": list(queues)}, "paused": True}, {"_id": 1}
-    ).to_list(None)
-    held = {one["_id"] for one in paused}
-    names = [queue for queue in queues if queue not in held]
-    why = {queue: blocked.get(queue) for queue in names}
-    free = {"$in": [queue for queue in names if why[queue] in (None, "paused")]}
-    lined = {"$in": [queue for queue in names if why[queue] == "lines"]}
-    now = store.clock.earliest()
-    waiting = {"queue": free, "state": {"$in": [LINED, "waiting"]}}
-    due = {"queue": {"$in": [*free["$in"], *lined["$in"]]}, "state": "delayed"}
-    asked = [store.jobs.find_one(waiting, {"_id": 1})]
-    asked.append(store.jobs.find_one(due | {"rank": {"$lte": now}}, {"_id": 1}))
-    if lined["$in"]:
-        asked.append(store.ring.find_one({"queue": lined, "parked": ring.IN_RING}, {"_id": 1}))
-    asked += [_has_room(store, queue) for queue in names if why[queue] == "concurrency"]
+    why = {queue: blocked.get(queue) for queue in queues}
+    for queue in await _paused(store, [queue for queue in queues if why[queue] == "paused"]):
+        del why[queue]
+    free = [queue for queue in why if why[queue] in (None, "paused")]
+    lined = [queue for queue in why if why[queue] == "lines"]
+    due = {"state": "delayed", "rank": {"$lte": store.clock.earliest()}}
+    asked = []
+    if free or lined:
+        waiting: Document = {"queue": {"$in": free}, "state": {"$in": [LINED, "waiting"]}}
+        late: Document = {"queue": {"$in": [*free, *lined]}} | due
+        asked.append(store.jobs.find_one({"$or": [waiting, late]}, {"_id": 1}))
+    if lined:
+        ready: Document = {"queue": {"$in": lined}, "parked": ring.IN_RING}
+        asked.append(store.ring.find_one(ready, {"_id": 1}))
+    asked += [_has_room(store, queue) for queue in why if why[queue] == "concurrency"]
     return any(found is not None for found in await asyncio.gather(*asked))
+
+
+async def _paused(store: Store, queues: Sequence[str]) -> set[str]:
+    """Return those queues that are still paused."""
+    if not queues:
+        return set()
+    found = store.queues.find({"_id": {"$in": list(queues)}, "paused": True}, {"_id": 1})
+    return {one["_id"] for one in await found.to_list(None)}
 
 
 async def _has_room(store: Store, queue: str) -> Document | None:
