@@ -45,9 +45,7 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
     counts as created here.
     """
     answers: dict[int, Pushed] = {}
-    items = [
-        _Item(place, new, f"{op}:{place}", key_of(new.job)) for place, new in enumerate(jobs)
-    ]
+    items = [_Item(place, new, f"{op}:{place}", key_of(new.job)) for place, new in enumerate(jobs)]
     queues = {new.job.queue for new in jobs}
     rules = await store.rules.restrictions(queues)
     moved = moved_queues(rules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -196,6 +197,22 @@ async def test_a_paused_queue_with_jobs_ends_no_wait(driver) -> None:
     while await driver.wait(["q"], 0.05):
         continue
     assert not await driver.wait(["q"], 2.5), "it looked, and saw that the queue is paused"
+
+
+async def test_looks_follow_what_was_heard_and_are_rare_without(driver) -> None:
+    looks: list[float] = []
+
+    async def look() -> bool:
+        looks.append(time.monotonic())
+        return False
+
+    bell = driver._store.bell
+    while await waiting.wait(bell, ["q"], 0.3, look):
+        continue  # what was in the collection already
+    assert looks, "it began to listen, and what came just before may have gone unheard"
+    looks.clear()
+    assert not await waiting.wait(bell, ["q"], 0.3, look)
+    assert not looks
 
 
 async def test_the_bell_is_heard_while_the_server_is_asked(driver) -> None:
