@@ -88,7 +88,9 @@ def _tests(session: nox.Session, *paths: str) -> None:
     session.run("pytest", *PARALLEL, *PATIENT, *paths, *session.posargs, env={"PATH": path})
 
 
-VARIANTS = "Cluster or Sentinel or Motor or Standalone or Mongomock or FakeRedis"
+VARIANTS = (
+    "Cluster or Sentinel or Valkey or OldestRedis or FakeRedis or Motor or Standalone or Mongomock"
+)
 """Other ways to run a server or to reach it, each with the whole kit."""
 
 

