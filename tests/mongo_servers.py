@@ -60,7 +60,8 @@ class MongoServer:
         program = mongod_program()
         assert program is not None
         command = [program, "--dbpath", str(self.directory), "--port", str(self.port)]
-        command += ["--bind_ip", "127.0.0.1", "--wiredTigerCacheSizeGB", "0.25", "--quiet"]
+        command += ["--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet"]
+        command += ["--wiredTigerCacheSizeGB", "0.25"]
         command += ["--setParameter", "enableTestCommands=1", "--setParameter"]
         command += ["diagnosticDataCollectionEnabled=false", *self.options]
         if self.replica_set is not None:

@@ -21,6 +21,7 @@ from taskmux.driver import (
     PruneAsk,
     QueueSettings,
     Rate,
+    ReclaimAsk,
     State,
     WorkerInfo,
     transition,
@@ -151,6 +152,24 @@ class TestLeasesAreTheTruth:
         assert (await worker.claim()).blocked_by == "concurrency"
         store.zrem("{tm:q}:leases", "a")
         assert await worker.ids(2) == ["b"]
+
+    async def test_an_unreadable_job_whose_lease_lapsed_makes_room_and_wakes(self, driver, store):
+        assert await driver.put_settings("q", QueueSettings(concurrency=1))
+        await fill(driver, [new("q", one) for one in "ab"])
+        worker = Client(driver)
+        assert await worker.ids(lease=1) == ["a"]
+        store.hset("{tm:q}:live", "a", "garbage")
+        while await driver.wait(["q"], 0.05):
+            continue  # what the jobs brought with them
+        assert (await worker.claim()).blocked_by == "concurrency"
+        waiting = asyncio.create_task(driver.wait(["q"], 30))
+        number = 0
+        while store.zcard("{tm:q}:leases"):
+            number += 1
+            ask = ReclaimAsk("q", "rescuer", 10, LONG)
+            assert await driver.reclaim(Op("rescue", number), ask) == []
+        assert await asyncio.wait_for(waiting, 20)
+        assert await worker.ids() == ["b"]
 
     async def test_a_lease_deleted_by_hand_frees_its_place_in_its_line(self, driver, store):
         settings = QueueSettings(groups=LineSettings(concurrency=1))

@@ -52,10 +52,11 @@ time.time_ns = lambda: 1_700_000_000_123_456_789
 from taskmux.process import new_id, process_id
 new_id()
 child = os.fork()
-print(new_id(), process_id() == os.getpid(), flush=True)
-if child == 0:
-    os._exit(0)
-os.waitpid(child, 0)
+told = f"{new_id()} {process_id() == os.getpid()}\\n".encode()
+if child != 0:
+    os.waitpid(child, 0)
+os.write(1, told)
+os._exit(0)
 """
 
 

@@ -148,7 +148,7 @@ end
 
 local function enter_final(way, state, id)
   -- 2,048 finishes of one millisecond keep their order: exact until the year 2109
-  enter(FINAL[state], format('%.0f', now * 2048 + turn % 2048), id)
+  enter(FINAL[state], now * 2048 + turn % 2048, id)
   local list = finished[way.age] or {}
   finished[way.age] = list
   list[#list + 1] = AT .. id

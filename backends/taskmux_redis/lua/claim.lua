@@ -95,19 +95,30 @@ local me = string.format('%03d', #worker) .. worker
 local to_start, lease_end = 2 * tonumber(start), digits(now + lease)
 local sub, format = string.sub, string.format
 
+-- The fence after this one; nil if it is none. Jobs that were pushed together share theirs.
+local raised = {}
+
+local function raise(fence)
+  local number = raised[fence] == nil and tonumber(fence)
+  if number then
+    raised[fence] = format('%013.0f', number + 1)
+  end
+  return raised[fence]
+end
+
 local function lease_out(id, job, state, score, group)
-  local fence, flags, fields, notes = nil, '0', group, false
+  local next_fence, flags, fields, notes = nil, '0', group, false
   if state then
-    fence, flags, fields = tonumber(sub(state, 5, 17)), sub(state, 4, 4), fields_text(state)
+    next_fence, flags, fields = raise(sub(state, 5, 17)), sub(state, 4, 4), fields_text(state)
     notes = flags == '1' and redis.call('HGETALL', base .. 'n:' .. id)
   else
-    fence = tonumber(sub(job, 1, 13))
+    next_fence = raise(sub(job, 1, 13))
   end
-  if not (fence and fields) then
+  if not (next_fence and fields) then
     set_aside(id)
     return false
   end
-  local at, next_fence = #held, format('%013.0f', fence + 1)
+  local at = #held
   states[at + 1], states[at + 2] = id, (at < to_start and 'a01' or 'a00') .. flags .. next_fence
     .. sub(NOWHERE .. score, -16) .. me .. fields
   until_then[at + 1], until_then[at + 2] = lease_end, id

@@ -1,6 +1,6 @@
 -- Lease jobs whose lease lapsed to the caller, oldest lapse first.
 --
--- KEYS: base, work, live, leases, corrupt, ops
+-- KEYS: base, work, live, leases, corrupt, full, marker, ops
 -- ARGV: origin, number, worker, limit, lease
 -- Returns: {former holder, row...}, in turn; rows as `lib/rows.lua` makes them
 --
@@ -10,6 +10,7 @@
 --! include memory
 --! include live
 --! include rows
+--! include wake
 
 local now = clock()
 local reply = {}
@@ -53,6 +54,10 @@ for i = 1, #lapsed do
     held[#held + 1] = fence
     held[#held + 1] = holder
   end
+end
+-- A lease that nobody takes over leaves room in a queue that was full.
+if 3 * #lapsed > #held and redis.call('DEL', full) == 1 then
+  wake(1)
 end
 if #lapsed > 0 then
   remember(now, cjson.encode(held))

@@ -31,12 +31,25 @@ local function lines_waiting()
   return redis.call('ZCARD', ring) + redis.call('ZCARD', parked) - (twice and 1 or 0)
 end
 
-local active, of_line = redis.call('ZRANGE', leases, 0, -1), 0
-for _, of in ipairs(look_up(live, active)) do
-  of_line = of_line + (group_of(of) == line and 1 or 0)
+-- How many of a line are active. A group knows whose leases to look for; for the common line all
+-- active jobs of the queue are looked at.
+local function count_active()
+  local count, active = 0, redis.call('ZRANGE', line == '' and leases or running_key(line), 0, -1)
+  if line == '' then
+    for _, of in ipairs(look_up(live, active)) do
+      count = count + (group_of(of) == '' and 1 or 0)
+    end
+    return count
+  end
+  for _, of in ipairs(active) do
+    count = count + (redis.call('ZSCORE', leases, of) and 1 or 0)
+  end
+  return count
 end
+
 local set = redis.call('HMGET', settings, 'limits', 'groups', 'l:' .. line)
 local own = limits_of(line, set[3], set[2])
-return {ahead, redis.call('ZCARD', line_key(line)), of_line, #active, lines_waiting(),
+return {ahead, redis.call('ZCARD', line_key(line)), count_active(), redis.call('ZCARD', leases),
+  lines_waiting(),
   opens_at(limits_in(set[1]).rate, gate_in(redis.call('GET', gate))) - now,
   opens_at(own.rate, gate_in(redis.call('GET', gate_key(line)))) - now}
