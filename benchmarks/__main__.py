@@ -67,11 +67,6 @@ def _measures(sizes: dict[str, int], floor: ModuleType | None = None) -> dict[st
         found = await it.burst(sizes["burst"])
         return {"delayed burst, p99 lateness, ms": _rank(found, 0.99), "earliest, ms": found[0]}
 
-    async def results(it: Bench) -> Figures:
-        plain = await it.drain(sizes["drain"])
-        kept = await it.drain_with_results(sizes["drain"])
-        return {"drain, with a result each, jobs/s": kept, "with results / without": kept / plain}
-
     async def priorities(it: Bench) -> Figures:
         one = await it.drain(sizes["drain"])
         ten = await it.drain(sizes["drain"], priorities=10)
@@ -88,7 +83,6 @@ def _measures(sizes: dict[str, int], floor: ModuleType | None = None) -> dict[st
         "bulk": bulk,
         "pickup": pickup,
         "burst": burst,
-        "results": results,
         "priorities": priorities,
         "backlog": backlog,
         **_group_measures(sizes),
@@ -169,11 +163,16 @@ async def _drain_pair(
             floors["floor with a task per job"] = await floor.drain_with_tasks(it.url, jobs)
     for name, bare in floors.items():
         figures.setdefault(f"{name}: claim + run + ack, jobs/s", []).append(bare)
-    if "taskmux" in subjects:
-        ours = await it.drain(jobs)
-        figures.setdefault("drain, jobs/s", []).append(ours)
+    if "taskmux" not in subjects:
+        return
+    for drain, measured in (
+        ("drain", it.drain(jobs)),
+        ("drain with a result each", it.drain_with_results(jobs)),
+    ):
+        ours = await measured
+        figures.setdefault(f"{drain}, jobs/s", []).append(ours)
         for name, bare in floors.items():
-            figures.setdefault(f"drain / {name}", []).append(ours / bare)
+            figures.setdefault(f"{drain} / {name}", []).append(ours / bare)
 
 
 @click.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -136,16 +136,11 @@ class Signature:
         self.takes_context = bool(parameters) and hints.get(parameters[0].name) is context
         self._parameters = parameters[1:] if self.takes_context else parameters
         self._signature = inspect.Signature(self._parameters)
-        self._in_order = self._named_in_order()
+        self._by_place = _names_by_place(self._parameters)
         self._has_defaults = any(one.default is not one.empty for one in self._parameters)
         self._positional = [one.name for one in self._parameters if one.kind is one.POSITIONAL_ONLY]
         self._decoder = self._arguments_decoder(hints, context)
         self.returns = _result_type(hints.get("return", Any))
-
-    def _named_in_order(self) -> list[str]:
-        """Return the names of those parameters that may be given by place."""
-        by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return [one.name for one in self._parameters if one.kind in by_place]
 
     def _arguments_decoder(
         self, hints: Mapping[str, Any], context: type
@@ -196,8 +191,8 @@ class Signature:
         return data
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not kwargs and len(args) == len(self._parameters) == len(self._in_order):
-            return dict(zip(self._in_order, args, strict=True))  # what `bind` would take long for
+        if self._by_place is not None and not kwargs and len(args) == len(self._by_place):
+            return dict(zip(self._by_place, args, strict=True))  # what `bind` would take long for
         try:
             return self._signature.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -223,6 +218,14 @@ class Signature:
         if self._has_defaults:
             named = {name: value for name, value in named.items() if value is not UNSET}
         return [named.pop(name) for name in self._positional if name in named], named
+
+
+def _names_by_place(parameters: Sequence[inspect.Parameter]) -> tuple[str, ...] | None:
+    """Return the names of parameters that may all be given by place; None if one may not."""
+    by_place = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    if any(one.kind not in by_place for one in parameters):
+        return None
+    return tuple(one.name for one in parameters)
 
 
 def _field(one: inspect.Parameter, kind: Any) -> tuple[str, Any] | tuple[str, Any, Any]:

@@ -55,8 +55,6 @@ class JobHandle(Generic[R]):
         pushed: what the store answered when this handle came from an enqueue; None otherwise.
     """
 
-    __slots__ = ("_connect", "_portal", "_returns", "pushed", "ref")
-
     def __init__(
         self,
         ref: Ref,

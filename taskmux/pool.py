@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from taskmux.connection import Connection
 from taskmux.driver import Driver
-from taskmux.process import process_id
 
 __all__ = ["Pool"]
 
@@ -59,7 +59,7 @@ class Pool:
     def _forget_closed_loops(self) -> None:
         for where in [where for where in self._open if _gone(where)]:
             for opened in self._open.pop(where).values():
-                mine = where[0] == process_id()
+                mine = where[0] == os.getpid()
                 if mine and opened.done() and not opened.cancelled() and not opened.exception():
                     opened.result().driver.abandon()
 
@@ -71,8 +71,8 @@ async def _new_connection(store: Driver) -> Connection:
 
 
 def _here() -> Where:
-    return process_id(), asyncio.get_running_loop()
+    return os.getpid(), asyncio.get_running_loop()
 
 
 def _gone(where: Where) -> bool:
-    return where[0] != process_id() or where[1].is_closed()
+    return where[0] != os.getpid() or where[1].is_closed()

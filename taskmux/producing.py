@@ -22,7 +22,8 @@ __all__ = ["Producing"]
 R = TypeVar("R")
 
 BATCH = 1000
-"""Jobs in one push: what one round trip to a durable store costs is worth so many."""
+"""Jobs in one push. A push to a store that waits for its disk or its majority takes a millisecond
+or more however few there are; a driver for which this is too many cuts it up."""
 
 
 class Producing:

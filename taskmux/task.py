@@ -24,10 +24,10 @@ from taskmux.codec import Signature
 from taskmux.context import Context
 from taskmux.errors import DeclarationError
 from taskmux.handle import JobHandle, Portal
+from taskmux.ids import new_id
 from taskmux.job import JobRecord, Policy, State
 from taskmux.messages import LineSettings, NewJob, QueueSettings
 from taskmux.options import JobOptions, Parsed, decode_defaults, parse_call
-from taskmux.process import new_id
 from taskmux.retry import DEFAULT_BACKOFF
 
 __all__ = [

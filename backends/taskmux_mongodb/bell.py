@@ -18,9 +18,12 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 from taskmux.driver import StoreError
 
-__all__ = ["Bell"]
+__all__ = ["RINGS_AGAIN", "Bell"]
 
 Document = dict[str, Any]
+
+RINGS_AGAIN: Final = 0.015
+"""Seconds. After a slower insert those who heard the bell have looked in vain: it rings again."""
 
 _AWAIT_MS: Final = 2_000
 """How long the server holds the cursor's reply back when there is nothing to tell."""
@@ -48,6 +51,7 @@ class Bell:
         self.listening = False
         self._heard: Counter[str] = Counter()
         self._heard_at: dict[str, float] = {}
+        self._asked_at: dict[str, float] = {}
         self._seen: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._to_ring: set[str] = set()
@@ -158,6 +162,14 @@ class Bell:
     def heard_at(self, queues: Iterable[str]) -> float:
         """Return when something was last heard for these queues, or could have been missed."""
         return max(self._heard_at.get(queue, 0.0) for queue in (*queues, ""))
+
+    def ask(self, queues: Iterable[str]) -> None:
+        """Note that the server is asked for these queues' jobs now."""
+        self._asked_at.update(dict.fromkeys(queues, time.monotonic()))
+
+    def asked_at(self, queues: Iterable[str]) -> float:
+        """Return when the server was last asked for each of these queues' jobs."""
+        return min((self._asked_at.get(queue, 0.0) for queue in queues), default=0.0)
 
     async def hear(self, queues: Sequence[str], seconds: float) -> bool:
         """Wait until something is heard for one of the queues, at most so many seconds."""

@@ -32,6 +32,7 @@ async def claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed:
 
 
 async def _claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed:
+    store.bell.ask([ask.queue])
     mark, now = f"claim {op}", store.clock.earliest()
     repeat = claims.answered("claim", op, ask.queue)
     restrictions, (held, found) = await asyncio.gather(

@@ -13,6 +13,7 @@ from pymongo.errors import BulkWriteError
 from taskmux.driver import PENDING, JobRecord, NewJob, Op, Pushed, PushStatus, State, StoreBusy
 
 from taskmux_mongodb import ring
+from taskmux_mongodb.bell import RINGS_AGAIN
 from taskmux_mongodb.documents import REMOVED, Document, key_of, new_document
 from taskmux_mongodb.failures import store_error
 from taskmux_mongodb.rules import Rule
@@ -23,9 +24,6 @@ __all__ = ["moved_queues", "owner_of", "placed", "push"]
 
 _ROUNDS: Final = 100
 """How often a batch is looked at again: each round settles an item, or somebody else made way."""
-
-_SLOW: Final = 0.015
-"""Seconds. After a slower insert those who heard the bell have looked in vain: it rings again."""
 
 
 class _Item(msgspec.Struct):
@@ -75,7 +73,7 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
     lined = [one for one in staying if one.new.job.group is not None]
     created = [one for one in lined if answers[one.place].status is PushStatus.CREATED]
     await ring.join(store, _lines_of(store, created))
-    if time.monotonic() - began > _SLOW:
+    if time.monotonic() - began > RINGS_AGAIN:
         store.bell.ring(queues - moved.keys())
     late = store.rules.doubtful(queues - moved.keys())
     if late:

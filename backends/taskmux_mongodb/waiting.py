@@ -10,7 +10,7 @@ from typing import Final
 from taskmux.driver import Blocker
 
 from taskmux_mongodb import ring
-from taskmux_mongodb.bell import Bell
+from taskmux_mongodb.bell import RINGS_AGAIN, Bell
 from taskmux_mongodb.documents import LINED, Document
 from taskmux_mongodb.store import Store
 
@@ -19,9 +19,9 @@ __all__ = ["look", "wait"]
 _DEAF: Final = (0.005, 0.25)
 """Seconds between looks while nobody can listen: the first, doubled each time up to the last."""
 
-_EARLY: Final = (0.01, 0.03)
-"""Seconds after the bell was heard: it may have rung a little before the jobs were there, but not
-longer before than an insert takes that rings again."""
+_EARLY: Final = (0.01, 2 * RINGS_AGAIN)
+"""Seconds after the bell was heard by which jobs may have come that it rang for; then it rings
+again for them. Who last asked before looks once more."""
 
 _LISTENING: Final = 1.0
 """Seconds between looks while the bell is heard, for what rings no bell."""
@@ -48,7 +48,10 @@ async def wait(
         if await bell.hear(queues, min(left, pause)):
             continue
         looks = min(looks + 1, _MOST)
-        if left > pause and await _first(look(), bell.hear(queues, left - pause)):
+        if left <= pause:
+            continue
+        bell.ask(queues)
+        if await _first(look(), bell.hear(queues, left - pause)):
             bell.mark(queues)
             return True
 
@@ -58,10 +61,10 @@ def _pause(bell: Bell, queues: Sequence[str], looks: int) -> float:
     if not bell.listening:
         first, last = _DEAF
         return min(first * 2.0**looks, last)
-    since = time.monotonic() - bell.heard_at(queues)
+    heard, asked = bell.heard_at(queues), bell.asked_at(queues)
     for after in _EARLY:
-        if after > since:
-            return after - since
+        if asked < heard + after:
+            return max(0.0, heard + after - time.monotonic())
     return _LISTENING
 
 

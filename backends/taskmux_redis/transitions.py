@@ -9,6 +9,7 @@ per byte.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET
@@ -24,6 +25,17 @@ _CHANGED: Final = tuple(
     if field.name in Changes.__struct_fields__ and field.name != "result"
 )
 _RESULT: Final = b"y"
+_LONGEST_OWN: Final = 65_536
+"""Bytes of a result that travels in the plan; a larger one is an argument, of which each has the
+server's limit (512 MB) to itself."""
+
+_alike: Final = attrgetter(
+    "guard.states",
+    *(f"changes.{name}" for name in Changes.__struct_fields__ if name != "result"),
+    *(name for name in Transition.__struct_fields__ if name not in {"ref", "guard", "changes"}),
+)
+"""What is equal for transitions that differ in job, fence and result at most."""
+
 _FLAGS: Final = (("g", "started"), ("z", "cancel_requested"))
 _STATUSES: Final = {
     b"A": ApplyStatus.APPLIED,
@@ -83,50 +95,23 @@ def encode_transitions(transitions: Sequence[Transition]) -> list[Any]:
     known: dict[Hashable, bytes] = {}
     plan: list[bytes] = []
     for one in transitions:
-        alike = _alike(one)
+        result = one.changes.result
+        own = large = b""
+        if isinstance(result, bytes):
+            packed = pack_field(_RESULT, result)
+            own, large = (packed, b"") if len(packed) <= _LONGEST_OWN else (b"", packed)
+        alike = _alike(one), result is None, large
         way = known.get(alike)
         if way is None:
             setting, shape = _described(one)
             way = known[alike] = b"%03d%03d" % (
                 shapes.setdefault(shape, len(shapes) + 1),
-                settings.setdefault(setting, len(settings) + 1),
+                settings.setdefault(setting + large, len(settings) + 1),
             )
-        job_id, result = one.ref.id.encode(), one.changes.result
-        own = pack_field(_RESULT, result) if isinstance(result, bytes) else b""
-        plan.append(
-            b"%b%013d%04d%010d%b%b"
-            % (way, one.guard.fence or 0, len(job_id), len(own), job_id, own)
-        )
+        fence, job_id = one.guard.fence or 0, one.ref.id.encode()
+        plan.append(b"%b%013d%04d%010d%b%b" % (way, fence, len(job_id), len(own), job_id, own))
     spelt = [part for shape in shapes for part in shape.spelt()]
     return [len(shapes), len(settings), len(plan), b"".join(plan), *spelt, *settings]
-
-
-def _alike(one: Transition) -> Hashable:
-    """Return a key that is equal for transitions that differ in job, fence and result at most."""
-    changes = one.changes
-    return (
-        changes.attempts,
-        changes.result is None,
-        changes.crashes,
-        changes.started,
-        changes.priority,
-        changes.cause,
-        changes.reason,
-        changes.error,
-        changes.history,
-        changes.cancel_requested,
-        one.to,
-        one.guard.states,
-        one.run_at,
-        one.delay,
-        one.place,
-        one.retention,
-        one.remove,
-        one.flag,
-        one.notice,
-        one.hold,
-        one.hold_line,
-    )
 
 
 def _described(one: Transition) -> tuple[bytes, _Shape]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
-from taskmux.driver import StoreUnavailable
+from taskmux.driver import StoreError, StoreUnavailable
 
 from taskmux_redis.link import Link
 
@@ -23,6 +24,7 @@ _LONGEST_BLOCK: Final = 5.0
 """Seconds of one blocking command. A dead connection is noticed within this and the deadline."""
 _SHORTEST_BLOCK: Final = 0.005  # 0 would block for ever, and so does 0.001 on Redis 6.2
 _AFTER_FAULT: Final = 0.5
+_NUDGE_AFTER: Final = 0.002
 
 
 async def wait_for_work(link: Link, groups: Sequence[Sequence[bytes]], seconds: float) -> bool:
@@ -49,7 +51,7 @@ async def _wait(link: Link, markers: Sequence[bytes], seconds: float) -> bool:
         left = deadline - loop.time()
         block = max(_SHORTEST_BLOCK, min(left, _LONGEST_BLOCK))
         try:
-            if await link.once("BZPOPMIN", *markers, round(block, 3), wait=block):
+            if await _block(link, markers, round(block, 3)):
                 return True
         except StoreUnavailable:
             # The marker may have gone with the reply, so say that there may be work; not at
@@ -59,3 +61,26 @@ async def _wait(link: Link, markers: Sequence[bytes], seconds: float) -> bool:
             return True
         if loop.time() >= deadline:
             return False
+
+
+async def _block(link: Link, markers: Sequence[bytes], seconds: float) -> bool:
+    """Block until a marker is set, or so many seconds; return whether one was.
+
+    An idle server sees only ten times a second that a command has waited long enough, unless
+    something else comes: so something else comes then.
+    """
+    nudges: list[asyncio.Task[None]] = []
+    loop = asyncio.get_running_loop()
+    later = loop.call_later(
+        seconds + _NUDGE_AFTER, lambda: nudges.append(loop.create_task(_nudge(link)))
+    )
+    try:
+        return bool(await link.once("BZPOPMIN", *markers, seconds, wait=seconds))
+    finally:
+        later.cancel()
+        await asyncio.gather(*nudges)
+
+
+async def _nudge(link: Link) -> None:
+    with suppress(StoreError):
+        await link.once("PING")

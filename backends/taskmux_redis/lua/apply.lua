@@ -19,6 +19,7 @@
 --! include order
 --! include stamp
 --! include live
+--! include appending
 --! include due
 --! include wake
 --! include lines
@@ -36,6 +37,7 @@ local BY_STAMP = {d = true, b = true}
 local FINISHED, AT = field('e', digits(now)), string.format('%013.0f', now)
 
 local sub, format = string.sub, string.format
+local NOTHING = '0000000000'
 local ways, sets, ids, starts, owns = {}, {}, {}, {}, {}
 for i = 1, tonumber(shapes) do
   local way = {states = take(), to = take(), run_at = take(), delay = take(), place = take(),
@@ -52,7 +54,7 @@ end
 for i = 1, tonumber(settings) do
   sets[format('%03d', i)] = take()
 end
-local at, NOTHING = 1, '0000000000'
+local at = 1
 for i = 1, count do
   local first, length, own = at + 33, sub(plan, at + 19, at + 22), sub(plan, at + 23, at + 32)
   local last = first + length
@@ -296,24 +298,28 @@ local function target_of(way, job)
   return way.to
 end
 
--- The line of a job whose live string has no field but its group, which begins there; else nil.
-local function lone_group(state, at)
-  if at > #state then
-    return ''
+-- What a plain end touches, by its shape and settings as the plan has them: fields that it sets or
+-- drops, and those that an end is about.
+local touches = {}
+
+local function touched_by(kind, way)
+  local known = touches[kind]
+  if not known then
+    known = way.unset .. letters(sets[sub(kind, 4)]) .. 'yetck'
+    touches[kind] = known
   end
-  local length, name = string.match(state, '^g(%d+):()', at)
-  return length and name + length - 1 == #state and sub(state, name) or nil
+  return known
 end
 
--- The common end, with no more work than it takes: a first run finishes and leaves nothing but
--- its outcome. Returns nil where `move` must look closer.
-local function finish_first_run(way, id, fence, setting)
+-- The common end, with no more work than it takes: what a run leaves is added to the fields that
+-- there are. Returns nil where `move` must look closer.
+local function finish_plainly(way, id, fence, setting, kind)
   local state = states[id]
   if not (way.is_plain_end and state) or sub(state, 1, 1) ~= 'a' or sub(state, 5, 17) ~= fence then
     return nil
   end
   local length = tonumber(sub(state, 34, 36))
-  local line = length and lone_group(state, 37 + length)
+  local line = length and line_untouched(state, 37 + length, touched_by(kind, way))
   if not line then
     return nil
   end
@@ -325,8 +331,8 @@ local function finish_first_run(way, id, fence, setting)
   return way.code
 end
 
-local function settle(way, id, fence, setting)
-  local code = finish_first_run(way, id, fence, setting)
+local function settle(way, id, fence, setting, kind)
+  local code = finish_plainly(way, id, fence, setting, kind)
   if code then
     return code
   end
@@ -365,9 +371,10 @@ for i = 1, count do
   end
   touched[id] = true
   turn = turn + 1
-  local setting = sets[sub(plan, at + 3, at + 5)]
-  codes[i] = settle(ways[sub(plan, at, at + 2)], id, sub(plan, at + 6, at + 18),
-    owns[i] and setting .. owns[i] or setting)
+  local kind = sub(plan, at, at + 5)
+  local setting = sets[sub(kind, 4)]
+  codes[i] = settle(ways[sub(kind, 1, 3)], id, sub(plan, at + 6, at + 18),
+    owns[i] and setting .. owns[i] or setting, kind)
 end
 flush()
 local values = {}
