@@ -50,6 +50,19 @@ async def claim(driver, number, limit=10):
 
 @needs_server
 class TestStored:
+    async def test_large_results_together_may_be_larger_than_an_argument_may_be(self):
+        with running("--proto-max-bulk-len", "1mb") as server:
+            driver = RedisDriver(server.url)
+            await driver.open()
+            await driver.push(Op("p", 1), [new("q", f"{at}") for at in range(20)])
+            jobs = await claim(driver, 1, limit=20)
+            results = [b'"%b"' % (b"%d" % at * 100_000) for at in range(20)]
+            ends = [transition.complete(*one) for one in zip(jobs, results, strict=True)]
+            await driver.apply(Op("w", 2), ends)
+            found = await driver.get([job.ref for job in jobs])
+            assert [job.result for job in found if job] == results
+            await driver.close()
+
     async def test_a_waiting_job_is_small(self, driver, store):
         await driver.push(Op("p", 0), [new("q", "first")])
         before = store.info("memory")["used_memory"]
