@@ -29,6 +29,7 @@ _AWAIT_MS: Final = 2_000
 """How long the server holds the cursor's reply back when there is nothing to tell."""
 
 _RETRY_AFTER: Final = 0.5
+_STEP_BACK: Final = 0.001
 _REST: Final = 0.002
 """Seconds between two events of one instance; what rings meanwhile shares the second."""
 
@@ -134,9 +135,14 @@ class Bell:
             self.listening = True
             self._heard_at[""] = time.monotonic()  # what rang before went unheard
             ready.set()
+            stepped_back = 0.0
             while cursor.alive:
                 async for event in cursor:
                     self._hear(event.get("queues", ()))
+                    # To ask for the next event takes a while, too: who waits for this one first.
+                    if time.monotonic() - stepped_back > 2 * _STEP_BACK:
+                        await asyncio.sleep(_STEP_BACK)
+                        stepped_back = time.monotonic()
         finally:
             await cursor.close()
 
