@@ -25,6 +25,7 @@ _LONGEST_BLOCK: Final = 5.0
 _SHORTEST_BLOCK: Final = 0.005  # 0 would block for ever, and so does 0.001 on Redis 6.2
 _AFTER_FAULT: Final = 0.5
 _NUDGE_AFTER: Final = 0.002
+_NUDGED_WITHIN: Final = 0.1
 
 
 async def wait_for_work(link: Link, groups: Sequence[Sequence[bytes]], seconds: float) -> bool:
@@ -72,15 +73,17 @@ async def _block(link: Link, markers: Sequence[bytes], seconds: float) -> bool:
     nudges: list[asyncio.Task[None]] = []
     loop = asyncio.get_running_loop()
     later = loop.call_later(
-        seconds + _NUDGE_AFTER, lambda: nudges.append(loop.create_task(_nudge(link)))
+        seconds + _NUDGE_AFTER, lambda: nudges.append(loop.create_task(_nudge(link, markers[0])))
     )
     try:
         return bool(await link.once("BZPOPMIN", *markers, seconds, wait=seconds))
     finally:
         later.cancel()
-        await asyncio.gather(*nudges)
+        if nudges:
+            await asyncio.wait(nudges, timeout=_NUDGED_WITHIN)
+            nudges[0].cancel()
 
 
-async def _nudge(link: Link) -> None:
+async def _nudge(link: Link, marker: bytes) -> None:
     with suppress(StoreError):
-        await link.once("PING")
+        await link.once("EXISTS", marker)

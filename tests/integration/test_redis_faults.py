@@ -120,6 +120,19 @@ async def test_a_cancelled_wait_crosses_no_replies(driver):
         assert (await driver.counts("q"))[State.WAITING] == 0
 
 
+async def test_an_idle_server_is_made_to_see_that_a_wait_is_over(driver, monkeypatch):
+    made_to, once = asyncio.Event(), link.Link.once
+
+    async def watched(self, command, *args, **options):
+        if command == "EXISTS":
+            made_to.set()
+        return await once(self, command, *args, **options)
+
+    monkeypatch.setattr(link.Link, "once", watched)
+    while not made_to.is_set():  # now and then it sees so by itself
+        assert not await driver.wait(["q"], 0.02)
+
+
 async def test_a_server_that_says_nothing_is_given_up_in_time(server, monkeypatch):
     monkeypatch.setattr(link.Link.patiently, "__defaults__", (0.3,))
     async with Proxy(server.port) as proxy:
