@@ -61,7 +61,10 @@ def _measures(sizes: dict[str, int], floor: ModuleType | None = None) -> dict[st
 
     async def pickup(it: Bench) -> Figures:
         found = await it.pick_up(sizes["pickup"])
-        return {"pick-up p50, ms": _rank(found, 0.5), "pick-up p99, ms": _rank(found, 0.99)}
+        figures = {"pick-up p50, ms": _rank(found, 0.5), "pick-up p99, ms": _rank(found, 0.99)}
+        if hasattr(floor, "round_trip"):
+            figures["floor: one round trip p50, ms"] = await floor.round_trip(it.url)
+        return figures
 
     async def burst(it: Bench) -> Figures:
         found = await it.burst(sizes["burst"])

@@ -18,6 +18,7 @@ taskmux is measured as a share of it on the same server, in the same run, on the
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -25,7 +26,7 @@ import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-__all__ = ["drain", "drain_with_tasks", "used_memory"]
+__all__ = ["drain", "drain_with_tasks", "round_trip", "used_memory"]
 
 BATCH = 100
 LEASE_S = 30
@@ -106,3 +107,18 @@ async def used_memory(url: str) -> int:
         return int((await client.info("memory"))["used_memory_dataset"])
     finally:
         await client.aclose()
+
+
+async def round_trip(url: str, samples: int = 200) -> float:
+    """Return the median of PING on an idle server, in milliseconds."""
+    client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0))
+    took = []
+    try:
+        for _ in range(samples):
+            await asyncio.sleep(0.01)
+            began = time.perf_counter()
+            await client.execute_command("PING")
+            took.append(time.perf_counter() - began)
+    finally:
+        await client.aclose()
+    return statistics.median(took) * 1000
