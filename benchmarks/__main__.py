@@ -169,10 +169,10 @@ async def _drain_pair(
     if "taskmux" not in subjects:
         return
     for drain, measured in (
-        ("drain", it.drain(jobs)),
-        ("drain with a result each", it.drain_with_results(jobs)),
+        ("drain", it.drain),
+        ("drain with a result each", it.drain_with_results),
     ):
-        ours = await measured
+        ours = await measured(jobs)
         figures.setdefault(f"{drain}, jobs/s", []).append(ours)
         for name, bare in floors.items():
             figures.setdefault(f"{drain} / {name}", []).append(ours / bare)

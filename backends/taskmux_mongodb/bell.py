@@ -30,6 +30,8 @@ _AWAIT_MS: Final = 2_000
 
 _RETRY_AFTER: Final = 0.5
 _STEP_BACK: Final = 0.001
+"""Seconds that a listener leaves to those whom it woke, once for what comes together."""
+
 _REST: Final = 0.002
 """Seconds between two events of one instance; what rings meanwhile shares the second."""
 

@@ -26,6 +26,7 @@ _SHORTEST_BLOCK: Final = 0.005  # 0 would block for ever, and so does 0.001 on R
 _AFTER_FAULT: Final = 0.5
 _NUDGE_AFTER: Final = 0.002
 _NUDGED_WITHIN: Final = 0.1
+"""Seconds for the reply to a nudge. Cancelled before it comes, it would cost a connection."""
 
 
 async def wait_for_work(link: Link, groups: Sequence[Sequence[bytes]], seconds: float) -> bool:

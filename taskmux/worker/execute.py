@@ -47,7 +47,7 @@ from taskmux.lifecycle import (
 from taskmux.messages import Applied, LeaseStatus, Note
 from taskmux.retry import DEFAULT_BACKOFF
 from taskmux.task import Registry, Task
-from taskmux.worker.lanes import Held, Lanes, monotonic
+from taskmux.worker.lanes import Held, Lane, Lanes, monotonic
 from taskmux.worker.renew import extend
 from taskmux.worker.settle import Settler
 
@@ -56,8 +56,6 @@ __all__ = ["Equipment", "Isolated", "Runner"]
 logger = logging.getLogger("taskmux.worker")
 
 AnyTask = Task[Any, Any, Any, Any]
-Lane = asyncio.Task[None] | None
-"""The task of a lane, asked for once: it costs a system call where Python is older than 3.12."""
 
 TRIES = 3
 PATIENCE = 5.0
@@ -101,7 +99,7 @@ class Runner:
         A handler can get hold of the lane's task and cancel it at any time; only the end of the
         worker ends a lane.
         """
-        task = asyncio.current_task()
+        task = asyncio.current_task()  # a system call where Python is older than 3.12: once
         while True:
             try:
                 held = await self._lanes.take()

@@ -16,7 +16,10 @@ from taskmux.job import JobRecord
 from taskmux.messages import HeldLease
 from taskmux.transition import Transition
 
-__all__ = ["Held", "Lanes"]
+__all__ = ["Held", "Lane", "Lanes"]
+
+Lane = asyncio.Task[None] | None
+"""The task that a handler runs in."""
 
 QUICK = 0.05
 """Seconds: handlers that run for less on average are worth fetching ahead for."""
@@ -49,7 +52,7 @@ class Held:
         """When the lease ends, by this process's monotonic clock; never later than in the store."""
         self.started = job.started
         self.began = self.ended = 0.0
-        self.lane: asyncio.Task[None] | None = None
+        self.lane: Lane = None
         """The lane that runs its handler now; cancelled to stop the handler."""
         self.stop: str | None = None
         """Why its handler is being stopped: `cancel`, `lost` or `drain`."""

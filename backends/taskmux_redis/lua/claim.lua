@@ -99,9 +99,9 @@ local sub, format = string.sub, string.format
 local raised = {}
 
 local function raise(fence)
-  local number = raised[fence] == nil and tonumber(fence)
-  if number then
-    raised[fence] = format('%013.0f', number + 1)
+  if not raised[fence] then
+    local number = tonumber(fence)
+    raised[fence] = number and format('%013.0f', number + 1)
   end
   return raised[fence]
 end
