@@ -1,43 +1,121 @@
-"""taskmux: a task queue for Python with pluggable storage."""
+"""taskmux: a task queue for Python with pluggable storage. All that users import is here."""
 
+from taskmux.api.context import BlockingContext, Context, Sent
+from taskmux.api.handle import BlockingHandle, JobHandle
+from taskmux.api.options import JobOptions, QueueOptions, Retention
+from taskmux.api.queue import Counts, Queue
+from taskmux.api.task import BlockingTask, Call, Task
 from taskmux.app import Taskmux
 from taskmux.config import Limits
-from taskmux.context import Context
-from taskmux.errors import TaskmuxError
-from taskmux.handle import JobHandle
-from taskmux.hookspecs import hookimpl
-from taskmux.job import JobRecord, State
-from taskmux.lifecycle import Fail, RateLimited, Retry, Snooze
-from taskmux.messages import Command
-from taskmux.options import JobOptions
-from taskmux.queue import Counts, Queue
-from taskmux.retry import Exponential, Fixed, Linear, Steps
-from taskmux.task import Call, Task
+from taskmux.driver.hook import hookimpl
+from taskmux.model.backoff import Exponential, Fixed, Linear, Steps
+from taskmux.model.errors import (
+    ConfigError,
+    CorruptRecord,
+    DeclarationError,
+    GroupFull,
+    InvalidArguments,
+    InvalidName,
+    InvalidURL,
+    JobCancelled,
+    JobConflict,
+    JobError,
+    JobFailed,
+    JobNotFound,
+    LeaseLost,
+    MissingExtra,
+    Moved,
+    NotDecodable,
+    NotEncodable,
+    PayloadError,
+    PayloadTooLarge,
+    ResultNotKept,
+    ResultTimeout,
+    StoreBusy,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreIncompatible,
+    StoreUnavailable,
+    TaskmuxError,
+    UnknownScheme,
+    UnsupportedFeature,
+)
+from taskmux.model.job import Attempt, ErrorInfo, JobRecord, Ref, State
+from taskmux.model.queue import Rate
+from taskmux.model.signals import Fail, RateLimited, Retry, Snooze
+from taskmux.model.units import Duration
+from taskmux.model.workers import Command, WorkerInfo
+from taskmux.policy.explain import Cause, Explanation, Reason
 from taskmux.worker import Worker
 
 __all__ = [
+    "Attempt",
+    "BlockingContext",
+    "BlockingHandle",
+    "BlockingTask",
     "Call",
+    "Cause",
     "Command",
+    "ConfigError",
     "Context",
+    "CorruptRecord",
     "Counts",
+    "DeclarationError",
+    "Duration",
+    "ErrorInfo",
+    "Explanation",
     "Exponential",
     "Fail",
     "Fixed",
+    "GroupFull",
+    "InvalidArguments",
+    "InvalidName",
+    "InvalidURL",
+    "JobCancelled",
+    "JobConflict",
+    "JobError",
+    "JobFailed",
     "JobHandle",
+    "JobNotFound",
     "JobOptions",
     "JobRecord",
+    "LeaseLost",
     "Limits",
     "Linear",
+    "MissingExtra",
+    "Moved",
+    "NotDecodable",
+    "NotEncodable",
+    "PayloadError",
+    "PayloadTooLarge",
     "Queue",
+    "QueueOptions",
+    "Rate",
     "RateLimited",
+    "Reason",
+    "Ref",
+    "ResultNotKept",
+    "ResultTimeout",
+    "Retention",
     "Retry",
+    "Sent",
     "Snooze",
     "State",
     "Steps",
+    "StoreBusy",
+    "StoreDenied",
+    "StoreError",
+    "StoreFull",
+    "StoreIncompatible",
+    "StoreUnavailable",
     "Task",
     "Taskmux",
     "TaskmuxError",
+    "UnknownScheme",
+    "UnsupportedFeature",
     "Worker",
+    "WorkerInfo",
     "hookimpl",
 ]
 

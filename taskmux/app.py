@@ -10,24 +10,24 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack, cast
 
-from taskmux.blocking import BackgroundLoop
-from taskmux.capabilities import Presence, require
-from taskmux.codec import encode_mapping
+from taskmux.api.blocking import BackgroundLoop
+from taskmux.api.codec import encode_mapping
+from taskmux.api.connection import Connection
+from taskmux.api.handle import JobHandle
+from taskmux.api.options import JobOptions, QueueOptions, parse_call, parse_shared
+from taskmux.api.pool import Pool
+from taskmux.api.producing import Producing
+from taskmux.api.queue import Queue, declared_limits
+from taskmux.api.task import Call, Registry, Task, TaskDecorator, Terms, decorator, task_line
 from taskmux.config import Limits, load_settings
-from taskmux.connection import Connection
-from taskmux.driver import Driver
-from taskmux.errors import ConfigError, DeclarationError
-from taskmux.handle import JobHandle
-from taskmux.instrument import Hooks
-from taskmux.job import Ref
-from taskmux.messages import Command, Rate, WorkerInfo
-from taskmux.options import JobOptions, QueueOptions, parse_call, parse_shared
-from taskmux.plugins import driver_for, driver_for_client, plugin_manager
-from taskmux.pool import Pool
-from taskmux.producing import Producing
-from taskmux.queue import Queue, declared_limits
-from taskmux.task import Call, Registry, Task, TaskDecorator, Terms, decorator, task_line
-from taskmux.units import Duration, check_name, check_queue, milliseconds
+from taskmux.driver import Driver, Presence, require
+from taskmux.model.errors import ConfigError, DeclarationError
+from taskmux.model.job import Ref
+from taskmux.model.queue import Rate
+from taskmux.model.units import Duration, check_name, check_queue, milliseconds
+from taskmux.model.workers import Command, WorkerInfo
+from taskmux.plugins.instrument import Hooks
+from taskmux.plugins.loading import driver_for, driver_for_client, plugin_manager
 from taskmux.worker import Link, Worker, WorkerOptions, check_concurrency
 
 __all__ = ["Taskmux"]
@@ -54,7 +54,7 @@ class Taskmux:
         lifespan: makes an async context manager around each worker; what it yields is
             `ctx.state` in handlers.
         limits: sizes refused before anything is sent.
-        plugins: objects or modules that implement hooks of `taskmux.hookspecs`.
+        plugins: objects or modules that implement hooks of `taskmux.plugins.hookspecs`.
 
     Raises:
         InvalidURL, UnknownScheme, MissingExtra: before any connection is made.

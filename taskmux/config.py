@@ -17,8 +17,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote_plus, urlsplit
 
 import msgspec
 
-from taskmux.errors import ConfigError, InvalidURL
-from taskmux.units import brief
+from taskmux.model.errors import ConfigError, InvalidURL
+from taskmux.model.units import brief
 
 __all__ = [
     "DEFAULT_URL",

@@ -56,7 +56,7 @@ async def _claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed
 
 
 async def _again(one: Asked, held: list[Document]) -> Served:
-    jobs = await leasing.leased(one.store, one.ask, held)
+    jobs = await leasing.leased(one.store, held)
     paused = one.rule.settings.paused and not jobs
     return Served(jobs, "paused" if paused else None)
 

@@ -148,7 +148,6 @@ _CODECS: Final[dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]] = {
     "lifo": (_plain, bool),
     "reason": (_plain, _text),
     "result": (_plain, _data),
-    "notice": (_plain, _data),
     "progress": (_plain, _data),
     "error": (_encode, _error),
     "history": (_encode, _history),

@@ -82,13 +82,13 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 async def held(store: Store, mark: str, queue: str) -> list[Document]:
-    """Return what this operation leased before, started ones first."""
+    """Return what this operation leased before."""
     ours = {"claim": mark, "queue": queue, "state": "active"}
     found = await store.jobs.find(ours).to_list(None)
     if found:
         await store.barrier()
         found = await store.jobs.find(ours).to_list(None)
-    return sorted(found, key=lambda one: (not one.get("started"), one["rank"], one["seq"]))
+    return sorted(found, key=lambda one: (one["rank"], one["seq"]))
 
 
 async def soonest(store: Store, queue: str) -> int | None:
@@ -201,21 +201,17 @@ async def write_leases(one: Asked, jobs: list[JobRecord], line: list[Document]) 
     lease = {"state": "active", "worker": ask.worker, "lease_until": until, "claim": mark}
     lease["rev"] = store.numbers.next()
     writes: list[Write] = []
-    for started, part in ((True, line[: ask.start]), (False, line[ask.start :])):
-        fields = lease | {"started": True} if started else lease
-        change = {"$set": fields, "$inc": {"fence": 1}}
-        if all(job["state"] == "waiting" for job in part):
-            writes += [
-                UpdateMany(where, change, hint=LINE) for where in _stretches(ask.queue, part)
-            ]
-        else:
-            writes.append(UpdateMany(_unchanged(part), change))
+    change = {"$set": lease, "$inc": {"fence": 1}}
+    if all(job["state"] == "waiting" for job in line):
+        writes += [UpdateMany(where, change, hint=LINE) for where in _stretches(ask.queue, line)]
+    else:
+        writes.append(UpdateMany(_unchanged(line), change))
     written = await store.write(writes)
     if written.matched < len(jobs):
         keys = {job["_id"]: place for place, job in enumerate(line)}
         ours = await store.jobs.find({"_id": {"$in": list(keys)}, "claim": mark}).to_list(None)
         ours.sort(key=lambda job: keys[job["_id"]])
-        return await leased(store, ask, ours)
+        return await leased(store, ours)
     return [
         replace(
             job,
@@ -223,9 +219,9 @@ async def write_leases(one: Asked, jobs: list[JobRecord], line: list[Document]) 
             worker=ask.worker,
             lease_until=until,
             fence=job.fence + 1,
-            started=place < ask.start,
+            started=False,
         )
-        for place, job in enumerate(jobs)
+        for job in jobs
     ]
 
 
@@ -260,15 +256,8 @@ def _stretches(queue: str, line: list[Document]) -> list[Document]:
     return stretches
 
 
-async def leased(store: Store, ask: ClaimAsk, documents: list[Document]) -> list[JobRecord]:
-    """Return the records of leased documents; mark the first ones started that are not."""
-    first = documents[: ask.start]
-    late = [one["_id"] for one in first if not one.get("started")]
-    if late:
-        ours = {"_id": {"$in": late}, "claim": documents[0]["claim"]}
-        await store.jobs.update_many(ours, {"$set": {"started": True}})
-    for one in first:
-        one["started"] = True
+async def leased(store: Store, documents: list[Document]) -> list[JobRecord]:
+    """Return the records of leased documents; unreadable ones are set aside."""
     jobs, corrupt = readable(documents)
     await store.set_aside(corrupt)
     return jobs

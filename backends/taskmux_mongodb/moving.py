@@ -14,16 +14,7 @@ from typing import Any, Final
 
 import msgspec
 from pymongo import ReplaceOne, UpdateMany, UpdateOne
-from taskmux.driver import (
-    TERMINAL,
-    Applied,
-    ApplyStatus,
-    Guard,
-    Op,
-    State,
-    StoreBusy,
-    Transition,
-)
+from taskmux.driver import TERMINAL, Applied, ApplyStatus, Guard, Op, State, StoreBusy, Transition
 
 from taskmux_mongodb import making_room, ring
 from taskmux_mongodb.documents import LINED, Document, key_of
@@ -177,7 +168,7 @@ def _likeness(move: _Move) -> Any:
     one = move.one
     if one.to is State.WAITING:
         return move.place  # a claim tells by its `rev` that a waiting job is as it was read
-    return one.guard.fence, one.to, one.delay, one.run_at, one.changes, one.retention, one.notice
+    return one.guard.fence, one.to, one.delay, one.run_at, one.changes, one.retention
 
 
 # -- read, decide, write if unchanged -------------------------------------------------------------

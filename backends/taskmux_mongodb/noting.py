@@ -6,16 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pymongo import UpdateOne
-from taskmux.driver import (
-    Applied,
-    ApplyStatus,
-    Extended,
-    HeldLease,
-    LeaseStatus,
-    Note,
-    Ref,
-    State,
-)
+from taskmux.driver import Applied, ApplyStatus, Extended, HeldLease, LeaseStatus, Note, Ref, State
 
 from taskmux_mongodb.documents import LINED, Document, key_of, state_of, step_field
 from taskmux_mongodb.store import Store, Write

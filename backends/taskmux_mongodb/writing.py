@@ -38,8 +38,6 @@ def update(store: Store, one: Transition, target: State, before: Before, mark: s
         name: value for name, value in msgspec.structs.asdict(one.changes).items()
         if value is not UNSET
     }  # fmt: skip
-    if one.notice is not None:
-        fields["notice"] = one.notice
     extra: Document = {"rev": store.numbers.next(), "state": stored_state(target, before.line)}
     dropped: Document = {}
     if before.state is State.ACTIVE and target is not State.ACTIVE:

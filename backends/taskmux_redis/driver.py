@@ -148,7 +148,6 @@ class RedisDriver(Driver):
             ask.worker,
             ask.limit,
             ask.lease,
-            ask.start,
             ask.prefetch,
             PROMOTE_LIMIT,
             LINE_LIMIT,
@@ -172,13 +171,13 @@ class RedisDriver(Driver):
             for at in range(0, len(flat), 4)
         ]
         jobs = await self._readable(ask.queue, rows)
-        for at, job in enumerate(jobs):
+        for job in jobs:
             # nobody has seen these records yet
             force_setattr(job, "state", State.ACTIVE)
             force_setattr(job, "fence", job.fence + 1)
             force_setattr(job, "worker", ask.worker)
             force_setattr(job, "lease_until", lease_until)
-            force_setattr(job, "started", at < ask.start)
+            force_setattr(job, "started", False)  # noqa: FBT003 - a field
         return jobs
 
     async def apply(self, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:

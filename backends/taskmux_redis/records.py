@@ -7,7 +7,7 @@ letter each, because a million of them are kept:
 
 ```
 p priority   l lifo      k dedup key   i children   c cause     r run_at    e finished
-n attempts   m crashes   u reason      y result     x error     h history   o notice
+n attempts   m crashes   u reason      y result     x error     h history
 t kept count   g group
 ```
 
@@ -23,16 +23,18 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import force_setattr
 from taskmux.driver import (
+    Attempt,
     BlockedCause,
     CorruptRecord,
     Dedup,
+    ErrorInfo,
     JobRecord,
     NewJob,
+    Parent,
     Policy,
     Ref,
     State,
 )
-from taskmux.job import Attempt, ErrorInfo, Parent
 
 __all__ = ["FIELDS", "STATES", "STATE_LETTERS", "encode_new", "pack_field", "read_job"]
 
@@ -115,7 +117,6 @@ FIELDS: Final = (
     Field(b"u", "reason", str.encode, bytes.decode),
     Field(b"x", "error", _pack, _unpacker(ErrorInfo)),
     Field(b"h", "history", _pack, _unpacker(tuple[Attempt, ...])),
-    Field(b"o", "notice", _same, _same),
     Field(b"p", "priority", _number, int),
     Field(b"c", "cause", str.encode, lambda value: BlockedCause(value.decode())),
     Field(b"i", "children", _number, int),

@@ -145,8 +145,6 @@ def _changes(one: Transition) -> tuple[bytes, bytes, str]:
             unset += letter
         else:
             setting += pack_field(letter, encode(value))
-    if one.notice is not None:
-        setting += pack_field(b"o", one.notice)
     flags = ""
     for letter_of_flag, name in _FLAGS:
         value = getattr(changes, name)

@@ -135,14 +135,12 @@ def _lease(transaction: Transaction, op: Op, ask: ClaimAsk, most: int) -> Claime
                 fence=job.fence + 1,
                 worker=ask.worker,
                 lease_until=now + ask.lease,
-                started=place < ask.start,
+                started=False,
             ),
         )
-        for place, (number, job) in enumerate(taken)
+        for number, job in taken
     ]
-    numbers = [number for number, _ in leases]
-    _activate(transaction, ask, numbers[: ask.start], started=1)
-    _activate(transaction, ask, numbers[ask.start :], started=0)
+    _activate(transaction, ask, [number for number, _ in leases])
     turns.finish()
     if not leases:
         shut, opens_in = kept(transaction, ask.queue) if most > 0 else (False, None)
@@ -155,11 +153,11 @@ def _lease(transaction: Transaction, op: Op, ask: ClaimAsk, most: int) -> Claime
     return Claimed([job for _, job in leases], now, limited=queue.limited)
 
 
-def _activate(transaction: Transaction, ask: ClaimAsk, numbers: list[int], *, started: int) -> None:
+def _activate(transaction: Transaction, ask: ClaimAsk, numbers: list[int]) -> None:
     """Make jobs active by few statements: one for each job makes a claim a quarter slower."""
     for first in range(0, len(numbers), CHUNK):
         some = numbers[first : first + CHUNK]
-        lease = (ask.worker, transaction.now + ask.lease, started)
+        lease = (ask.worker, transaction.now + ask.lease)
         transaction.execute(_activation(len(some)), (*lease, *some))
 
 
@@ -167,7 +165,7 @@ def _activate(transaction: Transaction, ask: ClaimAsk, numbers: list[int], *, st
 def _activation(count: int) -> str:
     return (
         "UPDATE jobs SET state = 'active', fence = fence + 1, worker = ?, lease_until = ?,"  # noqa: S608 - no user's text
-        f" started = ? WHERE number IN ({', '.join('?' * count)})"
+        f" started = 0 WHERE number IN ({', '.join('?' * count)})"
     )
 
 

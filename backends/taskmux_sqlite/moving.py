@@ -179,8 +179,6 @@ def _given(one: Transition) -> dict[str, Any]:
     for name, to_column in _TO_COLUMN.items():
         if name in columns:
             columns[name] = to_column(columns[name])
-    if one.notice is not None:
-        columns["notice"] = one.notice
     return columns
 
 

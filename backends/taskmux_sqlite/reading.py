@@ -7,16 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
-from taskmux.driver import (
-    TERMINAL,
-    ConfigError,
-    FindAsk,
-    JobRecord,
-    Page,
-    Ref,
-    Standing,
-    State,
-)
+from taskmux.driver import TERMINAL, ConfigError, FindAsk, JobRecord, Page, Ref, Standing, State
 
 from taskmux_sqlite.gates import read_gate
 from taskmux_sqlite.rows import Row, readable, record

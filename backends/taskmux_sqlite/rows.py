@@ -67,7 +67,7 @@ class _Columns(msgspec.Struct, array_like=True, gc=False):
     result: bytes | None
     error: bytes | None
     history: bytes | None
-    notice: bytes | None
+    notice: bytes | None  # of files made by an earlier version; nothing writes it
     body: bytes
     progress: bytes | None
     steps: bytes | None
@@ -97,7 +97,6 @@ _COLUMNS: Final = (
     "result",
     "error",
     "history",
-    "notice",
     "progress",
     "steps",
     "logs",
@@ -188,7 +187,6 @@ def new_columns(job: JobRecord, sequence: int) -> dict[str, Any]:
         "result": job.result,
         "error": encoded(job.error),
         "history": encoded(job.history),
-        "notice": job.notice,
     }
     return {name: value for name, value in columns.items() if value is not None}
 
@@ -258,7 +256,6 @@ def _record(row: Row) -> JobRecord:
         result=it.result,
         error=None if it.error is None else _error(it.error),
         history=() if it.history is None else _history(it.history),
-        notice=it.notice,
         progress=it.progress,
         steps=decode_steps(it.steps),
         logs=decode_logs(it.logs),

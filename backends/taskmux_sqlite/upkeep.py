@@ -7,15 +7,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
-from taskmux.driver import (
-    Beat,
-    BeatReply,
-    Command,
-    HeldLease,
-    PruneAsk,
-    QueueSettings,
-    WorkerInfo,
-)
+from taskmux.driver import Beat, BeatReply, Command, HeldLease, PruneAsk, QueueSettings, WorkerInfo
 
 from taskmux_sqlite.rows import encode
 from taskmux_sqlite.transaction import Transaction

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from taskmux.app import Taskmux
 from taskmux.config import Settings, load_settings
-from taskmux.errors import ConfigError, JobNotFound, StoreError, TaskmuxError
+from taskmux.model.errors import ConfigError, JobNotFound, StoreError, TaskmuxError
 
 __all__ = [
     "app_option",

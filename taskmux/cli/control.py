@@ -9,6 +9,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
+from taskmux.api.queue import Counts
 from taskmux.app import Taskmux
 from taskmux.cli.common import (
     app_option,
@@ -20,11 +21,10 @@ from taskmux.cli.common import (
     url_option,
 )
 from taskmux.cli.inspect import job, queue
-from taskmux.errors import DeclarationError
-from taskmux.explain import Explanation
-from taskmux.messages import LineSettings, QueueSettings, Rate
-from taskmux.queue import Counts
-from taskmux.units import show_ms
+from taskmux.model.errors import DeclarationError
+from taskmux.model.queue import LineSettings, QueueSettings, Rate
+from taskmux.model.units import show_ms
+from taskmux.policy.explain import Explanation
 
 __all__ = ["job", "queue"]
 

@@ -11,8 +11,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from taskmux.api.queue import Counts
 from taskmux.app import Taskmux
-from taskmux.capabilities import capabilities_of
 from taskmux.cli.common import (
     app_option,
     console,
@@ -22,11 +22,10 @@ from taskmux.cli.common import (
     run_on_app,
     url_option,
 )
-from taskmux.errors import TaskmuxError
-from taskmux.job import JobRecord, State
-from taskmux.messages import Page
-from taskmux.plugins import DRIVERS, driver_for, plugin_manager
-from taskmux.queue import Counts
+from taskmux.driver import Page, capabilities_of
+from taskmux.model.errors import TaskmuxError
+from taskmux.model.job import JobRecord, State
+from taskmux.plugins.loading import DRIVERS, driver_for, plugin_manager
 
 __all__ = ["dead", "drivers", "job", "queue"]
 

@@ -17,8 +17,8 @@ from taskmux.app import Taskmux
 from taskmux.cli.common import complaints, errors_to_exit_codes, load_app, settings_from
 from taskmux.cli.processes import supervise
 from taskmux.config import Settings, parent_process
-from taskmux.errors import ConfigError
-from taskmux.units import milliseconds, show_ms
+from taskmux.model.errors import ConfigError
+from taskmux.model.units import milliseconds, show_ms
 from taskmux.worker import Worker
 
 __all__ = ["worker"]

@@ -21,8 +21,8 @@ from taskmux.cli.common import (
     url_option,
 )
 from taskmux.cli.worker import worker
-from taskmux.messages import Command
-from taskmux.units import show_ms
+from taskmux.model.units import show_ms
+from taskmux.model.workers import Command
 
 __all__ = ["worker"]
 

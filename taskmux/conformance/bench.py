@@ -188,8 +188,8 @@ class Bench:
         op: Op | None = None,
         by: Driver | None = None,
     ) -> Claimed:
-        """Claim started jobs under a fresh op."""
-        ask = ClaimAsk(queue or self.queue, worker, limit, lease, start=limit)
+        """Claim under a fresh op; no run begins."""
+        ask = ClaimAsk(queue or self.queue, worker, limit, lease)
         return await (by or self.driver).claim(op or self.op(worker), ask)
 
     async def claim_one(self, **ask: Any) -> JobRecord:
@@ -211,11 +211,12 @@ class Bench:
             await self.applied(transition.complete(job, None))
 
     async def running(self, id: str = "job", **fields: Any) -> JobRecord:  # noqa: A002
-        """Push one job and claim it."""
+        """Push one job, claim it, and let its run begin."""
         await self.created(self.job(id, **fields))
         job = await self.claim_one()
         assert job.id == id
-        return job
+        await self.applied(transition.start(job))
+        return await self.record(job)
 
     async def reclaim(
         self, limit: int = 10, *, worker: str = "rescuer", lease: int = LONG, op: Op | None = None

@@ -19,8 +19,8 @@ from contextlib import suppress
 from random import Random
 from typing import Protocol, Self, TypeVar
 
-from taskmux.capabilities import CAPABILITIES
 from taskmux.driver import (
+    CAPABILITIES,
     Applied,
     ClaimAsk,
     Claimed,

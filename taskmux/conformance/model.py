@@ -33,7 +33,7 @@ def pushed(new: NewJob, now: int) -> JobRecord:
     return replace(job, created_at=now, fence=now, run_at=run_at)
 
 
-def leased(job: JobRecord, ask: ClaimAsk, now: int, *, fence: int, started: bool) -> JobRecord:
+def leased(job: JobRecord, ask: ClaimAsk, now: int, *, fence: int) -> JobRecord:
     """Return a record claimed at `now` (C3). The fence is the store's to choose."""
     return replace(
         job,
@@ -41,7 +41,7 @@ def leased(job: JobRecord, ask: ClaimAsk, now: int, *, fence: int, started: bool
         worker=ask.worker,
         lease_until=now + ask.lease,
         fence=fence,
-        started=started,
+        started=False,
     )
 
 
@@ -65,8 +65,6 @@ def moved(job: JobRecord, one: Transition, now: int) -> JobRecord | None:
         return None
     target = _target(job, one)
     result = replace(job, state=target, **_given(one))
-    if one.notice is not None:
-        result = replace(result, notice=one.notice)
     if job.state is State.ACTIVE and target is not State.ACTIVE:
         result = replace(result, worker=None, lease_until=None, started=False)
     if job.state is State.BLOCKED and target is not State.BLOCKED:
@@ -107,7 +105,10 @@ def differences(actual: JobRecord, low: JobRecord, high: JobRecord) -> dict[str,
 def _holds(job: JobRecord, one: Transition) -> bool:
     if one.guard.fence is not None:
         return job.state is State.ACTIVE and job.fence == one.guard.fence
-    return job.state in (one.guard.states or ())
+    wrong_cause = one.guard.cause not in (None, job.cause)
+    return job.state in (one.guard.states or ()) and not (
+        job.state is State.BLOCKED and wrong_cause
+    )
 
 
 def _target(job: JobRecord, one: Transition) -> State:

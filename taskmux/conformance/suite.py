@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from taskmux.capabilities import capabilities_of
 from taskmux.conformance.bench import Bench, Hooks
 from taskmux.conformance.cases.apply import ApplyCases
 from taskmux.conformance.cases.cancelled import CancelledCases
@@ -29,7 +28,7 @@ from taskmux.conformance.cases.races import RaceCases
 from taskmux.conformance.cases.reading import ReadingCases
 from taskmux.conformance.cases.settings import SettingsCases
 from taskmux.conformance.cases.waiting import WaitCases
-from taskmux.driver import Driver
+from taskmux.driver import Driver, capabilities_of
 
 __all__ = ["DriverSuite"]
 

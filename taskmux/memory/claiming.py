@@ -59,7 +59,7 @@ class Claims:
                 fence=stored.job.fence + 1,
                 worker=ask.worker,
                 lease_until=now + ask.lease,
-                started=len(jobs) < ask.start,
+                started=False,
             )
             queue.write(stored, job)
             jobs.append(job)

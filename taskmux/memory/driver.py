@@ -44,6 +44,7 @@ from taskmux.driver import (
     Transition,
     WorkerInfo,
     check_options,
+    holds,
     hookimpl,
     split_url,
 )
@@ -148,7 +149,7 @@ class MemoryDriver(Claims, Transitions, Driver):
         if stored is None:
             return Applied(ApplyStatus.GONE)
         job = stored.job
-        if not self._holds(Guard(fence=note.fence), job):
+        if not holds(Guard(fence=note.fence), job):
             return Applied(ApplyStatus.STALE, job.state)
         if note.progress is not None:
             job = replace(job, progress=note.progress)
@@ -166,7 +167,7 @@ class MemoryDriver(Claims, Transitions, Driver):
 
     def _extend(self, held: HeldLease, lease: int) -> Extended:
         stored = self._stored(held.ref)
-        if stored is None or not self._holds(Guard(fence=held.fence), stored.job):
+        if stored is None or not holds(Guard(fence=held.fence), stored.job):
             return Extended(LeaseStatus.LOST)
         stored.job = replace(stored.job, lease_until=self.store.clock() + lease)
         return Extended(LeaseStatus.CANCEL if stored.job.cancel_requested else LeaseStatus.HELD)
@@ -315,7 +316,7 @@ class MemoryDriver(Claims, Transitions, Driver):
         stored = self._stored(held.ref)
         return (
             stored is not None
-            and self._holds(Guard(fence=held.fence), stored.job)
+            and holds(Guard(fence=held.fence), stored.job)
             and stored.job.cancel_requested
         )
 
@@ -337,7 +338,7 @@ class MemoryDriver(Claims, Transitions, Driver):
 
     def _still(self, job: JobRecord) -> bool:
         stored = self._stored(job.ref)
-        return stored is not None and self._holds(Guard(fence=job.fence), stored.job)
+        return stored is not None and holds(Guard(fence=job.fence), stored.job)
 
 
 _SHARED: dict[str, MemoryStore] = {}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from taskmux.driver import (
-    TERMINAL,
     Applied,
     ApplyStatus,
-    Guard,
     JobRecord,
+    Move,
     State,
     Transition,
+    judge,
 )
-from taskmux.memory.store import MemoryStore, QueueStore, Stored, given
+from taskmux.memory.store import MemoryStore, QueueStore, Stored
 
 __all__ = ["Transitions"]
 
@@ -26,66 +24,36 @@ class Transitions:
     def _apply(self, one: Transition) -> Applied:
         queue = self.store.queues.get(one.ref.queue)
         stored = queue.jobs.get(one.ref.id) if queue is not None else None
-        if queue is None or stored is None:
-            return Applied(ApplyStatus.GONE)
-        job = stored.job
-        if one.flag and job.state is State.ACTIVE:
-            queue.write(stored, replace(job, cancel_requested=True))
-            return Applied(ApplyStatus.REQUESTED, State.ACTIVE)
-        if not self._holds(one.guard, job):
-            return Applied(ApplyStatus.STALE, job.state)
-        if one.remove:
+        move = self._judge(one, None if stored is None else stored.job)
+        if isinstance(move, Applied) or queue is None or stored is None:
+            return move if isinstance(move, Applied) else Applied(ApplyStatus.GONE)
+        if move.revived and self._key_taken(queue, stored.job):
+            return Applied(ApplyStatus.CONFLICT, stored.job.state)
+        if move.removes:
             queue.leave(stored)
-            del queue.jobs[job.id]
-            return Applied(ApplyStatus.APPLIED)
-        target = self._target(one, job)
-        if self._key_taken(queue, job, target):
-            return Applied(ApplyStatus.CONFLICT, job.state)
-        self._move(queue, stored, one, target)
-        return Applied(ApplyStatus.APPLIED, target)
+            del queue.jobs[stored.job.id]
+        else:
+            self._move(queue, stored, one, move)
+        return move.answer
 
-    def _holds(self, guard: Guard, job: JobRecord) -> bool:
-        if guard.fence is not None:
-            return job.state is State.ACTIVE and job.fence == guard.fence
-        return guard.states is not None and job.state in guard.states
+    def _judge(self, one: Transition, job: JobRecord | None) -> Move | Applied:
+        return judge(one, job)
 
-    def _target(self, one: Transition, job: JobRecord) -> State:
-        target = one.to or job.state
-        leaves = job.state is State.ACTIVE and target is not State.ACTIVE
-        if leaves and target not in TERMINAL and job.cancel_requested:
-            return State.CANCELLED
-        return target
+    def _key_taken(self, queue: QueueStore, job: JobRecord) -> bool:
+        return job.dedup is not None and job.dedup.key in queue.dedup
 
-    def _key_taken(self, queue: QueueStore, job: JobRecord, target: State) -> bool:
-        if job.dedup is None or target in TERMINAL:
-            return False
-        return queue.dedup.get(job.dedup.key, job.id) != job.id
-
-    def _move(self, queue: QueueStore, stored: Stored, one: Transition, target: State) -> None:
+    def _move(self, queue: QueueStore, stored: Stored, one: Transition, move: Move) -> None:
         now = self.store.clock()
-        job = stored.job
-        fields = given(one.changes)
-        if one.notice is not None:
-            fields["notice"] = one.notice
-        if job.state is State.ACTIVE and target is not State.ACTIVE:
-            fields.update(worker=None, lease_until=None, started=False)
-        if job.state is State.BLOCKED and target is not State.BLOCKED:
-            fields["cause"] = None
-        if target in TERMINAL and target is not job.state:
-            fields["finished_at"] = now
+        if move.ended:
             stored.retention = one.retention
-        elif target not in TERMINAL:
-            fields["finished_at"] = None
-        if target is State.DELAYED and one.to is State.DELAYED:
-            fields["run_at"] = now + one.delay if one.run_at is None else one.run_at
-        if target is State.WAITING and one.to is State.WAITING:
-            self.store.place(stored, one.place)
-        if one.hold:
-            queue.lines.hold(job.group, now + one.hold, alone=one.hold_line)
-        queue.write(stored, replace(job, state=target, **fields))
+        if move.place is not None:
+            self.store.place(stored, move.place)
+        group = stored.job.group
+        if one.hold and move.answer.status is ApplyStatus.APPLIED:
+            queue.lines.hold(group, now + one.hold, alone=one.hold_line)
+        queue.write(stored, move.record(stored.job, now))
         self._announce(queue, stored)
-        stopped = job.state is State.ACTIVE and target is not State.ACTIVE
-        if stopped and queue.lines.made_room(job.group):
+        if move.left_active and queue.lines.made_room(group):
             self.store.wake(queue)
 
     def _announce(self, queue: QueueStore, stored: Stored) -> None:

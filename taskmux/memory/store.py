@@ -13,7 +13,6 @@ import msgspec
 
 from taskmux.driver import (
     TERMINAL,
-    Changes,
     Command,
     JobRecord,
     Keep,
@@ -24,7 +23,7 @@ from taskmux.driver import (
 )
 from taskmux.memory.lines import Line, Lines, Spot
 
-__all__ = ["MemoryStore", "QueueStore", "Stored", "given"]
+__all__ = ["MemoryStore", "QueueStore", "Stored"]
 
 
 def epoch_ms() -> int:
@@ -157,9 +156,3 @@ class MemoryStore:
                 loop.call_soon_threadsafe(event.set)
             except RuntimeError:  # that loop is closed: nobody waits there
                 self.waiters.discard((loop, event))
-
-
-def given(changes: Changes) -> dict[str, Any]:
-    """Return the fields that are set."""
-    fields = msgspec.structs.asdict(changes)
-    return {name: value for name, value in fields.items() if value is not msgspec.UNSET}

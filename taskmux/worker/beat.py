@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from taskmux.capabilities import Presence
-from taskmux.errors import ConfigError
-from taskmux.messages import Beat, Command, WorkerInfo
+from taskmux.driver import Beat, Presence
+from taskmux.model.errors import ConfigError
+from taskmux.model.workers import Command, WorkerInfo
 from taskmux.worker.lanes import Lanes
 
 __all__ = ["Heart"]

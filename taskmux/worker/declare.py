@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from taskmux.capabilities import Lines, require
-from taskmux.connection import change_settings
-from taskmux.lines import declare
-from taskmux.messages import LineSettings, QueueSettings
-from taskmux.task import Registry
+from taskmux.api.connection import change_settings
+from taskmux.api.task import Registry
+from taskmux.driver import Lines, require
+from taskmux.model.queue import LineSettings, QueueSettings
+from taskmux.policy.lines import declare
 from taskmux.worker.options import Link
 
 __all__ = ["store_declared"]

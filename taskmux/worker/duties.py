@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from taskmux.errors import StoreError
+from taskmux.model.errors import StoreError
 
 __all__ = ["repeat"]
 

@@ -14,28 +14,26 @@ from typing import Any
 
 import msgspec
 
-from taskmux import transition
-from taskmux.batch import Replies, resend
-from taskmux.capabilities import Lines
-from taskmux.codec import encode_value
+from taskmux.api.batch import Replies, resend
+from taskmux.api.codec import encode_value
+from taskmux.api.context import Context
+from taskmux.api.task import Registry, Task
 from taskmux.config import Limits
-from taskmux.context import Context
-from taskmux.driver import Driver
-from taskmux.errors import PayloadError
-from taskmux.instrument import Hooks
-from taskmux.job import JobRecord
-from taskmux.lifecycle import (
+from taskmux.driver import Applied, Driver, LeaseStatus, Lines, Note
+from taskmux.model import transition
+from taskmux.model.backoff import DEFAULT_BACKOFF
+from taskmux.model.errors import PayloadError
+from taskmux.model.job import JobRecord
+from taskmux.model.signals import Fail, RateLimited, Retry, Snooze
+from taskmux.plugins.instrument import Hooks
+from taskmux.policy.lifecycle import (
     Cancelled,
     Completed,
-    Fail,
     Failed,
     Limited,
     Outcome,
-    RateLimited,
     Released,
-    Retry,
     Run,
-    Snooze,
     Snoozed,
     decide,
     describe,
@@ -44,9 +42,6 @@ from taskmux.lifecycle import (
     timed_out,
     unknown_task,
 )
-from taskmux.messages import Applied, LeaseStatus, Note
-from taskmux.retry import DEFAULT_BACKOFF
-from taskmux.task import Registry, Task
 from taskmux.worker.lanes import Held, Lane, Lanes, monotonic
 from taskmux.worker.renew import extend
 from taskmux.worker.settle import Settler

@@ -8,11 +8,10 @@ import random
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from taskmux.batch import Ops, resend
-from taskmux.driver import Driver
-from taskmux.errors import StoreError, StoreUnavailable
-from taskmux.job import JobRecord
-from taskmux.messages import ClaimAsk, Claimed
+from taskmux.api.batch import Ops, resend
+from taskmux.driver import ClaimAsk, Claimed, Driver
+from taskmux.model.errors import StoreError, StoreUnavailable
+from taskmux.model.job import JobRecord
 from taskmux.worker.lanes import Lanes, monotonic
 from taskmux.worker.options import WorkerOptions
 

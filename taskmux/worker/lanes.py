@@ -11,10 +11,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from taskmux.context import Context
-from taskmux.job import JobRecord
-from taskmux.messages import HeldLease
-from taskmux.transition import Transition
+from taskmux.api.context import Context
+from taskmux.driver import HeldLease
+from taskmux.model.job import JobRecord
+from taskmux.model.transition import Transition
 
 __all__ = ["Held", "Lane", "Lanes"]
 

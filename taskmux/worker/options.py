@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from taskmux.driver import Driver
-from taskmux.errors import DeclarationError
-from taskmux.units import brief, check_queue
+from taskmux.model.errors import DeclarationError
+from taskmux.model.units import brief, check_queue
 
 __all__ = ["MAX_CONCURRENCY", "Link", "WorkerOptions", "check_concurrency"]
 

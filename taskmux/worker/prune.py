@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from taskmux.driver import Driver
-from taskmux.messages import PruneAsk
+from taskmux.driver import Driver, PruneAsk
 
 __all__ = ["Pruner"]
 

@@ -6,11 +6,10 @@ import logging
 import random
 from collections.abc import Callable
 
-from taskmux.batch import Ops, resend
-from taskmux.driver import Driver
-from taskmux.job import JobRecord
-from taskmux.lifecycle import Crashed, Run, decide
-from taskmux.messages import ApplyStatus, ReclaimAsk
+from taskmux.api.batch import Ops, resend
+from taskmux.driver import ApplyStatus, Driver, ReclaimAsk
+from taskmux.model.job import JobRecord
+from taskmux.policy.lifecycle import Crashed, Run, decide
 from taskmux.worker.options import WorkerOptions
 
 __all__ = ["Recoverer"]

@@ -12,9 +12,8 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 
-from taskmux.driver import Driver
-from taskmux.errors import StoreError
-from taskmux.messages import LeaseStatus
+from taskmux.driver import Driver, LeaseStatus
+from taskmux.model.errors import StoreError
 from taskmux.worker.lanes import Held, Lanes, monotonic
 from taskmux.worker.options import WorkerOptions
 

@@ -9,11 +9,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from taskmux import transition
-from taskmux.batch import GroupCommit
-from taskmux.driver import Driver
-from taskmux.messages import Applied, ApplyStatus, Op
-from taskmux.transition import Transition
+from taskmux.api.batch import GroupCommit
+from taskmux.driver import Applied, ApplyStatus, Driver, Op
+from taskmux.model import transition
+from taskmux.model.transition import Transition
 from taskmux.worker.lanes import Held
 
 __all__ = ["Settler"]

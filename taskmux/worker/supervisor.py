@@ -13,15 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Self
 
-from taskmux import transition
-from taskmux.batch import Replies
+from taskmux.api.batch import Replies
+from taskmux.api.task import Registry
 from taskmux.config import Limits
-from taskmux.driver import Driver
-from taskmux.errors import ConfigError, StoreError
-from taskmux.instrument import Hooks
-from taskmux.messages import Applied, ApplyStatus, Command, LeaseStatus, Note, Op, WorkerInfo
-from taskmux.task import Registry
-from taskmux.transition import Transition
+from taskmux.driver import Applied, ApplyStatus, Driver, LeaseStatus, Note, Op
+from taskmux.model import transition
+from taskmux.model.errors import ConfigError, StoreError
+from taskmux.model.transition import Transition
+from taskmux.model.workers import Command, WorkerInfo
+from taskmux.plugins.instrument import Hooks
 from taskmux.worker.beat import Heart
 from taskmux.worker.declare import store_declared
 from taskmux.worker.duties import repeat

@@ -18,7 +18,7 @@ from harness.journal import (
 )
 from msgspec.structs import replace
 from taskmux.driver import JobRecord, Ref, State
-from taskmux.job import Attempt
+from taskmux.model.job import Attempt
 
 LEASE = 2.0
 ONE, TWO = Ref("q", "one"), Ref("q", "two")

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from taskmux import Context, State, Taskmux, hookimpl, transition
+from taskmux import Context, State, Taskmux, hookimpl
 from taskmux.conformance import FaultyDriver
 from taskmux.driver import ClaimAsk, Op, Ref
 from taskmux.memory import MemoryDriver
+from taskmux.model import transition
 from taskmux.worker import Worker
 
 URL = "gated:"

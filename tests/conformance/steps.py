@@ -178,15 +178,11 @@ class Push:
 
 @dataclass(frozen=True)
 class Claim:
-    """Claim jobs, with a lease that holds or one that lapses at once.
-
-    All of them start or none: a repeat that returns fewer jobs may count the first of those.
-    """
+    """Claim jobs, with a lease that holds or one that lapses at once."""
 
     queue: str
     worker: str
     limit: int
-    started: bool
     lease: int
     prefetch: int
 
@@ -196,14 +192,13 @@ class Claim:
             queue=choose(BUSY),
             worker=choose(WORKERS),
             limit=choose(MANY),
-            started=choose((True, False)),
             lease=choose((SOON, LONG)),
             prefetch=choose((0, 0, 1)),
         )
 
     async def play(self, player: Player) -> object:
-        queue, start = player.queue(self.queue), self.limit if self.started else 0
-        ask = ClaimAsk(queue, self.worker, self.limit, self.lease, start, self.prefetch)
+        queue = player.queue(self.queue)
+        ask = ClaimAsk(queue, self.worker, self.limit, self.lease, self.prefetch)
         key = (self.worker, "claim", self.queue)
         claimed = await player.send(key, (), lambda d, op: d.claim(op, ask))
         assert isinstance(claimed, Claimed)

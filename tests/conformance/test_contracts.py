@@ -6,13 +6,12 @@ import inspect
 import re
 
 import pytest
-import taskmux.capabilities
-import taskmux.driver
 from taskmux.conformance import DriverSuite
+from taskmux.driver import lines, presence, required, transactions
 
 CONTRACTS = sorted(
     number
-    for module in (taskmux.driver, taskmux.capabilities)
+    for module in (required, lines, presence, transactions)
     for number in re.findall(r"^ +([A-Z]\d+) \S", inspect.getsource(module), re.MULTILINE)
 )
 

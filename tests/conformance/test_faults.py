@@ -6,17 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from taskmux.capabilities import capabilities_of
-from taskmux.conformance import (
-    FaultyDriver,
-    chance,
-    held,
-    lost,
-    refused,
-    resend,
-    script,
-    slow,
-)
+from taskmux.conformance import FaultyDriver, chance, held, lost, refused, resend, script, slow
 from taskmux.driver import (
     Beat,
     ClaimAsk,
@@ -35,6 +25,7 @@ from taskmux.driver import (
     State,
     StoreUnavailable,
     WorkerInfo,
+    capabilities_of,
 )
 from taskmux.memory import MemoryDriver, MemoryStore
 

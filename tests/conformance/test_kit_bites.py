@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 from taskmux.conformance import Bench, DriverSuite
 from taskmux.conformance.cases import limits, waiting
-from taskmux.driver import Claimed, Guard, LineSettings, Place, Policy, QueueSettings, State
+from taskmux.driver import Claimed, Guard, LineSettings, Place, Policy, QueueSettings, State, holds
 from taskmux.memory import MemoryDriver, MemoryStore
 
 
@@ -36,8 +36,13 @@ async def run(broken: type[MemoryDriver], case: str, **params: Any) -> None:
 
 
 class NoFenceCheck(MemoryDriver):
-    def _holds(self, guard, job):
-        return super()._holds(guard if guard.states else Guard(states={State.ACTIVE}), job)
+    def _judge(self, one, job):
+        guard = one.guard if one.guard.states else Guard(states={State.ACTIVE})
+        return super()._judge(replace(one, guard=guard), job)
+
+    def _annotate(self, note):
+        stored = self._stored(note.ref)
+        return super()._annotate(replace(note, fence=stored.job.fence) if stored else note)
 
 
 class ForgetsPush(MemoryDriver):
@@ -73,8 +78,8 @@ class RepeatsWithLostLeases(MemoryDriver):
 class WritesBeforeChecking(MemoryDriver):
     def _apply(self, one):
         stored = self._stored(one.ref)
-        if stored is not None and not self._holds(one.guard, stored.job):
-            stored.job = replace(stored.job, notice=one.notice)
+        if stored is not None and not holds(one.guard, stored.job):
+            stored.job = replace(stored.job, reason="written too soon")
         return super()._apply(one)
 
 
@@ -124,20 +129,20 @@ class ReclaimsEverything(MemoryDriver):
 
 
 class KeepsKeyWhenFinished(MemoryDriver):
-    def _move(self, queue, stored, one, target):
-        super()._move(queue, stored, one, target)
+    def _move(self, queue, stored, one, move):
+        super()._move(queue, stored, one, move)
         if stored.job.dedup is not None:
             queue.dedup[stored.job.dedup.key] = stored.job.id
 
 
 class TakesKeyOfAnother(MemoryDriver):
-    def _key_taken(self, queue, job, target):
+    def _key_taken(self, queue, job):
         return False
 
 
 class IgnoresCancelRequest(MemoryDriver):
-    def _target(self, one, job):
-        return one.to or job.state
+    def _judge(self, one, job):
+        return super()._judge(one, job and replace(job, cancel_requested=False))
 
 
 class LosesLease(MemoryDriver):
@@ -149,21 +154,21 @@ class LosesLease(MemoryDriver):
 
 
 class KeepsWorkerAfterRun(MemoryDriver):
-    def _move(self, queue, stored, one, target):
+    def _move(self, queue, stored, one, move):
         worker = stored.job.worker
-        super()._move(queue, stored, one, target)
+        super()._move(queue, stored, one, move)
         stored.job = replace(stored.job, worker=worker)
 
 
 class CountsDrift(MemoryDriver):
-    def _move(self, queue, stored, one, target):
-        super()._move(queue, stored, one, target)
+    def _move(self, queue, stored, one, move):
+        super()._move(queue, stored, one, move)
         queue.counts[State.COMPLETED] += 1
 
 
 class LosesPlace(MemoryDriver):
-    def _move(self, queue, stored, one, target):
-        super()._move(queue, stored, replace(one, place=Place.BACK), target)
+    def _judge(self, one, job):
+        return super()._judge(replace(one, place=Place.BACK), job)
 
 
 class StackNotQueue(MemoryDriver):

@@ -18,9 +18,9 @@ import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 from taskmux import JobHandle, JobRecord, Taskmux, hookimpl
 from taskmux.driver import Driver
-from taskmux.job import Ref
-from taskmux.plugins import driver_for, plugin_manager
-from taskmux.transition import Transition
+from taskmux.model.job import Ref
+from taskmux.model.transition import Transition
+from taskmux.plugins.loading import driver_for, plugin_manager
 from tests import mongo_servers, servers
 from tests.mongomock_adapter import MockClient
 

@@ -180,7 +180,7 @@ def test_jobs_travel_from_one_process_to_another_and_can_be_looked_at(place):
     assert "d1" in letters.stdout
     assert "no such user" in letters.stdout
     shown = taskmux(place, "job", "show", "default", "d1")
-    assert "taskmux.lifecycle.Fail" in shown.stdout
+    assert "taskmux.Fail" in shown.stdout
 
 
 def test_first_signal_drains(place):

@@ -10,8 +10,8 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, WriteConcern
 from taskmux import Taskmux
 from taskmux.driver import ClaimAsk, InvalidURL, JobRecord, NewJob, Op, State, transition
-from taskmux.errors import DeclarationError
-from taskmux.plugins import driver_for, plugin_manager, schemes
+from taskmux.model.errors import DeclarationError
+from taskmux.plugins.loading import driver_for, plugin_manager, schemes
 from tests.mongo_servers import mongod_program, running
 
 from taskmux_mongodb import MongoDriver

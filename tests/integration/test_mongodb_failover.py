@@ -86,7 +86,7 @@ class Load:
         await driver.close()
 
     async def _turn(self, driver: MongoDriver, op: Op) -> bool:
-        ask = ClaimAsk("q", op.origin, 10, LONG, start=10)
+        ask = ClaimAsk("q", op.origin, 10, LONG)
         claimed = await resend(lambda: driver.claim(op, ask), FOR_EVER)
         self.ran.update((job.id, job.fence) for job in claimed.jobs)
         outcomes = [self._outcome(job) for job in claimed.jobs]

@@ -64,7 +64,7 @@ async def test_every_verb_survives_a_fault(server, driver, fault: dict, times: i
     with failing(server, ["insert"], fault, times):
         pushed = await resend(lambda: driver.push(Op("p", 1), jobs))
     assert [one.status for one in pushed] == [PushStatus.CREATED] * 5
-    ask = ClaimAsk("q", "w", 3, 60_000, start=3)
+    ask = ClaimAsk("q", "w", 3, 60_000)
     with failing(server, ["update"], fault, times):
         claimed = await resend(lambda: driver.claim(Op("w", 1), ask))
     assert [one.id for one in claimed.jobs] == ["job-0", "job-1", "job-2"]
@@ -107,7 +107,7 @@ async def test_acknowledged_jobs_outlive_a_killed_server(server, driver) -> None
         while not finished:
             finished = stop.is_set()
             number += 1
-            op, ask = Op("w", number), ClaimAsk("q", "w", 20, 600_000, start=20)
+            op, ask = Op("w", number), ClaimAsk("q", "w", 20, 600_000)
             claimed = await resend(lambda: driver.claim(op, ask), tries=100_000)  # noqa: B023
             finished = finished and not claimed.jobs
             done = [transition.complete(job, b"1") for job in claimed.jobs]

@@ -72,7 +72,7 @@ class Worker:
 
     async def claim(self, limit: int = 1):
         self.number += 1
-        ask = ClaimAsk("q", self.name, limit, LONG, start=limit)
+        ask = ClaimAsk("q", self.name, limit, LONG)
         return await self.driver.claim(Op(self.name, self.number), ask)
 
     async def ids(self, limit: int = 1) -> list[str]:

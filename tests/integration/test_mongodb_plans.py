@@ -70,7 +70,7 @@ class Profile:
 
 async def test_a_claim_examines_two_keys_a_job_at_a_backlog(server, driver) -> None:
     await fill(driver, "backlog", BACKLOG)
-    ask = ClaimAsk("backlog", "worker", BATCH, 60_000, start=BATCH // 2)
+    ask = ClaimAsk("backlog", "worker", BATCH, 60_000)
     with Profile(server) as profile:
         claimed = await driver.claim(Op("worker", 1), ask)
     assert len(claimed.jobs) == BATCH

@@ -74,8 +74,8 @@ async def push(driver: MongoDriver, *names: str, op: int = 1) -> list[PushStatus
     return [one.status for one in await driver.push(Op("p", op), jobs)]
 
 
-async def claim(driver: MongoDriver, op: Op, limit: int = 1, lease: int = LONG, start: int = 1):
-    ask = ClaimAsk("q", op.origin, limit, lease, start)
+async def claim(driver: MongoDriver, op: Op, limit: int = 1, lease: int = LONG):
+    ask = ClaimAsk("q", op.origin, limit, lease)
     return (await driver.claim(op, ask)).jobs
 
 
@@ -105,7 +105,7 @@ async def test_a_job_with_a_new_priority_since_it_was_read_is_claimed_with_it(
 async def test_what_a_rival_leaves_is_claimed_in_order_and_started(driver, other) -> None:
     await push(driver, *"abcd")
     before_write(driver, lambda: claim(other, Op("other", 1), 2))
-    jobs = await claim(driver, Op("w", 1), 4, start=1)
+    jobs = await claim(driver, Op("w", 1), 4)
     assert [(job.id, job.started) for job in jobs] == [("c", True), ("d", False)]
     assert jobs == await driver.get([job.ref for job in jobs])
 

@@ -27,7 +27,7 @@ from taskmux.driver import (
     StoreDenied,
     Transition,
 )
-from taskmux.errors import DeclarationError, Moved, UnsupportedFeature
+from taskmux.model.errors import DeclarationError, Moved, UnsupportedFeature
 from tests.mongo_servers import mongod_program, running
 
 from taskmux_mongodb import MongoDriver, TransactionInterrupted

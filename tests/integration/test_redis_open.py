@@ -23,7 +23,7 @@ from taskmux.driver import (
     StoreUnavailable,
     WorkerInfo,
 )
-from taskmux.plugins import driver_for, plugin_manager
+from taskmux.plugins.loading import driver_for, plugin_manager
 from tests.redis_load import Load, new
 from tests.servers import RedisServer, free_bus_port, free_port, redis_program, running
 

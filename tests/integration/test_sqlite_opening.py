@@ -25,7 +25,7 @@ from taskmux.driver import (
     StoreIncompatible,
     StoreUnavailable,
 )
-from taskmux.plugins import driver_for, plugin_manager
+from taskmux.plugins.loading import driver_for, plugin_manager
 
 from taskmux_sqlite import SQLiteDriver
 from taskmux_sqlite.schema import APPLICATION_ID, VERSION

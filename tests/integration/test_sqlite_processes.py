@@ -76,7 +76,7 @@ async def work(driver: SQLiteDriver, name: str, total: str) -> None:
     number = 0
     while (await driver.counts("q"))[State.COMPLETED] < int(total):
         number += 1
-        claimed = await driver.claim(Op(name, number), ClaimAsk("q", name, 7, LEASE, start=7))
+        claimed = await driver.claim(Op(name, number), ClaimAsk("q", name, 7, LEASE))
         if not claimed.jobs:
             await driver.wait(["q"], 1)
         done = [transition.complete(job, b"1") for job in claimed.jobs]
@@ -89,7 +89,7 @@ async def work_within_limits(driver: SQLiteDriver, name: str, total: str) -> Non
     number = 0
     while (await driver.counts("q"))[State.COMPLETED] < int(total):
         number += 1
-        claimed = await driver.claim(Op(name, number), ClaimAsk("q", name, 3, LEASE, start=3))
+        claimed = await driver.claim(Op(name, number), ClaimAsk("q", name, 3, LEASE))
         page = await driver.find(FindAsk(queue="q", state=State.ACTIVE))
         groups = [job.group for job in page.jobs]
         for job in claimed.jobs:

@@ -179,8 +179,11 @@ def test_an_unfit_directory_is_a_typed_error_of_one_line(outside: Outside, tmp_p
 
 def test_a_capability_that_it_lacks_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PROJECT)
-    from taskmux.capabilities import capabilities_of, require  # noqa: PLC0415 - after the path
-    from taskmux.errors import UnsupportedFeature  # noqa: PLC0415
+    from taskmux.driver import (  # noqa: PLC0415 - after the path
+        UnsupportedFeature,
+        capabilities_of,
+        require,
+    )
     from taskmux_files import FilesDriver  # noqa: PLC0415
 
     driver = FilesDriver("files:///jobs")

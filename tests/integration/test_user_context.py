@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from taskmux import Context, Fixed, Limits, Retry, State, Taskmux
-from taskmux.errors import JobFailed
+from taskmux.model.errors import JobFailed
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 

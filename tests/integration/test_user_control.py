@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from taskmux import Context, Fail, State, Taskmux
-from taskmux.errors import DeclarationError, JobCancelled, JobConflict, JobFailed, JobNotFound
+from taskmux.model.errors import DeclarationError, JobCancelled, JobConflict, JobFailed, JobNotFound
 
 
 class TestCancelling:

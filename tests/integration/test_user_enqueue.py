@@ -13,7 +13,7 @@ import msgspec
 import pydantic
 import pytest
 from taskmux import Context, Limits, State, Taskmux
-from taskmux.errors import (
+from taskmux.model.errors import (
     DeclarationError,
     InvalidArguments,
     InvalidName,

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from taskmux import State, Taskmux
-from taskmux.driver import Op, ReclaimAsk
-from taskmux.errors import DeclarationError, JobConflict, JobNotFound
-from taskmux.explain import Cause
-from taskmux.job import TERMINAL
-from taskmux.messages import ClaimAsk, Command
+from taskmux.driver import ClaimAsk, Op, ReclaimAsk
+from taskmux.model.errors import DeclarationError, JobConflict, JobNotFound
+from taskmux.model.job import TERMINAL
+from taskmux.model.workers import Command
+from taskmux.policy.explain import Cause
 
 PATIENCE = 20.0
 

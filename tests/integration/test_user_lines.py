@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from taskmux import Context, RateLimited, Taskmux
 from taskmux.conformance.faults import FaultyDriver, slow
-from taskmux.errors import DeclarationError, GroupFull, InvalidName
-from taskmux.explain import Cause
+from taskmux.model.errors import DeclarationError, GroupFull, InvalidName
+from taskmux.policy.explain import Cause
 
 PATIENCE = 20.0
 

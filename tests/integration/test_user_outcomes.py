@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from taskmux import Context, Fail, Fixed, Limits, Retry, Snooze, State
-from taskmux.errors import JobFailed, NotDecodable
+from taskmux.model.errors import JobFailed, NotDecodable
 
 AT_ONCE = Fixed("0s")
 

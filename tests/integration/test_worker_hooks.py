@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from taskmux import Fixed, JobRecord, State, hookimpl
-from taskmux.errors import JobFailed
-from taskmux.job import Ref
-from taskmux.messages import PushStatus
-from taskmux.transition import Transition
+from taskmux.driver import PushStatus
+from taskmux.model.errors import JobFailed
+from taskmux.model.job import Ref
+from taskmux.model.transition import Transition
 
 
 class Recorder:

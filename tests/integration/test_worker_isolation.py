@@ -7,9 +7,9 @@ import contextvars
 
 import pytest
 from taskmux import Context, Snooze, Taskmux
-from taskmux.batch import Ops
-from taskmux.errors import JobFailed
-from taskmux.messages import ClaimAsk
+from taskmux.api.batch import Ops
+from taskmux.driver import ClaimAsk
+from taskmux.model.errors import JobFailed
 
 tenant = contextvars.ContextVar("tenant", default="none")
 

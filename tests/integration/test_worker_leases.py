@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from msgspec.structs import replace
-from taskmux import Context, State, Taskmux, hookimpl, transition
+from taskmux import Context, State, Taskmux, hookimpl
 from taskmux.conformance import Fault, FaultyDriver, refused
-from taskmux.driver import Driver
-from taskmux.errors import JobCancelled, JobFailed, LeaseLost
-from taskmux.job import JobRecord
-from taskmux.messages import ClaimAsk, Op, ReclaimAsk
-from taskmux.plugins import driver_for, plugin_manager
-from taskmux.transition import Changes
+from taskmux.driver import ClaimAsk, Driver, Op, ReclaimAsk
+from taskmux.model import transition
+from taskmux.model.errors import JobCancelled, JobFailed, LeaseLost
+from taskmux.model.job import JobRecord
+from taskmux.model.transition import Changes
+from taskmux.plugins.loading import driver_for, plugin_manager
 
 LEASE = "200ms"
 

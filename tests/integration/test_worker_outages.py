@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from taskmux import Context, Fixed, State
 from taskmux.conformance import Fault, FaultyDriver, chance, lost, refused, script
-from taskmux.errors import StoreUnavailable
-from taskmux.messages import ClaimAsk, Op
-from taskmux.plugins import driver_for, plugin_manager
+from taskmux.driver import ClaimAsk, Op
+from taskmux.model.errors import StoreUnavailable
+from taskmux.plugins.loading import driver_for, plugin_manager
 
 
 class Outage:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from taskmux import Context, State
-from taskmux.errors import ConfigError
+from taskmux.model.errors import ConfigError
 
 
 async def stopped(worker) -> None:

@@ -7,8 +7,8 @@ import threading
 import pytest
 from taskmux import Taskmux, hookimpl
 from taskmux.conformance import FaultyDriver, held, refused, script
-from taskmux.errors import ConfigError, StoreUnavailable, UnsupportedFeature
 from taskmux.memory import MemoryDriver
+from taskmux.model.errors import ConfigError, StoreUnavailable, UnsupportedFeature
 
 
 class Counting(MemoryDriver):

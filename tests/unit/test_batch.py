@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from taskmux.batch import GroupCommit, Ops, Replies, resend
-from taskmux.errors import StoreBusy, StoreFull, StoreUnavailable
-from taskmux.messages import Op
+from taskmux.api.batch import GroupCommit, Ops, Replies, resend
+from taskmux.driver import Op
+from taskmux.model.errors import StoreBusy, StoreFull, StoreUnavailable
 
 
 class Wire:

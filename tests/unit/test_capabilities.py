@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from taskmux.capabilities import CAPABILITIES, capabilities_of, require
-from taskmux.errors import UnsupportedFeature
+from taskmux.driver import CAPABILITIES, capabilities_of, require
 from taskmux.memory import MemoryDriver
+from taskmux.model.errors import UnsupportedFeature
 
 
 class Bare(MemoryDriver):

@@ -17,9 +17,9 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from taskmux.codec import Signature, decode_value, encode_mapping, encode_value, result_type
-from taskmux.context import Context
-from taskmux.errors import (
+from taskmux.api.codec import Signature, decode_value, encode_mapping, encode_value, result_type
+from taskmux.api.context import Context
+from taskmux.model.errors import (
     DeclarationError,
     InvalidArguments,
     NotDecodable,

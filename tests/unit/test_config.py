@@ -15,8 +15,8 @@ from taskmux.config import (
     scheme_of,
     split_url,
 )
-from taskmux.errors import ConfigError, InvalidURL, TaskmuxError
-from taskmux.plugins import driver_for, plugin_manager
+from taskmux.model.errors import ConfigError, InvalidURL, TaskmuxError
+from taskmux.plugins.loading import driver_for, plugin_manager
 
 MEGABYTE = 1_048_576
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from taskmux.conformance import Fault, FaultyDriver, Plan, lost, refused
-from taskmux.errors import StoreDenied
-from taskmux.job import JobRecord, State
+from taskmux.driver import NewJob, Op
 from taskmux.memory import MemoryDriver
-from taskmux.messages import NewJob, Op
+from taskmux.model.errors import StoreDenied
+from taskmux.model.job import JobRecord, State
 from taskmux.worker.fetch import LONGEST_PAUSE, Fetcher
 from taskmux.worker.lanes import Lanes
 from taskmux.worker.options import WorkerOptions

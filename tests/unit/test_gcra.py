@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from taskmux import gcra
-from taskmux.errors import DeclarationError
-from taskmux.messages import Rate
+from taskmux.model.errors import DeclarationError
+from taskmux.model.queue import Rate
+from taskmux.policy import gcra
 
 NOW = 1_700_000_000_000
 RATES = st.builds(Rate, st.integers(1, 2000), st.integers(1, 100_000), st.integers(0, 50))

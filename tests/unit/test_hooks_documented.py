@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from taskmux import hookspecs
+from taskmux.plugins import hookspecs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hooks.md").read_text(encoding="utf-8")
 HOOKS = {

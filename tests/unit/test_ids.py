@@ -6,13 +6,13 @@ import sys
 import threading
 
 import pytest
-from taskmux.ids import new_id
+from taskmux.model.ids import new_id
 
 
 @pytest.fixture
 def frozen(monkeypatch):
     """A clock that stands, so that every id is of one millisecond."""
-    monkeypatch.setattr("taskmux.ids.time.time_ns", lambda: 1_700_000_000_123_456_789)
+    monkeypatch.setattr("taskmux.model.ids.time.time_ns", lambda: 1_700_000_000_123_456_789)
 
 
 class TestIds:
@@ -26,7 +26,7 @@ class TestIds:
 
     def test_another_millisecond_begins_somewhere_else(self, frozen, monkeypatch):
         before = new_id()
-        monkeypatch.setattr("taskmux.ids.time.time_ns", lambda: 1_700_000_000_124_000_000)
+        monkeypatch.setattr("taskmux.model.ids.time.time_ns", lambda: 1_700_000_000_124_000_000)
         after = new_id()
         assert int(after[11:], 16) - int(before[11:], 16) != 1
 
@@ -49,7 +49,7 @@ class TestIds:
 FORKS = """
 import os, time
 time.time_ns = lambda: 1_700_000_000_123_456_789
-from taskmux.ids import new_id
+from taskmux.model.ids import new_id
 new_id()
 child = os.fork()
 told = new_id().encode() + b"\\n"

@@ -5,10 +5,10 @@ import logging
 
 import pytest
 from taskmux import Taskmux, hookimpl
-from taskmux.errors import DeclarationError
-from taskmux.instrument import Hooks
-from taskmux.job import JobRecord
-from taskmux.plugins import plugin_manager
+from taskmux.model.errors import DeclarationError
+from taskmux.model.job import JobRecord
+from taskmux.plugins.instrument import Hooks
+from taskmux.plugins.loading import plugin_manager
 
 JOB = JobRecord(queue="q", id="a", task="t")
 

@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from taskmux.job import JobRecord, Policy, State
-from taskmux.lifecycle import last_chance
+from taskmux.model.job import JobRecord, Policy, State
+from taskmux.policy.lifecycle import last_chance
 from taskmux.worker.lanes import BURST, Held, Lanes
 
 

@@ -10,19 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 from taskmux.config import Limits
-from taskmux.job import Attempt, ErrorInfo, JobRecord, Keep, Policy, State
-from taskmux.lifecycle import (
+from taskmux.model.backoff import DEFAULT_BACKOFF, Fixed, Steps
+from taskmux.model.job import Attempt, ErrorInfo, JobRecord, Keep, Policy, State
+from taskmux.model.signals import Fail, RateLimited, Retry, Snooze
+from taskmux.model.transition import Changes, Place, Transition
+from taskmux.policy.lifecycle import (
     Cancelled,
     Completed,
     Crashed,
-    Fail,
     Failed,
     Outcome,
-    RateLimited,
     Released,
-    Retry,
     Run,
-    Snooze,
     Snoozed,
     decide,
     describe,
@@ -31,8 +30,6 @@ from taskmux.lifecycle import (
     timed_out,
     unknown_task,
 )
-from taskmux.retry import DEFAULT_BACKOFF, Fixed, Steps
-from taskmux.transition import Changes, Place, Transition
 
 LIMITS = Limits()
 ERROR = ErrorInfo("ValueError", "no such user")
@@ -340,7 +337,7 @@ class TestDescribing:
         info = describe(raised(ValueError("no such user")), LIMITS)
         assert (info.type, info.message) == ("ValueError", "no such user")
         assert "in raised" in info.traceback
-        assert describe(Fail("x"), LIMITS).type == "taskmux.lifecycle.Fail"
+        assert describe(Fail("x"), LIMITS).type == "taskmux.Fail"
 
     def test_limits_keep_the_start_of_the_message_and_the_end_of_the_traceback(self):
         info = describe(raised(ValueError("a" * 100 + "b" * 100)), Limits(message=50, traceback=60))

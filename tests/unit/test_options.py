@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from taskmux import Exponential, Fixed, Taskmux
-from taskmux.errors import DeclarationError, InvalidName, TaskmuxError
-from taskmux.job import Keep, State
-from taskmux.options import _PARSERS, JobOptions, Parsed, parse_call, parse_options
-from taskmux.task import Call, Terms
+from taskmux.api.options import _PARSERS, JobOptions, Parsed, parse_call, parse_options
+from taskmux.api.task import Call, Terms
+from taskmux.model.errors import DeclarationError, InvalidName, TaskmuxError
+from taskmux.model.job import Keep, State
 
 MIDNIGHT = datetime(2030, 1, 1, tzinfo=UTC)
 GOOD: dict[str, tuple[Any, dict[str, Any]]] = {

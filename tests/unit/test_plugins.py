@@ -4,9 +4,9 @@ import sys
 
 import pytest
 from taskmux import Taskmux
-from taskmux.errors import InvalidURL, MissingExtra, UnknownScheme
 from taskmux.memory import MemoryDriver
-from taskmux.plugins import driver_for, plugin_manager, schemes
+from taskmux.model.errors import InvalidURL, MissingExtra, UnknownScheme
+from taskmux.plugins.loading import driver_for, plugin_manager, schemes
 
 
 @pytest.fixture

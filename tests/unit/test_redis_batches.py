@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from taskmux.errors import StoreUnavailable
+from taskmux.model.errors import StoreUnavailable
 
 from taskmux_redis.batches import BATCH, by_queue
 

@@ -6,9 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from taskmux.errors import DeclarationError
-from taskmux.job import Policy
-from taskmux.retry import (
+from taskmux.model.backoff import (
     DEFAULT_BACKOFF,
     Backoff,
     Exponential,
@@ -17,6 +15,8 @@ from taskmux.retry import (
     Steps,
     as_backoff,
 )
+from taskmux.model.errors import DeclarationError
+from taskmux.model.job import Policy
 
 seconds = st.floats(min_value=0, max_value=1e9)
 jitters = st.floats(min_value=0, max_value=1)

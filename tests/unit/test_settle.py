@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
-from taskmux import transition
-from taskmux.driver import Driver
-from taskmux.errors import StoreFull, StoreUnavailable
-from taskmux.job import JobRecord, State
-from taskmux.messages import Applied, ApplyStatus, Op
-from taskmux.transition import Transition
+from taskmux.driver import Applied, ApplyStatus, Driver, Op
+from taskmux.model import transition
+from taskmux.model.errors import StoreFull, StoreUnavailable
+from taskmux.model.job import JobRecord, State
+from taskmux.model.transition import Transition
 from taskmux.worker.lanes import Held
 from taskmux.worker.settle import Settler
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
-from taskmux import transition
-from taskmux.job import (
+from taskmux.model import transition
+from taskmux.model.job import (
     PENDING,
     TERMINAL,
     BlockedCause,
@@ -21,7 +21,7 @@ from taskmux.job import (
     Ref,
     State,
 )
-from taskmux.transition import Changes, Place, Transition
+from taskmux.model.transition import Changes, Place, Transition
 
 REF = Ref("q", "j")
 KEEP = Keep(5)
@@ -57,7 +57,11 @@ OUTSIDE: dict[str, tuple[Transition, frozenset[State], State | None]] = {
     ),
     "reprioritise": (transition.reprioritise(REF, 5), PENDING, None),
     "hold": (transition.hold(REF), frozenset({State.DELAYED, State.WAITING}), State.BLOCKED),
-    "unblock": (transition.unblock(REF), frozenset({State.BLOCKED}), State.WAITING),
+    "unblock": (
+        transition.unblock(REF, BlockedCause.HOLD),
+        frozenset({State.BLOCKED}),
+        State.WAITING,
+    ),
     "remove": (transition.remove(REF), PENDING | TERMINAL, None),
 }
 STATES = st.frozensets(st.sampled_from(State))
@@ -138,7 +142,7 @@ class TestFromOutside:
 
     def test_hold_says_why_and_unblock_forgets(self):
         assert transition.hold(REF).changes.cause is BlockedCause.HOLD
-        assert transition.unblock(REF).changes.cause is None
+        assert transition.unblock(REF, BlockedCause.HOLD).changes.cause is None
 
     def test_postpone_takes_a_delay_or_an_instant(self):
         assert transition.postpone(REF, 5).delay == 5

@@ -6,8 +6,8 @@ from itertools import count
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from taskmux.errors import DeclarationError, InvalidName
-from taskmux.units import (
+from taskmux.model.errors import DeclarationError, InvalidName
+from taskmux.model.units import (
     MAX_MS,
     PRIORITIES,
     check_name,

@@ -2,7 +2,7 @@
 --
 -- KEYS: base, work, live, ready, grouped, ring, parked, delayed, leases, sequence, settings, gate,
 --   full, marker, corrupt, ops
--- ARGV: origin, number, worker, limit, lease, start, prefetch, promote, passed
+-- ARGV: origin, number, worker, limit, lease, prefetch, promote, passed
 --   passed: how many lines that may not give one claim passes over at most
 -- Returns: {now, instant of the next chance or false, blocked by, repeated, limited, then for each
 --   job id, work, state, notes}: as they were before the claim, the last two false where there
@@ -92,7 +92,7 @@ local function blocked(why, opens)
 end
 
 local me = string.format('%03d', #worker) .. worker
-local to_start, lease_end = 2 * tonumber(start), digits(now + lease)
+local lease_end = digits(now + lease)
 local sub, format = string.sub, string.format
 
 -- The fence after this one; nil if it is none. Jobs that were pushed together share theirs.
@@ -119,7 +119,7 @@ local function lease_out(id, job, state, score, group)
     return false
   end
   local at = #held
-  states[at + 1], states[at + 2] = id, (at < to_start and 'a01' or 'a00') .. flags .. next_fence
+  states[at + 1], states[at + 2] = id, 'a00' .. flags .. next_fence
     .. sub(NOWHERE .. score, -16) .. me .. fields
   until_then[at + 1], until_then[at + 2] = lease_end, id
   held[at + 1], held[at + 2] = id, next_fence

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 from msgspec.structs import replace
 from taskmux.driver import (
     PROMOTE_LIMIT,
     TERMINAL,
     Applied,
     ApplyStatus,
-    Changes,
     ClaimAsk,
     Claimed,
     CorruptRecord,
@@ -34,6 +32,8 @@ from taskmux.driver import (
     Ref,
     State,
     Transition,
+    holds,
+    judge,
 )
 
 from taskmux_files.files import Queue, Stored
@@ -106,14 +106,14 @@ def _promote(queue: Queue) -> None:
 
 def _lease(queue: Queue, ask: ClaimAsk) -> list[JobRecord]:
     first = sorted(queue.in_state(State.WAITING), key=_order)[: ask.limit]  # C1
-    for index, stored in enumerate(first):
+    for stored in first:
         stored.job = replace(  # C3
             stored.job,
             state=State.ACTIVE,
             worker=ask.worker,
             lease_until=queue.now + ask.lease,
             fence=stored.job.fence + 1,
-            started=index < ask.start,
+            started=False,
         )
     return [stored.job for stored in first]
 
@@ -129,63 +129,22 @@ def apply(queue: Queue, op: Op, transitions: Sequence[Transition]) -> Sequence[A
 
 def _apply(queue: Queue, one: Transition) -> Applied:
     stored = queue.jobs.get(one.ref.id)
-    if stored is None:  # A2
-        return Applied(ApplyStatus.GONE)
-    job = stored.job
-    if one.flag and job.state is State.ACTIVE:  # A8
-        stored.job = replace(job, cancel_requested=True)
-        return Applied(ApplyStatus.REQUESTED, job.state)
-    if not _holds(one.guard, job):  # A1
-        return Applied(ApplyStatus.STALE, job.state)
-    if one.remove:  # A9
-        del queue.jobs[job.id]
-        return Applied(ApplyStatus.APPLIED)
-    target = _target(job, one)
-    if target not in TERMINAL and _owner(queue, job) is not None:  # A6
-        return Applied(ApplyStatus.CONFLICT, job.state)
-    _move(queue, stored, one, target)
-    return Applied(ApplyStatus.APPLIED, target)
-
-
-def _holds(guard: Guard, job: JobRecord) -> bool:
-    if guard.fence is not None:
-        return job.state is State.ACTIVE and job.fence == guard.fence
-    return job.state in (guard.states or ())
-
-
-def _target(job: JobRecord, one: Transition) -> State:
-    target = one.to or job.state
-    leaves = job.state is State.ACTIVE and target is not State.ACTIVE
-    if leaves and job.cancel_requested and target not in TERMINAL:  # A7
-        return State.CANCELLED
-    return target
-
-
-def _move(queue: Queue, stored: Stored, one: Transition, target: State) -> None:
-    was = stored.job.state
-    fields = _given(one.changes) | {"state": target}  # A3
-    if one.notice is not None:
-        fields["notice"] = one.notice
-    if was is State.ACTIVE and target is not State.ACTIVE:
-        fields |= {"worker": None, "lease_until": None, "started": False}
-    if was is State.BLOCKED and target is not State.BLOCKED:
-        fields["cause"] = None
-    if target is State.DELAYED and one.to is State.DELAYED:
-        fields["run_at"] = queue.now + one.delay if one.run_at is None else one.run_at
-        queue.tick()  # W1
-    if target not in TERMINAL:
-        fields["finished_at"] = None
-    elif target is not was:
-        fields["finished_at"] = queue.now
+    move = judge(one, None if stored is None else stored.job)  # A1 to A9
+    if stored is None or isinstance(move, Applied):
+        return move if isinstance(move, Applied) else Applied(ApplyStatus.GONE)
+    if move.removes:
+        del queue.jobs[stored.job.id]
+        return move.answer
+    if move.revived and _owner(queue, stored.job) is not None:  # A6
+        return Applied(ApplyStatus.CONFLICT, stored.job.state)
+    stored.job = move.record(stored.job, queue.now)
+    if move.ended:
         stored.retention = one.retention
-    stored.job = replace(stored.job, **fields)
-    if target is State.WAITING and one.to is State.WAITING:
-        _place(queue, stored, one.place)  # A5
-
-
-def _given(changes: Changes) -> dict[str, object]:
-    fields = msgspec.structs.asdict(changes)
-    return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+    if move.place is not None:
+        _place(queue, stored, move.place)  # A5
+    if move.delay is not None:
+        queue.tick()  # W1
+    return move.answer
 
 
 def annotate(queue: Queue, notes: Sequence[Note]) -> Sequence[Applied]:
@@ -223,7 +182,7 @@ def _extend(queue: Queue, held: HeldLease, until: int) -> Extended:
 
 def _is_held(queue: Queue, job_id: str, fence: int) -> bool:
     stored = queue.jobs.get(job_id)
-    return stored is not None and _holds(Guard(fence=fence), stored.job)
+    return stored is not None and holds(Guard(fence=fence), stored.job)
 
 
 def reclaim(queue: Queue, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:

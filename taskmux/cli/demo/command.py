@@ -17,9 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from taskmux.api.queue import Counts
 from taskmux.cli.common import FAILED, console, errors_to_exit_codes, print_json, url_option
-from taskmux.job import JobRecord, State
-from taskmux.queue import Counts
+from taskmux.model.job import JobRecord, State
 
 if TYPE_CHECKING:
     from taskmux.cli.demo.run import Course, Outcome

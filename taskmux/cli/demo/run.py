@@ -17,11 +17,11 @@ from pathlib import Path
 
 import msgspec
 
+from taskmux.api.queue import Counts
+from taskmux.api.task import Call
 from taskmux.cli.demo.app import getting_started, mux, password_reset, welcome
-from taskmux.errors import TaskmuxError
-from taskmux.job import JobRecord, State
-from taskmux.queue import Counts
-from taskmux.task import Call
+from taskmux.model.errors import TaskmuxError
+from taskmux.model.job import JobRecord, State
 
 __all__ = ["Course", "DemoFailed", "Outcome", "run_demo"]
 

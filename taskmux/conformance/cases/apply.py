@@ -10,6 +10,7 @@ from taskmux.conformance.cases.moves import FENCED, LEGAL, MOVES, SPENT
 from taskmux.driver import (
     Applied,
     ApplyStatus,
+    BlockedCause,
     Dedup,
     Keep,
     Policy,
@@ -46,7 +47,7 @@ class ApplyCases:
 
     async def test_a1_a_guard_is_checked_before_anything_is_written(self, bench: Bench) -> None:
         job = await bench.running()
-        stale = replace(transition.bury(job, SPENT, notice=b"n"), guard=transition.Guard(fence=1))
+        stale = replace(transition.bury(job, SPENT), guard=transition.Guard(fence=1))
         (answer,) = await bench.apply(stale)
         assert answer == Applied(ApplyStatus.STALE, State.ACTIVE)
         assert await bench.record(job) == job
@@ -203,7 +204,7 @@ class ApplyCases:
             transition.hold(other),
             transition.complete(job, b"1"),
             transition.complete(job, b"2"),
-            transition.unblock(other),
+            transition.unblock(other, BlockedCause.HOLD),
             transition.reprioritise(other, 3),
             transition.remove(job.ref),
             transition.remove(job.ref),

@@ -12,7 +12,6 @@ from taskmux.conformance.bench import LONG, Bench
 from taskmux.driver import (
     Applied,
     ApplyStatus,
-    ClaimAsk,
     Extended,
     HeldLease,
     JobRecord,
@@ -150,18 +149,19 @@ class LeaseCases:
         assert second.worker == "first"
         assert second.fence > first.fence
 
-    @pytest.mark.parametrize("start", [0, 1])
+    @pytest.mark.parametrize("started", [False, True])
     async def test_r2_the_answer_names_the_worker_that_lapsed(
-        self, bench: Bench, start: int
+        self, bench: Bench, *, started: bool
     ) -> None:
         await bench.created(bench.job())
-        ask = ClaimAsk(bench.queue, "lapsed", 1, SHORT, start)
-        (job,) = (await bench.driver.claim(bench.op(), ask)).jobs
+        job = await bench.claim_one(worker="lapsed", lease=SHORT)
+        if started:
+            await bench.applied(transition.start(job))
         assert job.lease_until is not None
         await bench.reach(job.lease_until)
         rescued = await bench.reclaim_one()
         assert rescued.worker == "lapsed"
-        assert rescued.started == bool(start)
+        assert rescued.started is started
         assert (rescued.attempts, rescued.crashes) == (job.attempts, job.crashes)
         assert await bench.record(job) == replace(rescued, worker="rescuer")
 

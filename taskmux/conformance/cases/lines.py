@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from taskmux.conformance.bench import LONG, Bench, needs
 from taskmux.conformance.cases.moves import SPENT
 from taskmux.driver import (
+    BlockedCause,
     JobRecord,
     Keep,
     Lines,
@@ -106,7 +107,7 @@ class LineCases:
         job = await bench.arrange(start, group="a")
         moves: dict[str, Transition] = {
             "promote": transition.promote(job.ref),
-            "unblock": transition.unblock(job.ref),
+            "unblock": transition.unblock(job.ref, BlockedCause.HOLD),
             "redrive": transition.redrive(job.ref),
             "release": transition.release(job),
             "reprioritise": transition.reprioritise(job.ref, 200),

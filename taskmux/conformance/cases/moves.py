@@ -8,7 +8,7 @@ import pytest
 
 from taskmux.conformance.bench import LONG, Bench
 from taskmux.conformance.model import answer, moved
-from taskmux.driver import TERMINAL, Changes, Dedup, JobRecord, Transition, transition
+from taskmux.driver import TERMINAL, BlockedCause, Changes, Dedup, JobRecord, Transition, transition
 
 __all__ = ["FENCED", "LEGAL", "MOVES", "SPENT", "STARTS", "MoveCases"]
 
@@ -27,11 +27,11 @@ SPENT = Changes(attempts=2, reason="it broke")
 
 MOVES: dict[str, Callable[[JobRecord], Transition]] = {
     "start": transition.start,
-    "complete": lambda job: transition.complete(job, b'{"ok":true}', notice=b"tell"),
+    "complete": lambda job: transition.complete(job, b'{"ok":true}'),
     "again later": lambda job: transition.again(job, SPENT, LONG),
     "again now": lambda job: transition.again(job, SPENT, 0),
     "release": transition.release,
-    "bury": lambda job: transition.bury(job, SPENT, notice=b"tell"),
+    "bury": lambda job: transition.bury(job, SPENT),
     "cancelled": lambda job: transition.cancelled(job, SPENT),
     "cancel": lambda job: transition.cancel(job.ref, job.policy.cancelled),
     "redrive": lambda job: transition.redrive(job.ref, TERMINAL),
@@ -41,7 +41,7 @@ MOVES: dict[str, Callable[[JobRecord], Transition]] = {
     "postpone until": lambda job: transition.postpone(job.ref, run_at=4_102_444_800_000),
     "reprioritise": lambda job: transition.reprioritise(job.ref, 7),
     "hold": lambda job: transition.hold(job.ref),
-    "unblock": lambda job: transition.unblock(job.ref),
+    "unblock": lambda job: transition.unblock(job.ref, BlockedCause.HOLD),
     "remove": lambda job: transition.remove(job.ref),
 }
 

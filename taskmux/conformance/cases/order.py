@@ -70,7 +70,9 @@ class OrderCases:
         await bench.applied(
             transition.reprioritise(delayed, 2), transition.reprioritise(blocked, 1)
         )
-        await bench.applied(transition.promote(delayed), transition.unblock(blocked))
+        await bench.applied(
+            transition.promote(delayed), transition.unblock(blocked, BlockedCause.HOLD)
+        )
         assert await bench.claimed_ids(10) == ["blocked", "delayed", "a"]
 
     async def test_a5_back_is_behind_all_others(self, bench: Bench) -> None:
@@ -114,4 +116,4 @@ class OrderCases:
 
 
 def _to_front(bench: Bench, name: str) -> Transition:
-    return replace(transition.unblock(Ref(bench.queue, name)), place=Place.FRONT)
+    return replace(transition.unblock(Ref(bench.queue, name), BlockedCause.HOLD), place=Place.FRONT)

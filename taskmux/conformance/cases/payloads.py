@@ -6,8 +6,8 @@ import pytest
 
 from taskmux.conformance.bench import Bench
 from taskmux.driver import Changes, Dedup, JobRecord, Keep, Note, Policy, Ref, State, transition
-from taskmux.job import Attempt, ErrorInfo, Parent
-from taskmux.retry import Backoff, Exponential, Fixed, Linear, Steps
+from taskmux.model.backoff import Backoff, Exponential, Fixed, Linear, Steps
+from taskmux.model.job import Attempt, ErrorInfo, Parent
 
 BYTES = {
     "nul": b'{"a":"\x00","b":"\\u0000"}\x00',
@@ -41,9 +41,9 @@ class PayloadCases:
         assert held.payload == data
         note = Note(ref=held.ref, fence=held.fence, progress=data, steps={"step": data})
         await bench.driver.annotate([note])
-        await bench.applied(transition.complete(held, data, notice=data))
+        await bench.applied(transition.complete(held, data))
         done = await bench.record(job)
-        assert (done.payload, done.result, done.notice) == (data, data, data)
+        assert (done.payload, done.result) == (data, data)
         assert (done.progress, done.steps) == (data, {"step": data})
         assert await bench.walk(State.COMPLETED) == [done]
 

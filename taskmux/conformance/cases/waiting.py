@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from taskmux.conformance.bench import Bench
-from taskmux.driver import Transition, transition
+from taskmux.driver import BlockedCause, Transition, transition
 
 AGES = 20.0
 """Seconds. A wait that lasts this long was not woken."""
@@ -58,7 +58,7 @@ class WaitCases:
         job = await bench.arrange(start.get(move, "active"))
         moves: dict[str, Transition] = {
             "promote": transition.promote(job.ref),
-            "unblock": transition.unblock(job.ref),
+            "unblock": transition.unblock(job.ref, BlockedCause.HOLD),
             "redrive": transition.redrive(job.ref),
             "release": transition.release(job),
         }

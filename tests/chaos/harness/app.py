@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from taskmux import Context, JobRecord, Taskmux, hookimpl
-from taskmux.transition import Transition
+from taskmux.model.transition import Transition
 
 from harness.journal import Down, Ended, Fault, Journal, LeaseLost, Settled, Started, Up
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from taskmux import State, Taskmux
-from taskmux.gcra import as_rate
+from taskmux.policy.gcra import as_rate
 
 from harness.fleet import QUEUE, Fleet, WorkerFlags
 

@@ -1,0 +1,171 @@
+"""A connection: one driver on one event loop, and what its users share of it.
+
+That is group commits, and what is known of the queues' settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+from taskmux.api.batch import Ops, Replies, resend
+from taskmux.driver import (
+    Applied,
+    Driver,
+    Lines,
+    NewJob,
+    Op,
+    Presence,
+    Pushed,
+    Transactions,
+    require,
+)
+from taskmux.model.errors import CorruptRecord, JobConflict
+from taskmux.model.job import JobRecord, Ref
+from taskmux.model.queue import QueueSettings
+from taskmux.model.transition import Transition
+from taskmux.policy.explain import Explanation, explain
+
+__all__ = ["Connection", "change_settings"]
+
+FRESH = 2.0
+"""Seconds that a producer goes by what it knows of a queue's settings."""
+
+TRIES = 20
+
+
+async def change_settings(
+    driver: Driver, queue: str, change: Callable[[QueueSettings], QueueSettings]
+) -> QueueSettings:
+    """Change a queue's stored settings, however many do so at once; return them.
+
+    Raises:
+        JobConflict: others changed them all the time.
+    """
+    for _ in range(TRIES):
+        settings = await driver.settings(queue)
+        wanted = change(settings)
+        if wanted == settings or await driver.put_settings(queue, wanted):
+            return wanted
+    raise JobConflict(
+        f"The settings of queue {queue!r} are being changed by others all the time. Try again."
+    )
+
+
+class Connection:
+    """What producers, handles and queues share: batched `push`, `apply` and `get`."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self._pushes: Replies[NewJob, Pushed] = Replies(driver.push)
+        self._actions: Replies[Transition, Applied] = Replies(driver.apply)
+        self._bulk = asyncio.Lock()
+        self._bulk_ops = Ops()
+        self._reads: Replies[Ref, JobRecord | None] = Replies(self._get)
+        self._has_lines = isinstance(driver, Lines)
+        self._known: dict[str, tuple[float, asyncio.Future[QueueSettings]]] = {}
+
+    async def open(self) -> None:
+        """Open the driver."""
+        await self.driver.open()
+
+    async def close(self) -> None:
+        """Let what is under way finish, then close the driver."""
+        await self._pushes.close()
+        await self._actions.close()
+        await self._reads.close()
+        await self.driver.close()
+
+    async def push(self, new: NewJob) -> Pushed:
+        """Create one job, together with others asked for meanwhile.
+
+        Raises:
+            UnsupportedFeature: it has a group, and the store has no lines.
+        """
+        self._check(new)
+        return await self._pushes.ask(new)
+
+    async def push_many(self, news: Sequence[NewJob], session: Any = None) -> Sequence[Pushed]:
+        """Create a batch of jobs in one operation.
+
+        Args:
+            news: the jobs.
+            session: a transaction of the application's own; they exist once that commits.
+
+        Raises:
+            UnsupportedFeature: one has a group, and the store has no lines; or a session is given,
+                and it has no transactions.
+        """
+        for new in news:
+            self._check(new)
+        if session is not None:
+            return await self._push_within(session, news)
+        async with self._bulk:  # an origin has one operation in flight
+            op = self._bulk_ops.next()
+            return await resend(lambda: self.driver.push(op, news), tries=3)
+
+    async def _push_within(self, session: Any, news: Sequence[NewJob]) -> Sequence[Pushed]:
+        require(self.driver, "transactions", feature="session=")
+        return await cast("Transactions", self.driver).push_within(session, news)
+
+    def _check(self, new: NewJob) -> None:
+        if new.job.group is not None and not self._has_lines:
+            feature = "group=" if new.job.group[0] != "@" else f"A limit of task {new.job.task!r}"
+            require(self.driver, "lines", feature=feature)
+
+    async def settings(self, queue: str) -> QueueSettings:
+        """Return a queue's settings as they were within the last two seconds."""
+        known = self._known.get(queue)
+        if known is None or known[0] <= time.monotonic():
+            reading = asyncio.ensure_future(resend(lambda: self.driver.settings(queue), tries=3))
+            known = self._known[queue] = (time.monotonic() + FRESH, reading)
+            reading.add_done_callback(partial(self._forget_failed, queue))
+        if known[1].done():  # as it is for nearly every job
+            return known[1].result()
+        return await asyncio.shield(known[1])
+
+    def _forget_failed(self, queue: str, reading: asyncio.Future[QueueSettings]) -> None:
+        """Let the next caller ask again if this reading failed."""
+        failed = reading.cancelled() or reading.exception() is not None
+        if failed and self._known.get(queue, (0, None))[1] is reading:
+            del self._known[queue]
+
+    async def change_settings(
+        self, queue: str, change: Callable[[QueueSettings], QueueSettings]
+    ) -> QueueSettings:
+        """Change a queue's stored settings; see the function of this name."""
+        settings = await change_settings(self.driver, queue, change)
+        self._known.pop(queue, None)
+        return settings
+
+    async def explain(self, ref: Ref) -> Explanation | None:
+        """Say why a job does not run; None if there is no such job."""
+        job = await self.get(ref)
+        if job is None:
+            return None
+        driver = self.driver
+        settings = await driver.settings(ref.queue)
+        standing = await driver.standing(ref) if isinstance(driver, Lines) else None
+        workers = await driver.workers() if isinstance(driver, Presence) else None
+        return explain(job, settings, standing, workers, time.time_ns() // 1_000_000)
+
+    async def apply(self, one: Transition) -> Applied:
+        """Apply one transition, together with others asked for meanwhile."""
+        return await self._actions.ask(one)
+
+    async def get(self, ref: Ref) -> JobRecord | None:
+        """Read one record, together with others asked for meanwhile."""
+        return await self._reads.ask(ref)
+
+    async def _get(
+        self, _op: Op, refs: Sequence[Ref]
+    ) -> Sequence[JobRecord | BaseException | None]:
+        try:
+            return await self.driver.get(refs)
+        except CorruptRecord as error:  # one bad record must not spoil its neighbours' reads
+            if len(refs) == 1:
+                return [error]
+            return [(await self._get(_op, [ref]))[0] for ref in refs]

@@ -1,0 +1,270 @@
+"""What a handler is given about its run, and what it can leave on its job's record."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import Future as ThreadFuture
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+from taskmux.api.codec import decode_value, encode_value, result_type
+from taskmux.config import Limits
+from taskmux.driver import Applied, ApplyStatus, Note
+from taskmux.model.errors import DeclarationError, LeaseLost, PayloadTooLarge
+from taskmux.model.job import JobRecord, State
+from taskmux.model.units import check_name, storable
+
+__all__ = ["BlockingContext", "Context", "Sent"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Notes(Protocol):
+    """Where a run's notes go: the worker's group commit."""
+
+    def ask(self, item: Note) -> asyncio.Future[Applied]:
+        """Send a note with the next batch."""
+        ...
+
+
+class Sent:
+    """A note on its way. Await it (or `wait()` in a sync handler) to know that it is stored."""
+
+    def __init__(self, future: ThreadFuture[Applied], job: JobRecord) -> None:
+        self._future = future
+        self._job = job
+
+    def __await__(self) -> Generator[Any, None, None]:
+        applied = yield from asyncio.wrap_future(self._future).__await__()
+        self._check(applied)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until the note is stored; for sync handlers.
+
+        Raises:
+            LeaseLost: the job is no longer this run's.
+            TimeoutError: not stored after `timeout` seconds.
+        """
+        self._check(self._future.result(timeout))
+
+    def _check(self, applied: Applied) -> None:
+        if applied.status is not ApplyStatus.APPLIED:
+            raise LeaseLost(
+                f"Job {self._job.ref} is no longer held by this run (fence {self._job.fence}): "
+                f"its lease lapsed and it may run elsewhere. Stop; nothing more will be stored."
+            )
+
+
+class Context:
+    """One run of a job, as its handler sees it.
+
+    Attributes:
+        job: the record as it was claimed.
+        worker: the id of the worker that runs it.
+        state: what the app's `lifespan` yielded.
+    """
+
+    def __init__(
+        self,
+        job: JobRecord,
+        *,
+        worker: str = "none",
+        state: Any = None,
+        notes: Notes | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.job = job
+        self.worker = worker
+        self.state = state
+        self._notes = notes
+        self._limits = limits or Limits()
+        self._loop = asyncio.get_running_loop() if notes is not None else None
+        self._steps = dict(job.steps)
+        self._lines = len(job.logs)
+        self._cancel = job.cancel_requested
+
+    @classmethod
+    def detached(cls, *, id: str = "test", attempt: int = 1, state: Any = None) -> Context:  # noqa: A002 - the word users know
+        """Return a context for calling a handler directly, as in a unit test: it stores nothing."""
+        job = JobRecord(
+            queue="test",
+            id=id,
+            task="test",
+            state=State.ACTIVE,
+            attempts=attempt - 1,
+            fence=time.time_ns() // 1_000_000,
+        )
+        return cls(job, state=state)
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
+    @property
+    def queue(self) -> str:
+        """The job's queue."""
+        return self.job.queue
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self.job.attempts + 1
+
+    @property
+    def fence(self) -> int:
+        """The fencing token: rises at every claim. Send it along with writes to other systems."""
+        return self.job.fence
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody asked the job to cancel; async handlers are also cancelled."""
+        return self._cancel
+
+    @property
+    def blocking(self) -> BlockingContext:
+        """The same for sync handlers, which run in threads."""
+        return BlockingContext(self)
+
+    def progress(self, value: Any) -> Sent:
+        """Store how far the job is: any JSON value, such as a percentage.
+
+        Raises:
+            NotEncodable, PayloadTooLarge: the value cannot travel.
+            LeaseLost: when awaited, if the job is no longer this run's.
+        """
+        data = encode_value(value, "The progress", self._limits.progress)
+        return self._post(Note(ref=self.job.ref, fence=self.job.fence, progress=data))
+
+    def log(self, line: str) -> Sent:
+        """Add a line to the job's log; lines beyond the limit are not stored.
+
+        Raises:
+            LeaseLost: when awaited, if the job is no longer this run's.
+        """
+        if self._lines >= self._limits.log_lines:
+            return Sent(_stored(), self.job)
+        index, self._lines = self._lines, self._lines + 1
+        text = storable(str(line), self._limits.log_line)
+        return self._post(Note(ref=self.job.ref, fence=self.job.fence, log=text, log_index=index))
+
+    @overload
+    async def step(
+        self, name: str, function: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def step(
+        self, name: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    async def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a function once per job: after a crash or a retry its stored result is returned.
+
+        Annotate the function's return type, so that the stored result comes back as that type.
+
+        Raises:
+            NotEncodable, PayloadTooLarge: the result cannot be stored.
+            LeaseLost: the job is no longer this run's; the result was not stored.
+        """
+        done, value = self._recall(name, function)
+        if done:
+            return value
+        result = function(*args, **kwargs)
+        if inspect.isawaitable(result):
+            result = await result
+        await self._remember(name, result)
+        return result
+
+    def _recall(self, name: str, function: Callable[..., Any]) -> tuple[bool, Any]:
+        check_name(name, "step name")
+        if name not in self._steps:
+            return False, None
+        what = f"The stored result of step {name!r}"
+        return True, decode_value(self._steps[name], result_type(function), what)
+
+    def _remember(self, name: str, result: Any) -> Sent:
+        data = encode_value(result, f"The result of step {name!r}", self._limits.result)
+        total = len(data) + sum(map(len, self._steps.values()))
+        if total > self._limits.result:
+            raise PayloadTooLarge(
+                f"With step {name!r} the job's step results take {total:,} bytes; the limit is "
+                f"{self._limits.result:,}. Store the bulk elsewhere and return a reference."
+            )
+        self._steps[name] = data
+        return self._post(Note(ref=self.job.ref, fence=self.job.fence, steps={name: data}))
+
+    def _post(self, note: Note) -> Sent:
+        if self._notes is None or self._loop is None:
+            return Sent(_stored(), self.job)
+        notes = self._notes
+        reply: ThreadFuture[Applied] = ThreadFuture()
+
+        def send() -> None:
+            notes.ask(note).add_done_callback(lambda done: _copy(done, reply))
+
+        if _running_loop() is self._loop:
+            send()
+        else:
+            self._loop.call_soon_threadsafe(send)
+        return Sent(reply, self.job)
+
+    def ask_to_cancel(self) -> None:
+        """Let a polling handler see that it should stop. Called by the worker."""
+        self._cancel = True
+
+
+class BlockingContext:
+    """A context's verbs for sync handlers: each returns when its note is stored."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def progress(self, value: Any) -> None:
+        """Store how far the job is; see `Context.progress`."""
+        self._context.progress(value).wait()
+
+    def log(self, line: str) -> None:
+        """Add a line to the job's log; see `Context.log`."""
+        self._context.log(line).wait()
+
+    def step(self, name: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a sync function once per job; see `Context.step`.
+
+        Raises:
+            DeclarationError: the function is async.
+        """
+        if inspect.iscoroutinefunction(function):
+            raise DeclarationError(
+                f"Step {name!r} is async. Make the handler async and await ctx.step(...)."
+            )
+        done, value = self._context._recall(name, function)  # noqa: SLF001 - the same unit
+        if done:
+            return value  # type: ignore[no-any-return]  # as annotated by the function
+        result = function(*args, **kwargs)
+        self._context._remember(name, result).wait()  # noqa: SLF001 - the same unit
+        return result
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _stored() -> ThreadFuture[Applied]:
+    done: ThreadFuture[Applied] = ThreadFuture()
+    done.set_result(Applied(ApplyStatus.APPLIED))
+    return done
+
+
+def _copy(source: asyncio.Future[Applied], target: ThreadFuture[Applied]) -> None:
+    error = None if source.cancelled() else source.exception()
+    if source.cancelled():
+        target.cancel()
+    elif error is not None:
+        target.set_exception(error)
+    else:
+        target.set_result(source.result())

@@ -1,0 +1,311 @@
+"""Handles: one stored job as its producer sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+from taskmux.api.codec import decode_value
+from taskmux.api.connection import Connection
+from taskmux.driver import Applied, ApplyStatus, PushStatus
+from taskmux.model import transition
+from taskmux.model.errors import (
+    DeclarationError,
+    JobCancelled,
+    JobConflict,
+    JobFailed,
+    JobNotFound,
+    Moved,
+    ResultNotKept,
+    ResultTimeout,
+)
+from taskmux.model.job import TERMINAL, BlockedCause, JobRecord, Ref, State
+from taskmux.model.transition import Transition
+from taskmux.model.units import Duration, instant_ms, milliseconds, priority_number
+from taskmux.policy.explain import Explanation
+
+__all__ = ["BlockingHandle", "Connect", "JobHandle", "Portal"]
+
+R = TypeVar("R")
+Value = TypeVar("Value")
+
+FIRST_LOOK = 0.002
+LONGEST_LOOK = 0.25
+
+Connect = Callable[[str], Awaitable[Connection]]
+"""Returns the open connection that serves a queue, on the running event loop."""
+
+
+class Portal(Protocol):
+    """Runs coroutines for code without an event loop."""
+
+    def run_blocking(self, make: Callable[[], Awaitable[Value]]) -> Value:
+        """Run a coroutine on a background loop and wait for it."""
+        ...
+
+
+class JobHandle(Generic[R]):
+    """A stored job. It holds no connection and no copy: every verb asks the store.
+
+    Attributes:
+        ref: the job's identity, `(queue, id)`.
+        pushed: what the store answered when this handle came from an enqueue; None otherwise.
+    """
+
+    def __init__(
+        self,
+        ref: Ref,
+        connect: Connect,
+        portal: Portal,
+        *,
+        returns: Any = Any,
+        pushed: PushStatus | None = None,
+    ) -> None:
+        self.ref = ref
+        self.pushed = pushed
+        self._connect = connect
+        self._portal = portal
+        self._returns = returns
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.ref}>"
+
+    @property
+    def queue(self) -> str:
+        """The job's queue."""
+        return self.ref.queue
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.ref.id
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether the enqueue made no new job, because its id or dedup key was taken."""
+        return self.pushed in (PushStatus.DUPLICATE, PushStatus.DEDUPLICATED)
+
+    @property
+    def blocking(self) -> BlockingHandle[R]:
+        """The same for code without an event loop."""
+        return BlockingHandle(self, self._portal)
+
+    async def record(self) -> JobRecord:
+        """Return the stored record.
+
+        Raises:
+            JobNotFound: there is none (any more).
+        """
+        connection = await self._connect(self.ref.queue)
+        job = await connection.get(self.ref)
+        if job is None:
+            raise JobNotFound(
+                f"There is no job {self.ref}: the id is wrong, or its retention has passed."
+            )
+        return job
+
+    async def status(self) -> State:
+        """Return the job's state.
+
+        Raises:
+            JobNotFound: there is no such job (any more).
+        """
+        return (await self.record()).state
+
+    async def result(self, timeout: Duration | None = None) -> R:  # noqa: ASYNC109 - a user's word
+        """Wait for the job to finish and return what its handler returned.
+
+        Args:
+            timeout: how long to wait; None waits for ever.
+
+        Raises:
+            JobFailed: it died; the message says why.
+            JobCancelled: it was cancelled.
+            ResultNotKept: its task says `keep_result=False`.
+            ResultTimeout: it has not finished in time; it goes on.
+            JobNotFound: there is no such job (any more).
+            NotDecodable: the stored result does not fit the annotation.
+        """
+        limit = None if timeout is None else milliseconds(timeout, "timeout") / 1000
+        deadline = None if limit is None else time.monotonic() + limit
+        pause = FIRST_LOOK
+        while True:
+            job = await self.record()
+            if not job.policy.keep_result:
+                raise ResultNotKept(
+                    f"Job {self.ref} keeps no result: its task says keep_result=False. Use "
+                    f"status(), or let the task keep results."
+                )
+            if job.state in TERMINAL:
+                return self._outcome(job)
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise ResultTimeout(
+                        f"Job {self.ref} is {job.state} after {limit:g} s. It goes on: ask again, "
+                        f"or cancel() it. Is a worker running for queue {self.ref.queue!r}?"
+                    )
+                pause = min(pause, left)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_LOOK)
+
+    def _outcome(self, job: JobRecord) -> R:
+        match job.state:
+            case State.COMPLETED:
+                data = job.result if job.result is not None else b"null"
+                value: R = decode_value(data, self._returns, f"The result of job {self.ref}")
+                return value
+            case State.CANCELLED:
+                raise JobCancelled(f"Job {self.ref} was cancelled: {job.reason}.")
+            case State.MOVED:
+                raise Moved(f"Job {self.ref} moved to another store. Connect to the new one.")
+            case _:
+                last = f" Last error: {job.error.type}: {job.error.message}" if job.error else ""
+                raise JobFailed(f"Job {self.ref} is dead: {job.reason}.{last}")
+
+    async def explain(self) -> Explanation:
+        """Say why the job does not run now: every reason, each in a sentence.
+
+        Raises:
+            JobNotFound: there is no such job (any more).
+        """
+        connection = await self._connect(self.ref.queue)
+        found = await connection.explain(self.ref)
+        if found is None:
+            raise JobNotFound(
+                f"There is no job {self.ref}: the id is wrong, or its retention has passed."
+            )
+        return found
+
+    async def cancel(self) -> State:
+        """Cancel the job. One that runs is asked to stop; its state is then still `active`.
+
+        Raises:
+            JobNotFound: there is no such job.
+            JobConflict: it has finished already.
+        """
+        policy = (await self.record()).policy
+        applied = await self._apply(transition.cancel(self.ref, policy.cancelled), "cancel")
+        return applied.state or State.CANCELLED
+
+    async def retry(self) -> None:
+        """Make a finished job (dead, cancelled or completed) wait again with fresh attempts.
+
+        Raises:
+            JobNotFound: there is no such job.
+            JobConflict: it has not finished, or another job owns its dedup key.
+        """
+        await self._apply(transition.redrive(self.ref, TERMINAL), "retry")
+
+    async def promote(self) -> None:
+        """Make a delayed job wait now.
+
+        Raises:
+            JobNotFound: there is no such job.
+            JobConflict: it is not delayed.
+        """
+        await self._apply(transition.promote(self.ref), "promote")
+
+    async def reschedule(
+        self, *, delay: Duration | None = None, run_at: datetime | None = None
+    ) -> None:
+        """Let a waiting or delayed job run later, or sooner: `delay` from now, or at an instant.
+
+        Raises:
+            DeclarationError: not exactly one of the two is given, or it is no time.
+            JobNotFound: there is no such job.
+            JobConflict: it is neither waiting nor delayed.
+        """
+        if (delay is None) == (run_at is None):
+            raise DeclarationError("Give delay or run_at: one of them.")
+        if delay is not None and (ms := milliseconds(delay, "delay")) == 0:
+            await self._apply(transition.postpone(self.ref, run_at=0), "be rescheduled")
+        elif delay is not None:
+            await self._apply(transition.postpone(self.ref, ms), "be rescheduled")
+        else:
+            due = transition.postpone(self.ref, run_at=instant_ms(run_at))
+            await self._apply(due, "be rescheduled")
+
+    async def set_priority(self, priority: int | str) -> None:
+        """Give a job that has not begun another priority; a waiting one keeps its seniority.
+
+        Raises:
+            DeclarationError: the name is unknown or the number out of range.
+            JobNotFound: there is no such job.
+            JobConflict: it runs, or has finished.
+        """
+        one = transition.reprioritise(self.ref, priority_number(priority))
+        await self._apply(one, "change its priority")
+
+    async def hold(self) -> None:
+        """Keep a waiting or delayed job back until `unhold`.
+
+        Raises:
+            JobNotFound: there is no such job.
+            JobConflict: it is neither waiting nor delayed.
+        """
+        await self._apply(transition.hold(self.ref), "be held")
+
+    async def unhold(self) -> None:
+        """Let a job that was held go on: it waits now.
+
+        Raises:
+            JobNotFound: there is no such job.
+            JobConflict: it is not blocked.
+        """
+        await self._apply(transition.unblock(self.ref, BlockedCause.HOLD), "be let go")
+
+    async def remove(self) -> None:
+        """Remove the job's record; its dedup key is free again.
+
+        Raises:
+            JobNotFound: there is no such job.
+            JobConflict: it is running: cancel it first.
+        """
+        await self._apply(transition.remove(self.ref), "remove")
+
+    async def _apply(self, one: Transition, verb: str) -> Applied:
+        connection = await self._connect(self.ref.queue)
+        applied = await connection.apply(one)
+        match applied.status:
+            case ApplyStatus.GONE:
+                raise JobNotFound(f"There is no job {self.ref} to {verb}.")
+            case ApplyStatus.STALE:
+                raise JobConflict(f"Job {self.ref} is {applied.state}: it cannot {verb} now.")
+            case ApplyStatus.CONFLICT:
+                raise JobConflict(
+                    f"Job {self.ref} cannot {verb}: another unfinished job owns its dedup key."
+                )
+            case _:
+                return applied
+
+
+class BlockingHandle(Generic[R]):
+    """A handle's verbs for synchronous code; each raises what its namesake does."""
+
+    def __init__(self, handle: JobHandle[R], portal: Portal) -> None:
+        self._handle = handle
+        self._portal = portal
+
+    def record(self) -> JobRecord:
+        """Return the stored record; see `JobHandle.record`."""
+        return self._portal.run_blocking(self._handle.record)
+
+    def status(self) -> State:
+        """Return the job's state; see `JobHandle.status`."""
+        return self._portal.run_blocking(self._handle.status)
+
+    def result(self, timeout: Duration | None = None) -> R:
+        """Wait for the result; see `JobHandle.result`."""
+        return self._portal.run_blocking(lambda: self._handle.result(timeout))
+
+    def cancel(self) -> State:
+        """Cancel the job; see `JobHandle.cancel`."""
+        return self._portal.run_blocking(self._handle.cancel)
+
+    def retry(self) -> None:
+        """Make a finished job wait again; see `JobHandle.retry`."""
+        self._portal.run_blocking(self._handle.retry)

@@ -1,0 +1,357 @@
+"""Options of jobs: what may be said, checked once and kept in working form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, TypedDict, cast
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from taskmux.model.backoff import Backoff, BackoffFunction, BackoffLike, as_backoff
+from taskmux.model.errors import DeclarationError
+from taskmux.model.job import Dedup, Keep, Policy
+from taskmux.model.units import (
+    Duration,
+    brief,
+    check_name,
+    check_queue,
+    instant_ms,
+    milliseconds,
+    priority_number,
+    storable,
+)
+
+__all__ = [
+    "JobOptions",
+    "Parsed",
+    "QueueOptions",
+    "Retention",
+    "changed_defaults",
+    "declared_defaults",
+    "decode_defaults",
+    "parse_call",
+    "parse_defaults",
+    "parse_options",
+    "parse_shared",
+]
+
+
+class Retention(TypedDict, total=False):
+    """How long finished jobs stay readable, per state; a duration, or `count` newest."""
+
+    completed: Duration
+    cancelled: Duration
+    dead: Duration
+    completed_count: int
+    dead_count: int
+
+
+class JobOptions(TypedDict, total=False):
+    """What a task, a call or the app may say about jobs. The call wins, then the task, the app.
+
+    `delay` and `run_at` exclude each other. `max_attempts` counts all tries. `backoff` is a policy,
+    a delay, a list of delays or a function of attempt and error. `timeout` is for one run.
+    `session` is a transaction of the application's own, in a store that has them.
+    `group` is a line of its own in the queue: groups take fair turns, and may have limits.
+    `dedup` is a key that at most one unfinished job of the queue owns.
+    """
+
+    queue: str
+    id: str
+    delay: Duration
+    run_at: datetime
+    priority: int | str
+    lifo: bool
+    max_attempts: int
+    max_crashes: int
+    backoff: BackoffLike
+    timeout: Duration | None
+    keep_result: bool
+    retention: Retention
+    tags: Sequence[str]
+    headers: Mapping[str, str]
+    group: str
+    dedup: str
+    session: Any
+
+
+class QueueOptions(TypedDict, total=False):
+    """What a queue may say about jobs that neither their call nor their task says."""
+
+    priority: int | str
+    lifo: bool
+    max_attempts: int
+    max_crashes: int
+    backoff: BackoffLike
+    timeout: Duration | None
+    keep_result: bool
+    retention: Retention
+    tags: Sequence[str]
+    headers: Mapping[str, str]
+
+
+class Parsed(msgspec.Struct, frozen=True):
+    """Options, checked and in working form. UNSET: not said."""
+
+    queue: str | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    delay: int | UnsetType = UNSET
+    run_at: int | UnsetType = UNSET
+    priority: int | UnsetType = UNSET
+    lifo: bool | UnsetType = UNSET
+    max_attempts: int | UnsetType = UNSET
+    max_crashes: int | UnsetType = UNSET
+    backoff: Backoff | BackoffFunction | UnsetType = UNSET
+    call_backoff: Backoff | UnsetType = UNSET
+    """A backoff that a call gives: stored with the job, unlike its task's."""
+    timeout: int | None | UnsetType = UNSET
+    keep_result: bool | UnsetType = UNSET
+    completed: Keep | UnsetType = UNSET
+    cancelled: Keep | UnsetType = UNSET
+    dead: Keep | UnsetType = UNSET
+    tags: tuple[str, ...] | UnsetType = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
+    group: str | UnsetType = UNSET
+    dedup: Dedup | UnsetType = UNSET
+    session: Any = UNSET
+
+    def over(self, base: Parsed) -> Parsed:
+        """Return these options, with what they leave unsaid taken from `base`."""
+        said = {
+            name: value
+            for name, value in msgspec.structs.asdict(self).items()
+            if value is not UNSET
+        }
+        if "delay" in said or "run_at" in said:  # the later word on time replaces the earlier
+            base = replace(base, delay=UNSET, run_at=UNSET)
+        return replace(base, **said)
+
+    def policy(self) -> Policy:
+        """Return the part that is stored with each job."""
+        fields: dict[str, Any] = {
+            "max_attempts": self.max_attempts,
+            "max_crashes": self.max_crashes,
+            "timeout_ms": self.timeout,
+            "backoff": self.call_backoff,
+            "keep_result": self.keep_result,
+            "completed": self.completed,
+            "cancelled": self.cancelled,
+            "dead": self.dead,
+        }
+        return Policy(**{name: value for name, value in fields.items() if value is not UNSET})
+
+
+def parse_call(options: JobOptions) -> Parsed:
+    """Return a call's options: as `parse_options`, and its backoff is to be stored.
+
+    Raises:
+        DeclarationError: also for a backoff function, which cannot be stored.
+    """
+    parsed = parse_options(options)
+    if parsed.backoff is UNSET:
+        return parsed
+    if not isinstance(parsed.backoff, Backoff):
+        raise DeclarationError(
+            "A backoff function cannot be stored with a job. Declare it with the task "
+            "(@mux.task(backoff=...)), or give this call a policy such as Exponential('1s')."
+        )
+    return replace(parsed, call_backoff=parsed.backoff)
+
+
+def parse_shared(options: JobOptions) -> Parsed:
+    """Return the options of a task or an app: as `parse_options`, for many jobs.
+
+    Raises:
+        DeclarationError: also for what only a single call can say.
+    """
+    if misplaced := sorted({"id", "run_at", "dedup", "session"} & set(options)):
+        raise DeclarationError(
+            f"{misplaced[0]} belongs to a single call, not to a task or an app: "
+            f"task.options({misplaced[0]}=...).enqueue(...)."
+        )
+    return parse_options(options)
+
+
+class _Stored(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A queue's defaults as they are stored: the fields of `Parsed` that a queue may say."""
+
+    priority: int | UnsetType = UNSET
+    lifo: bool | UnsetType = UNSET
+    max_attempts: int | UnsetType = UNSET
+    max_crashes: int | UnsetType = UNSET
+    call_backoff: Backoff | UnsetType = UNSET
+    timeout: int | None | UnsetType = UNSET
+    keep_result: bool | UnsetType = UNSET
+    completed: Keep | UnsetType = UNSET
+    cancelled: Keep | UnsetType = UNSET
+    dead: Keep | UnsetType = UNSET
+    tags: tuple[str, ...] | UnsetType = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
+
+
+class _Defaults(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is stored: the options in force, and those that an app declared last."""
+
+    said: _Stored = _Stored()
+    declared: _Stored | None = None
+
+
+def parse_defaults(options: QueueOptions) -> bytes:
+    """Return a queue's defaults, checked, as they are compared and stored.
+
+    Raises:
+        DeclarationError: an option is wrong, or none that a queue can say.
+    """
+    if misplaced := sorted(set(options) - set(QueueOptions.__annotations__)):
+        raise DeclarationError(
+            f"{brief(misplaced[0])} is nothing that a queue can say about its jobs. It can say "
+            f"{', '.join(QueueOptions.__annotations__)}."
+        )
+    parsed = parse_call(cast("JobOptions", options))
+    fields = {name: getattr(parsed, name) for name in _Stored.__struct_fields__}
+    return msgspec.json.encode(_Stored(**fields))
+
+
+def _read_defaults(data: bytes | None) -> _Defaults:
+    try:
+        return msgspec.json.decode(data or b"{}", type=_Defaults)
+    except msgspec.MsgspecError:  # written by another version: jobs must go on
+        return _Defaults()
+
+
+def changed_defaults(data: bytes | None, said: bytes) -> bytes:
+    """Return stored defaults with others in force; what was declared is remembered."""
+    options = msgspec.json.decode(said, type=_Stored)
+    return msgspec.json.encode(_Defaults(options, _read_defaults(data).declared))
+
+
+def declared_defaults(data: bytes | None, declared: bytes) -> bytes | None:
+    """Return stored defaults that follow an app's declaration.
+
+    They are as they were if it declares what was declared before: what was said since stays.
+    """
+    options = msgspec.json.decode(declared, type=_Stored)
+    if _read_defaults(data).declared == options:
+        return data
+    return msgspec.json.encode(_Defaults(options, options))
+
+
+@lru_cache(maxsize=256)
+def decode_defaults(data: bytes | None) -> Parsed:
+    """Return the options that are in force by a queue's stored defaults."""
+    return Parsed(**msgspec.structs.asdict(_read_defaults(data).said))
+
+
+def parse_options(options: JobOptions) -> Parsed:
+    """Return options checked and in working form.
+
+    Raises:
+        DeclarationError: a value is out of range, two exclude each other, or a name is unknown.
+        InvalidName: a queue, id, tag or key cannot be stored everywhere.
+    """
+    unknown = sorted(set(options) - set(_PARSERS))
+    if unknown:
+        raise DeclarationError(
+            f"There is no option {brief(unknown[0])}. Options are {', '.join(sorted(_PARSERS))}."
+        )
+    if "delay" in options and "run_at" in options:
+        raise DeclarationError("delay and run_at exclude each other: give one of them.")
+    fields: dict[str, Any] = {}
+    for name, value in options.items():
+        fields.update(_PARSERS[name](value))
+    return Parsed(**fields)
+
+
+def _count(name: str, least: int) -> Callable[[Any], dict[str, Any]]:
+    def parse(value: Any) -> dict[str, Any]:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 10**6:
+            raise DeclarationError(
+                f"{name} {brief(value)} is not a number from {least} to 1000000."
+            )
+        return {name: value}
+
+    return parse
+
+
+def _flag(name: str) -> Callable[[Any], dict[str, Any]]:
+    def parse(value: Any) -> dict[str, Any]:
+        if not isinstance(value, bool):
+            raise DeclarationError(f"{name} {brief(value)} is neither True nor False.")
+        return {name: value}
+
+    return parse
+
+
+def _timeout(value: Any) -> dict[str, Any]:
+    timeout = None if value is None else milliseconds(value, "timeout")
+    if timeout == 0:
+        raise DeclarationError("timeout 0 would end every run at once. Use None for no timeout.")
+    return {"timeout": timeout}
+
+
+def _backoff(value: Any) -> dict[str, Any]:
+    return {"backoff": as_backoff(value)}
+
+
+def _retention(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not set(value) <= set(Retention.__annotations__):
+        raise DeclarationError(
+            f"retention {brief(value)} is not a mapping of {', '.join(Retention.__annotations__)}."
+        )
+    fields: dict[str, Any] = {}
+    for state in ("completed", "cancelled", "dead"):
+        keep: Keep = getattr(Policy(), state)
+        if not {state, f"{state}_count"} & set(value):
+            continue  # not said
+        if state in value:
+            keep = Keep(milliseconds(value[state], f"retention of {state}"), keep.count)
+        if f"{state}_count" in value:
+            keep = Keep(keep.age_ms, _count(state, 0)(value[f"{state}_count"])[state])
+        fields[state] = keep
+    return fields
+
+
+def _tags(value: Any) -> dict[str, Any]:
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    if not listed or len(value) > 32:  # noqa: PLR2004 - tags are labels, not data
+        raise DeclarationError("tags takes a list of at most 32 short names.")
+    return {"tags": tuple(check_name(tag, "tag") for tag in value)}
+
+
+def _headers(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(part, str) for pair in value.items() for part in pair
+    ):
+        raise DeclarationError("headers takes a mapping from text to text.")
+    if sum(len(key) + len(text) for key, text in value.items()) > 8192:  # noqa: PLR2004
+        raise DeclarationError("headers take more than 8192 characters; send data as arguments.")
+    for key, text in value.items():
+        check_name(key, "header name")
+        if storable(text, len(text)) != text:
+            raise DeclarationError(f"header {key!r} is not valid text: {brief(text)}.")
+    return {"headers": dict(value)}
+
+
+_PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "queue": lambda value: {"queue": check_queue(value)},
+    "id": lambda value: {"id": check_name(value, "job id")},
+    "delay": lambda value: {"delay": milliseconds(value, "delay")},
+    "run_at": lambda value: {"run_at": instant_ms(value)},
+    "priority": lambda value: {"priority": priority_number(value)},
+    "lifo": _flag("lifo"),
+    "max_attempts": _count("max_attempts", 1),
+    "max_crashes": _count("max_crashes", 0),
+    "backoff": _backoff,
+    "timeout": _timeout,
+    "keep_result": _flag("keep_result"),
+    "retention": _retention,
+    "tags": _tags,
+    "headers": _headers,
+    "group": lambda value: {"group": check_name(value, "group")},
+    "dedup": lambda value: {"dedup": Dedup(check_name(value, "dedup key"))},
+    "session": lambda value: {"session": value},
+}

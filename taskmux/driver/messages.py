@@ -1,0 +1,193 @@
+"""What goes into a driver and comes out of it: small frozen records, nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from taskmux.model.job import JobRecord, Ref, State
+
+__all__ = [
+    "Blocker",
+    "ClaimAsk",
+    "Claimed",
+    "Extended",
+    "FindAsk",
+    "HeldLease",
+    "LeaseStatus",
+    "NewJob",
+    "Note",
+    "Op",
+    "Page",
+    "PruneAsk",
+    "PushStatus",
+    "Pushed",
+    "ReclaimAsk",
+]
+
+
+class Op(msgspec.Struct, frozen=True, gc=False):
+    """An operation id, minted by the core: who sends it and the how-manieth it is.
+
+    An origin has one operation in flight per queue and verb, and its numbers rise, so a store
+    needs to remember only each origin's last one.
+    """
+
+    origin: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.origin}:{self.number}"
+
+
+class NewJob(msgspec.Struct, frozen=True, gc=False):
+    """A job to create.
+
+    `job.state` is WAITING, DELAYED or BLOCKED. A delayed one becomes due `delay` milliseconds
+    after the store's now, or at the absolute `job.run_at` where the user gave one.
+    """
+
+    job: JobRecord
+    delay: int = 0
+
+
+class PushStatus(StrEnum):
+    """What became of a new job."""
+
+    CREATED = "created"
+    DUPLICATE = "duplicate"
+    """A job with this id exists; it was not touched."""
+    DEDUPLICATED = "deduplicated"
+    """Another unfinished job owns the deduplication key."""
+    MOVED = "moved"
+    """The queue has moved to another store; nothing was written."""
+    FULL = "full"
+    """The job's line has as many waiting jobs as its queue allows; nothing was written."""
+
+
+class Pushed(msgspec.Struct, frozen=True, gc=False):
+    """The answer for one new job; `id` is the new job's, or that of the job in its place."""
+
+    status: PushStatus
+    id: str
+
+
+class ClaimAsk(msgspec.Struct, frozen=True, gc=False):
+    """Ask for up to `limit` jobs of one queue, leased to `worker` for `lease` milliseconds.
+
+    `prefetch` of the `limit` would only wait at the worker: a queue with limits does not give
+    those.
+    """
+
+    queue: str
+    worker: str
+    limit: int
+    lease: int
+    prefetch: int = 0
+
+
+Blocker = Literal["paused", "concurrency", "rate", "lines"]
+"""Why a claim gives nothing: the queue is paused, at its concurrency, or over its rate or held;
+or each line that has waiting jobs is."""
+
+
+class Claimed(msgspec.Struct, frozen=True, gc=False):
+    """The jobs claimed, in order, as stored after the claim.
+
+    `now`: the store's time. `next_in`: milliseconds until another claim may give something, if
+    nobody does anything before: a delayed job is due, or a rate allows the next start. None: only
+    a wake-up will tell. `blocked_by`: why nothing was given. `limited`: the queue has limits, so
+    it gives nothing to prefetch.
+    """
+
+    jobs: Sequence[JobRecord]
+    now: int
+    next_in: int | None = None
+    blocked_by: Blocker | None = None
+    limited: bool = False
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running job leaves on its record, guarded by its fence.
+
+    `progress` replaces; `steps` are added by name; `log` is line number `log_index` of the job's
+    log (from 0); a line whose number is already taken is ignored, so a repeat adds nothing.
+    """
+
+    ref: Ref
+    fence: int
+    progress: bytes | None = None
+    steps: dict[str, bytes] | None = None
+    log: str | None = None
+    log_index: int = 0
+
+
+class HeldLease(msgspec.Struct, frozen=True, gc=False):
+    """A lease that a worker holds."""
+
+    ref: Ref
+    fence: int
+
+
+class LeaseStatus(StrEnum):
+    """What became of a lease."""
+
+    HELD = "held"
+    LOST = "lost"
+    CANCEL = "cancel"
+    """Held, and the job is asked to cancel."""
+
+
+class Extended(msgspec.Struct, frozen=True, gc=False):
+    """The answer for one lease."""
+
+    status: LeaseStatus
+
+
+class ReclaimAsk(msgspec.Struct, frozen=True, gc=False):
+    """Ask for up to `limit` jobs of one queue whose lease lapsed, leased anew to `worker`."""
+
+    queue: str
+    worker: str
+    limit: int
+    lease: int
+
+
+class FindAsk(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask for one page of a queue's jobs in one state.
+
+    Order: waiting jobs by priority and sequence, which is how they will be claimed but for the
+    turns of lines; delayed ones by due time; the others oldest first, or newest first with
+    `newest`. `cursor` comes from the page before.
+    """
+
+    queue: str
+    state: State
+    tag: str | None = None
+    newest: bool = False
+    cursor: str | None = None
+    limit: int = 100
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Jobs, and where the next page begins (None: this was the last)."""
+
+    jobs: Sequence[JobRecord]
+    cursor: str | None = None
+
+
+class PruneAsk(msgspec.Struct, frozen=True):
+    """Ask to remove up to `limit` finished records of a queue whose retention has passed.
+
+    `memory`: a store that remembers operations in the records themselves removes none that
+    finished less than this many milliseconds ago. `spare`: retention by count removes none that
+    finished less than this many milliseconds ago, so that its result can be read.
+    """
+
+    queue: str
+    limit: int = 1000
+    memory: int = 600_000
+    spare: int = 10_000

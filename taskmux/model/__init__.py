@@ -1,0 +1,1 @@
+"""Plain data, no decisions: what is stored, what is said, what can go wrong."""

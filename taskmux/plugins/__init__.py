@@ -1,0 +1,1 @@
+"""Loading drivers by URL scheme, and the hooks that observers implement."""
