@@ -65,7 +65,7 @@ class Load:
         number = 0
         while self.finished.total() < self.jobs:
             number += 1
-            ask = ClaimAsk(self.queue, worker, self.batch, 30_000, self.batch)
+            ask = ClaimAsk(self.queue, worker, self.batch, 30_000)
             claimed = await self.driver.claim(Op(worker, number), ask)
             done = [transition.complete(job, job.id.encode()) for job in claimed.jobs]
             if done:

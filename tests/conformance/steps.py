@@ -57,7 +57,9 @@ ALL_MOVES: dict[str, Callable[[JobRecord], Transition]] = MOVES | {
     "again later": lambda job: transition.again(job, SPENT, LONG),
     "again soon": lambda job: transition.again(job, SPENT, SOON),
     "postpone": lambda job: transition.postpone(job.ref, LONG),
-    "unblock to the front": lambda job: replace(transition.unblock(job.ref), place=Place.FRONT),
+    "unblock to the front": lambda job: replace(
+        transition.unblock(job.ref, BlockedCause.HOLD), place=Place.FRONT
+    ),
     "redrive now and here": lambda job: replace(transition.redrive(job.ref), place=Place.KEEP),
     "hold the queue": lambda job: transition.limited(job, SPENT, SOON),
     "hold the line": lambda job: transition.limited(job, SPENT, LONG, line=True),
@@ -178,11 +180,12 @@ class Push:
 
 @dataclass(frozen=True)
 class Claim:
-    """Claim jobs, with a lease that holds or one that lapses at once."""
+    """Claim jobs, with a lease that holds or one that lapses at once; perhaps let them begin."""
 
     queue: str
     worker: str
     limit: int
+    started: bool
     lease: int
     prefetch: int
 
@@ -192,6 +195,7 @@ class Claim:
             queue=choose(BUSY),
             worker=choose(WORKERS),
             limit=choose(MANY),
+            started=choose((True, False)),
             lease=choose((SOON, LONG)),
             prefetch=choose((0, 0, 1)),
         )
@@ -203,6 +207,9 @@ class Claim:
         claimed = await player.send(key, (), lambda d, op: d.claim(op, ask))
         assert isinstance(claimed, Claimed)
         player.hand_out(claimed.jobs)
+        if self.started and claimed.jobs:
+            begun = [transition.start(job) for job in claimed.jobs]
+            await player.driver.apply(player.bench.op("starter"), begun)
         return claimed
 
 

@@ -166,7 +166,7 @@ async def test_a_waiter_hears_again_after_its_connection_was_killed(driver, admi
 async def test_a_full_store_refuses_new_jobs_and_is_drained(driver, admin):
     for at in range(200):
         await driver.push(Op("p", at), [new("q", f"j{at}", payload=b"x" * 1000)])
-    first = (await driver.claim(Op("w", 1), ClaimAsk("q", "w", 10, 30_000, 10))).jobs
+    first = (await driver.claim(Op("w", 1), ClaimAsk("q", "w", 10, 30_000))).jobs
     await admin.config_set("maxmemory", 1)
     before = await driver.counts("q")
     with pytest.raises(StoreFull, match="maxmemory"):
@@ -176,7 +176,7 @@ async def test_a_full_store_refuses_new_jobs_and_is_drained(driver, admin):
     assert {one.status for one in held} == {LeaseStatus.HELD}
     await driver.apply(Op("w", 2), [transition.complete(job, b"1") for job in first])
     for number in range(3, 30):
-        claimed = await driver.claim(Op("w", number), ClaimAsk("q", "w", 10, 30_000, 10))
+        claimed = await driver.claim(Op("w", number), ClaimAsk("q", "w", 10, 30_000))
         await driver.apply(
             Op("w", number), [transition.complete(job, b"1") for job in claimed.jobs]
         )

@@ -45,7 +45,7 @@ async def driver(store):
 
 
 async def claim(driver, number, limit=10):
-    return (await driver.claim(Op("w", number), ClaimAsk("q", "w", limit, 30_000, limit))).jobs
+    return (await driver.claim(Op("w", number), ClaimAsk("q", "w", limit, 30_000))).jobs
 
 
 @needs_server
@@ -76,7 +76,7 @@ class TestStored:
         await driver.push(Op("p", 1), [new("q", "a")])
         await claim(driver, 1)
         live = store.hget("{tm:q}:live", "a")
-        assert live.startswith(b"a010")
+        assert live.startswith(b"a000")
         assert b"fence" in store.hget("{tm:q}:live", "")
         assert store.object("encoding", "{tm:q}:live") == b"hashtable"
 
@@ -111,7 +111,7 @@ class TestStored:
     @pytest.mark.parametrize("damage", [b"nonsense", b"a010" + b"x" * 40, b"w", b""])
     async def test_an_unreadable_lease_is_not_reclaimed(self, driver, store, damage):
         await driver.push(Op("p", 1), [new("q", "a"), new("q", "b")])
-        await driver.claim(Op("w", 1), ClaimAsk("q", "w", 2, 1, 2))
+        await driver.claim(Op("w", 1), ClaimAsk("q", "w", 2, 1))
         store.hset("{tm:q}:live", "a", damage)
         number, jobs = 0, []
         while not jobs:

@@ -283,9 +283,12 @@ class TestAVanishedWorker:
     """Claimed under a short lease by somebody who is never heard of again."""
 
     async def vanish_with(self, driver: Driver, *, started: bool, count: int = 1) -> None:
-        ask = ClaimAsk("default", "vanished", count, 50, count if started else 0)
-        claimed = await driver.claim(Op(f"vanished-{time.monotonic_ns()}", 1), ask)
+        ask = ClaimAsk("default", "vanished", count, 50)
+        origin = f"vanished-{time.monotonic_ns()}"
+        claimed = await driver.claim(Op(origin, 1), ask)
         assert len(claimed.jobs) == count
+        if started:
+            await driver.apply(Op(origin, 2), [transition.start(job) for job in claimed.jobs])
 
     async def test_its_job_is_redelivered_and_the_crash_is_counted(self, mux, driver):
         @mux.task()
@@ -363,9 +366,7 @@ class TestAVanishedWorker:
             running.discard(name)
 
         suspect = await work.options(priority=1).enqueue("suspect")
-        claimed = await driver.claim(
-            Op("vanished", 1), ClaimAsk("default", "vanished", 1, 60_000, 1)
-        )
+        claimed = await driver.claim(Op("vanished", 1), ClaimAsk("default", "vanished", 1, 60_000))
         crashed_twice = transition.again(claimed.jobs[0], Changes(crashes=2), 0)
         await driver.apply(Op("vanished", 2), [crashed_twice])
         jobs = [await work.enqueue(f"{number}") for number in range(12)]

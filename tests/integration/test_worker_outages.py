@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from taskmux import Context, Fixed, State
 from taskmux.conformance import Fault, FaultyDriver, chance, lost, refused, script
-from taskmux.driver import ClaimAsk, Op
+from taskmux.driver import ClaimAsk, Op, transition
 from taskmux.model.errors import StoreUnavailable
 from taskmux.plugins.loading import driver_for, plugin_manager
 
@@ -132,7 +132,8 @@ class TestRecovery:
 
         job = await app().enqueue(work.name)
         handle = app().job("default", job.id)
-        claimed = await driver.claim(Op("vanished", 1), ClaimAsk("default", "vanished", 1, 50, 1))
+        claimed = await driver.claim(Op("vanished", 1), ClaimAsk("default", "vanished", 1, 50))
+        await driver.apply(Op("vanished", 2), [transition.start(claimed.jobs[0])])
         async with mux.worker(lease="1s"):
             assert await handle.result(timeout="20s") == 1
         assert plan.done

@@ -104,7 +104,7 @@ class FaultyCases:
             assert answer.status is PushStatus.CREATED
         completed: Counter[str] = Counter()
         while True:
-            op, ask = bench.op("worker"), ClaimAsk(bench.queue, "worker", 3, LONG, 3)
+            op, ask = bench.op("worker"), ClaimAsk(bench.queue, "worker", 3, LONG)
             claimed = await resend(partial(driver.claim, op, ask))
             if not claimed.jobs:
                 break
