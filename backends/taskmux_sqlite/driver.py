@@ -38,9 +38,12 @@ from taskmux.driver import (
     hookimpl,
 )
 
-from taskmux_sqlite import leasing, moving, pushing, reading, upkeep
-from taskmux_sqlite.location import parse
+from taskmux_sqlite import apply, claim, lines, presence, prune, push, read
+from taskmux_sqlite.address import parse
+from taskmux_sqlite.leases import extend, reclaim
+from taskmux_sqlite.notes import annotate
 from taskmux_sqlite.session import Session
+from taskmux_sqlite.settings import put_settings, settings
 from taskmux_sqlite.transaction import Transaction
 
 __all__ = ["SQLiteDriver", "taskmux_driver"]
@@ -69,7 +72,7 @@ class SQLiteDriver(Driver):
         self, url: str = "sqlite:///taskmux.db", *, clock: Callable[[], int] = epoch_ms
     ) -> None:
         self._given: Final = url
-        self._location = parse(url)
+        self._address = parse(url)
         self._clock: Final = clock
         self._session: Session | None = None
         self._opening = asyncio.Lock()
@@ -79,7 +82,7 @@ class SQLiteDriver(Driver):
     @property
     def url(self) -> str:
         """The store's URL."""
-        return self._location.url
+        return self._address.url
 
     async def open(self) -> None:
         """See `Driver.open`."""
@@ -87,7 +90,7 @@ class SQLiteDriver(Driver):
             self._one_at_a_time()
         ):  # the second of two callers opens it if the first one cannot
             if self._session is None or not self._session.here:
-                session = Session(self._location, self._clock)
+                session = Session(self._address, self._clock)
                 await session.open()
                 self._session = session
 
@@ -107,36 +110,36 @@ class SQLiteDriver(Driver):
     def fork(self) -> Self:
         """Return another unopened instance on the same file."""
         fork = type(self)(self._given, clock=self._clock)
-        fork._location = self._location  # noqa: SLF001 - a relative path stays what it was
+        fork._address = self._address  # noqa: SLF001 - a relative path stays what it was
         return fork
 
     # -- the hot path ---------------------------------------------------------------------------
 
     async def push(self, op: Op, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
         """See `Driver.push`."""
-        return await self._write(partial(pushing.push, op=op, jobs=jobs))
+        return await self._write(partial(push.push, op=op, jobs=jobs))
 
     async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
         """See `Driver.claim`."""
-        return await self._once(op, "claim", ask.queue, partial(leasing.claim, op=op, ask=ask))
+        return await self._once(op, "claim", ask.queue, partial(claim.claim, op=op, ask=ask))
 
     async def apply(self, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
         """See `Driver.apply`."""
-        return await self._write(partial(moving.apply, op=op, transitions=transitions))
+        return await self._write(partial(apply.apply, op=op, transitions=transitions))
 
     async def annotate(self, notes: Sequence[Note]) -> Sequence[Applied]:
         """See `Driver.annotate`."""
-        return await self._write(partial(moving.annotate, notes=notes))
+        return await self._write(partial(annotate, notes=notes))
 
     # -- leases ---------------------------------------------------------------------------------
 
     async def extend(self, leases: Sequence[HeldLease], lease: int) -> Sequence[Extended]:
         """See `Driver.extend`."""
-        return await self._write(partial(leasing.extend, leases=leases, lease=lease))
+        return await self._write(partial(extend, leases=leases, lease=lease))
 
     async def reclaim(self, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
         """See `Driver.reclaim`."""
-        do = partial(leasing.reclaim, op=op, ask=ask)
+        do = partial(reclaim, op=op, ask=ask)
         return (await self._once(op, "reclaim", ask.queue, do)).jobs
 
     # -- reading --------------------------------------------------------------------------------
@@ -144,44 +147,44 @@ class SQLiteDriver(Driver):
     async def get(self, refs: Sequence[Ref]) -> Sequence[JobRecord | None]:
         """See `Driver.get`."""
         try:
-            return await self._read(partial(reading.get, refs=refs))
+            return await self._read(partial(read.get, refs=refs))
         except CorruptRecord:
-            await self._write(partial(reading.set_aside, refs=refs))
+            await self._write(partial(read.set_aside, refs=refs))
             raise
 
     async def find(self, ask: FindAsk) -> Page:
         """See `Driver.find`."""
         while True:
             try:
-                return await self._read(partial(reading.find, ask=ask))
+                return await self._read(partial(read.find, ask=ask))
             except CorruptRecord:
-                await self._write(partial(reading.set_aside_page, ask=ask))
+                await self._write(partial(read.set_aside_page, ask=ask))
 
     async def counts(self, queue: str) -> dict[State, int]:
         """See `Driver.counts`."""
-        return await self._read(partial(reading.counts, queue=queue))
+        return await self._read(partial(read.counts, queue=queue))
 
     async def queues(self) -> Sequence[str]:
         """See `Driver.queues`."""
-        return await self._read(reading.queues)
+        return await self._read(read.queues)
 
     async def standing(self, ref: Ref) -> Standing | None:
         """See `Lines.standing`."""
-        return await self._read(partial(reading.standing, ref=ref))
+        return await self._read(partial(lines.standing, ref=ref))
 
     async def prune(self, ask: PruneAsk) -> int:
         """See `Driver.prune`."""
-        return await self._write(partial(upkeep.prune, ask=ask))
+        return await self._write(partial(prune.prune, ask=ask))
 
     # -- settings, wake-ups, presence -----------------------------------------------------------
 
     async def settings(self, queue: str) -> QueueSettings:
         """See `Driver.settings`."""
-        return await self._read(partial(upkeep.settings, queue=queue))
+        return await self._read(partial(settings, queue=queue))
 
     async def put_settings(self, queue: str, settings: QueueSettings) -> bool:
         """See `Driver.put_settings`."""
-        return await self._write(partial(upkeep.put_settings, queue=queue, new=settings))
+        return await self._write(partial(put_settings, queue=queue, new=settings))
 
     async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109 - the interface's
         """See `Driver.wait`."""
@@ -189,15 +192,15 @@ class SQLiteDriver(Driver):
 
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""
-        return await self._write(partial(upkeep.beat, beat=beat))
+        return await self._write(partial(presence.beat, beat=beat))
 
     async def tell(self, worker: str, command: Command) -> bool:
         """See `Presence.tell`."""
-        return await self._write(partial(upkeep.tell, worker=worker, command=command))
+        return await self._write(partial(presence.tell, worker=worker, command=command))
 
     async def workers(self) -> Sequence[WorkerInfo]:
         """See `Presence.workers`."""
-        return await self._read(upkeep.workers)
+        return await self._read(presence.workers)
 
     # -- helpers --------------------------------------------------------------------------------
 

@@ -19,10 +19,10 @@ from typing import Final, TypeVar
 
 from taskmux.driver import StoreUnavailable
 
+from taskmux_sqlite.address import Address
 from taskmux_sqlite.failures import store_error
-from taskmux_sqlite.location import Location
 from taskmux_sqlite.store import Store
-from taskmux_sqlite.watch import Waiter
+from taskmux_sqlite.wait import Waiter
 
 __all__ = ["Session"]
 
@@ -32,8 +32,8 @@ Reply = TypeVar("Reply")
 class Session:
     """One thread and its connection, used from one event loop."""
 
-    def __init__(self, location: Location, clock: Callable[[], int]) -> None:
-        self._location: Final = location
+    def __init__(self, address: Address, clock: Callable[[], int]) -> None:
+        self._address: Final = address
         self._clock: Final = clock
         self._calls: Final[queue.SimpleQueue[Callable[[Store], None] | None]] = queue.SimpleQueue()
         self._pid: Final = os.getpid()
@@ -49,7 +49,7 @@ class Session:
         """
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._thread = threading.Thread(
-            target=self._serve, args=(opened,), name=f"taskmux-{self._location.file.name}"
+            target=self._serve, args=(opened,), name=f"taskmux-{self._address.file.name}"
         )
         self._thread.daemon = True  # a driver that nobody closed must not keep the process alive
         _LIVE.add(self)
@@ -90,7 +90,7 @@ class Session:
         """
         if not self.here:
             raise StoreUnavailable(
-                f"The driver of {self._location.url} was opened by another process, from which "
+                f"The driver of {self._address.url} was opened by another process, from which "
                 f"this one was forked. Open it here, too."
             )
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -126,7 +126,7 @@ class Session:
 
     def _serve(self, opened: asyncio.Future[None]) -> None:
         try:
-            store = Store(self._location, self._clock, self._nudge_others)
+            store = Store(self._address, self._clock, self._nudge_others)
         except Exception as error:  # noqa: BLE001 - raised where it is awaited
             _LIVE.discard(self)
             self._fail(opened, error)
@@ -167,7 +167,7 @@ class Session:
 
     def _fail(self, reply: asyncio.Future[Reply], error: Exception) -> None:
         if isinstance(error, sqlite3.Error):
-            failure = store_error(error, self._location.file)
+            failure = store_error(error, self._address.file)
             failure.__cause__ = error
             error = failure
         _settle(reply, partial(reply.set_exception, error))
@@ -176,10 +176,10 @@ class Session:
         """Make sessions of this process that wait on this file look at once, not at a poll."""
         for one in tuple(_LIVE):
             if one is not self:
-                one._nudge(self._location.file)  # noqa: SLF001 - of this class
+                one._nudge(self._address.file)  # noqa: SLF001 - of this class
 
     def _nudge(self, file: Path) -> None:
-        if self._waiting and self.here and self._location.file == file:
+        if self._waiting and self.here and self._address.file == file:
             self._calls.put(_look)
 
 

@@ -15,11 +15,11 @@ from typing import Final, TypeVar
 from taskmux.driver import StoreDenied, StoreError, StoreIncompatible, StoreUnavailable
 
 from taskmux_sqlite import forks
-from taskmux_sqlite.location import Location
-from taskmux_sqlite.rows import text
+from taskmux_sqlite.address import Address
+from taskmux_sqlite.records import text
 from taskmux_sqlite.schema import check_owner, migrate
 from taskmux_sqlite.transaction import Transaction
-from taskmux_sqlite.watch import Waiter, Watch
+from taskmux_sqlite.wait import Waiter, Watch
 
 __all__ = ["Store"]
 
@@ -45,7 +45,7 @@ class Store:
     """An open database. Everything about it happens on one thread, which holds `using` for it.
 
     Args:
-        location: the file and its options.
+        address: the file and its options.
         clock: returns epoch milliseconds.
         brought: called after a commit that left more to claim.
 
@@ -58,14 +58,14 @@ class Store:
     """
 
     def __init__(
-        self, location: Location, clock: Callable[[], int], brought: Callable[[], None]
+        self, address: Address, clock: Callable[[], int], brought: Callable[[], None]
     ) -> None:
-        self._location = location
+        self._address = address
         self._clock = clock
         self._brought = brought
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
-        self.file: Final = location.file
+        self.file: Final = address.file
         self.using: Final = threading.Lock()
         self.watch: Final = Watch()
         forks.register(self)
@@ -136,7 +136,7 @@ class Store:
         if self._connection is None:
             if self._inode is not None:
                 self._check_inode()  # a file that is gone must not be made anew
-            self._connection = _connect(self._location)
+            self._connection = _connect(self._address)
             self._inode = _inode(self.file)
             self.watch.use(self._connection)
         return self._connection
@@ -150,7 +150,7 @@ class Store:
 
     def _locked(self, begin: str, do: Callable[[Transaction], Reply]) -> tuple[Reply, Transaction]:
         connection = self._connected()
-        return _patiently(self._location, lambda: self._run(connection, begin, do))
+        return _patiently(self._address, lambda: self._run(connection, begin, do))
 
     def _run(
         self, connection: sqlite3.Connection, begin: str, do: Callable[[Transaction], Reply]
@@ -180,8 +180,8 @@ class Store:
         return reply, transaction
 
 
-def _connect(location: Location) -> sqlite3.Connection:
-    file = location.file
+def _connect(address: Address) -> sqlite3.Connection:
+    file = address.file
     if sqlite3.sqlite_version_info < OLDEST:
         raise StoreIncompatible(
             f"This Python has SQLite {sqlite3.sqlite_version}; taskmux needs 3.35 or newer. "
@@ -202,7 +202,7 @@ def _connect(location: Location) -> sqlite3.Connection:
         cached_statements=200,
     )
     try:
-        _patiently(location, lambda: _prepare(connection, location))
+        _patiently(address, lambda: _prepare(connection, address))
     except BaseException:
         connection.close()
         raise
@@ -238,27 +238,27 @@ def _inode(file: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _prepare(connection: sqlite3.Connection, location: Location) -> None:
-    check_owner(connection, location.file)  # before anything is written
-    _use_wal(connection, location)
-    connection.execute(f"PRAGMA synchronous = {location.synchronous}")
+def _prepare(connection: sqlite3.Connection, address: Address) -> None:
+    check_owner(connection, address.file)  # before anything is written
+    _use_wal(connection, address)
+    connection.execute(f"PRAGMA synchronous = {address.synchronous}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    migrate(connection, location.file)
+    migrate(connection, address.file)
 
 
-def _use_wal(connection: sqlite3.Connection, location: Location) -> None:
+def _use_wal(connection: sqlite3.Connection, address: Address) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise StoreIncompatible(
-            f"{location.file} cannot use SQLite's write-ahead log, as on some network file "
+            f"{address.file} cannot use SQLite's write-ahead log, as on some network file "
             f"systems. Put the database on a local disk."
         )
 
 
-def _patiently(location: Location, do: Callable[[], Reply]) -> Reply:
+def _patiently(address: Address, do: Callable[[], Reply]) -> Reply:
     """Return what `do` returns, tried again while another process holds the lock it needs."""
-    deadline = time.monotonic() + location.busy_timeout / 1000
+    deadline = time.monotonic() + address.busy_timeout / 1000
     while True:
         try:
             return do()

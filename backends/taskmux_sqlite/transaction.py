@@ -11,9 +11,9 @@ import msgspec
 from taskmux.driver import CorruptRecord, Op, Place, QueueSettings
 
 from taskmux_sqlite.gates import Gate, gate_of
-from taskmux_sqlite.rows import decode_settings
+from taskmux_sqlite.records import decode_settings
 from taskmux_sqlite.schema import CORRUPT
-from taskmux_sqlite.watch import Watch
+from taskmux_sqlite.wait import Watch
 
 __all__ = ["QueueRow", "Transaction"]
 

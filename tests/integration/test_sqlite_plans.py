@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from taskmux.driver import TERMINAL, State
 
-from taskmux_sqlite import leasing, moving, pushing, reading, turns, upkeep, watch
+from taskmux_sqlite import apply, claim, leases, lines, prune, push, read, wait
 from taskmux_sqlite.schema import migrate
 
 
@@ -23,52 +23,52 @@ def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 PLANS = {
-    "ring": (turns.RING, "lines_ring (queue=? AND turn>?)"),
-    "last turn": (turns.LAST_TURN, "COVERING INDEX lines_ring (queue=?)"),
-    "opened lines": (turns.OPENED, "lines_opening (queue=? AND opens_at<?)"),
-    "kept lines": (turns.KEPT, "COVERING INDEX lines_ring (queue=? AND turn=?)"),
+    "ring": (lines.RING, "lines_ring (queue=? AND turn>?)"),
+    "last turn": (lines.LAST_TURN, "COVERING INDEX lines_ring (queue=?)"),
+    "opened lines": (lines.OPENED, "lines_opening (queue=? AND opens_at<?)"),
+    "kept lines": (lines.KEPT_BACK, "COVERING INDEX lines_ring (queue=? AND turn=?)"),
     "claim": (
-        turns.WAITING,
+        lines.WAITING,
         "jobs_waiting (queue=? AND state=? AND line=? AND (priority,sequence)>(?,?))",
     ),
-    "push to a group": (pushing.IN_LINE, "COVERING INDEX jobs_waiting (queue=? AND state=? AND"),
-    "standing": (reading.STANDS, "jobs_waiting (queue=? AND state=? AND line=? AND priority<?)"),
-    "promote": (leasing.DUE, "jobs_delayed (queue=? AND state=? AND run_at<?)"),
-    "next due": (leasing.NEXT_DUE, "jobs_delayed (queue=? AND state=? AND run_at<?)"),
-    "endless leases": (leasing.ENDLESS, "jobs_active (queue=? AND state=? AND lease_until>?)"),
-    "never due": (leasing.NEVER_DUE, "jobs_delayed (queue=? AND state=? AND run_at>?)"),
-    "reclaim": (leasing.LAPSED, "jobs_active (queue=? AND state=? AND lease_until<?)"),
-    "get": (reading.RECORD, "jobs_id (queue=? AND id=?)"),
-    "expired": (upkeep.EXPIRED, "jobs_expiring (queue=? AND expires_at<?)"),
-    "counted": (upkeep.COUNTED, "jobs_counted (queue=?)"),
-    "oldest kept": (upkeep.OLDEST_KEPT, "jobs_finished (queue=? AND state=? AND finished_at>?)"),
+    "push to a group": (push.IN_LINE, "COVERING INDEX jobs_waiting (queue=? AND state=? AND"),
+    "standing": (lines.STANDS, "jobs_waiting (queue=? AND state=? AND line=? AND priority<?)"),
+    "promote": (claim.DUE, "jobs_delayed (queue=? AND state=? AND run_at<?)"),
+    "next due": (claim.NEXT_DUE, "jobs_delayed (queue=? AND state=? AND run_at<?)"),
+    "endless leases": (leases.ENDLESS, "jobs_active (queue=? AND state=? AND lease_until>?)"),
+    "never due": (leases.NEVER_DUE, "jobs_delayed (queue=? AND state=? AND run_at>?)"),
+    "reclaim": (leases.LAPSED, "jobs_active (queue=? AND state=? AND lease_until<?)"),
+    "get": (read.RECORD, "jobs_id (queue=? AND id=?)"),
+    "expired": (prune.EXPIRED, "jobs_expiring (queue=? AND expires_at<?)"),
+    "counted": (prune.COUNTED, "jobs_counted (queue=?)"),
+    "oldest kept": (prune.OLDEST_KEPT, "jobs_finished (queue=? AND state=? AND finished_at>?)"),
     "beyond the count": (
-        upkeep.BEYOND,
+        prune.BEYOND,
         "jobs_counted (queue=? AND state=? AND keep_count=? AND finished_at<?)",
     ),
     "finish": (
-        moving.update_query(("state", "worker"), (False, True), moving.BY_FENCE),
+        apply.update_query(("state", "worker"), (False, True), apply.BY_FENCE),
         "jobs_id (queue=? AND id=?)",
     ),
     "find waiting in the common line": (
-        reading.page_query(State.WAITING, newest=False),
+        read.page_query(State.WAITING, newest=False),
         "jobs_waiting (queue=? AND state=? AND line=? AND (priority,sequence)>(?,?))",
     ),
     "find waiting in groups": (
-        reading.page_query(State.WAITING, newest=True),
+        read.page_query(State.WAITING, newest=True),
         "jobs_lined (queue=? AND state=? AND (priority,sequence)<(?,?))",
     ),
     "find delayed, newest": (
-        reading.page_query(State.DELAYED, newest=True),
+        read.page_query(State.DELAYED, newest=True),
         "jobs_delayed (queue=? AND state=? AND run_at<?)",
     ),
     "find blocked": (
-        reading.page_query(State.BLOCKED, newest=False),
+        read.page_query(State.BLOCKED, newest=False),
         "jobs_blocked (queue=? AND state=? AND created_at>?)",
     ),
 } | {
     f"find {state}, newest {newest}": (
-        reading.page_query(state, newest=newest),
+        read.page_query(state, newest=newest),
         f"jobs_finished (queue=? AND state=? AND finished_at>?{' AND finished_at<?' * newest})",
     )
     for state in sorted(TERMINAL)
@@ -99,12 +99,12 @@ def test_a_query_walks_one_index_and_sorts_nothing(
 
 def test_active_jobs_are_listed_from_the_lease_index(connection: sqlite3.Connection) -> None:
     # Sorted, because they are few: those that workers hold now.
-    steps = plan(connection, reading.page_query(State.ACTIVE, newest=False))
+    steps = plan(connection, read.page_query(State.ACTIVE, newest=False))
     assert any("jobs_active (queue=? AND state=?)" in step for step in steps), steps
     assert wasteful(steps) == ["USE TEMP B-TREE FOR ORDER BY"]
 
 
-@pytest.mark.parametrize("query", [turns.RUNNING, watch.ACTIVE])
+@pytest.mark.parametrize("query", [lines.RUNNING, wait.ACTIVE])
 def test_leases_are_counted_in_an_index_alone(connection: sqlite3.Connection, query: str) -> None:
     steps = [step for step in plan(connection, query) if "subquery" not in step]
     assert [re.search(r"COVERING INDEX jobs_(active|running)", step) is None for step in steps] == [
@@ -113,7 +113,7 @@ def test_leases_are_counted_in_an_index_alone(connection: sqlite3.Connection, qu
 
 
 def test_counts_come_from_the_states_indexes_alone(connection: sqlite3.Connection) -> None:
-    steps = plan(connection, reading.COUNTS)
+    steps = plan(connection, read.COUNTS)
     indexes = [match[1] for step in steps if (match := re.search(r"COVERING INDEX (\w+)", step))]
     expected = ["finished", "waiting", "delayed", "blocked", "active"]
     assert indexes == [f"jobs_{state}" for state in expected]
@@ -121,7 +121,7 @@ def test_counts_come_from_the_states_indexes_alone(connection: sqlite3.Connectio
 
 
 def test_a_wait_looks_at_indexes_only(connection: sqlite3.Connection) -> None:
-    steps = plan(connection, watch.READY)
+    steps = plan(connection, wait.READY)
     assert wasteful(steps) == []
     assert any("lines_ring (queue=? AND turn>?)" in step for step in steps), steps
     assert any("jobs_delayed (queue=? AND state=? AND run_at<?)" in step for step in steps), steps

@@ -209,7 +209,7 @@ def fork_behind_pythons_back(url: str) -> None:
     if ctypes.PyDLL(None).fork() == 0:
         # Only what neither starts a thread nor lets one run: Python itself is not whole here.
         try:
-            Store(driver._location, in_an_hour, brought=lambda: None)
+            Store(driver._address, in_an_hour, brought=lambda: None)
         except StoreUnavailable as error:
             os._exit(7 if "post-fork hook" in str(error) else 8)
         os._exit(9)

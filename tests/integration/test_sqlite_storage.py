@@ -40,7 +40,7 @@ from taskmux.driver import (
 
 from taskmux_sqlite import SQLiteDriver
 from taskmux_sqlite.store import Store
-from taskmux_sqlite.watch import Waiter
+from taskmux_sqlite.wait import Waiter
 
 Reply = TypeVar("Reply")
 

@@ -10,13 +10,13 @@ from collections import deque
 from typing import Final
 
 import msgspec
-from taskmux.driver import LINE_LIMIT, JobRecord, LineSettings, QueueSettings
+from taskmux.driver import LINE_LIMIT, JobRecord, LineSettings, QueueSettings, Ref, Standing
 
-from taskmux_sqlite.gates import Gate, gate_of, write_gate
-from taskmux_sqlite.rows import PRIORITY, SEQUENCE, readable
+from taskmux_sqlite.gates import Gate, gate_of, read_gate, write_gate
+from taskmux_sqlite.records import PRIORITY, ROW, SEQUENCE, readable
 from taskmux_sqlite.transaction import Transaction
 
-__all__ = ["Turns", "kept", "readmit"]
+__all__ = ["Turns", "kept_back", "readmit", "standing"]
 
 RING: Final = """
 SELECT lines.line, turn, level, metered_at, held_until
@@ -24,11 +24,11 @@ FROM lines LEFT JOIN gates ON gates.queue = lines.queue AND gates.line IS lines.
 WHERE lines.queue = ? AND turn > ? ORDER BY turn LIMIT ?
 """
 
-WAITING: Final = """
-SELECT * FROM records
+WAITING: Final = f"""
+SELECT {ROW} FROM records
 WHERE queue = ? AND state = 'waiting' AND line IS ? AND (priority, sequence) > (?, ?)
 ORDER BY priority, sequence LIMIT ?
-"""
+"""  # noqa: S608 - made of constants
 
 RUNNING: Final = """
 SELECT count(*) FROM (
@@ -42,7 +42,7 @@ OPENED: Final = """
 SELECT rowid FROM lines WHERE queue = ? AND opens_at <= ? ORDER BY opens_at, line LIMIT ?
 """
 
-KEPT: Final = """
+KEPT_BACK: Final = """
 SELECT EXISTS (SELECT 1 FROM lines WHERE queue = :queue AND turn IS NOT NULL),
     EXISTS (SELECT 1 FROM lines WHERE queue = :queue AND turn IS NULL),
     (SELECT min(opens_at) FROM lines WHERE queue = :queue AND opens_at IS NOT NULL)
@@ -57,6 +57,21 @@ FROM (
 ) AS ranked
 WHERE queue = :queue AND lines.line IS ranked.line
 """
+
+STANDS: Final = """
+SELECT it.line,
+    (
+        SELECT count(*) FROM jobs
+        WHERE queue = :queue AND state = 'waiting' AND line IS it.line
+        AND (priority, sequence) < (it.priority, it.sequence)
+    ),
+    (SELECT count(*) FROM jobs WHERE queue = :queue AND state = 'waiting' AND line IS it.line),
+    (SELECT count(*) FROM jobs WHERE queue = :queue AND state = 'active' AND line IS it.line),
+    (SELECT count(*) FROM jobs WHERE queue = :queue AND state = 'active'),
+    (SELECT count(*) FROM lines WHERE queue = :queue)
+FROM jobs AS it WHERE queue = :queue AND id = :id AND state = 'waiting'
+"""
+"""What a `Standing` begins with."""
 
 _BEFORE_ALL: Final = (-(2**63), 0)
 
@@ -203,12 +218,31 @@ def readmit(transaction: Transaction, queue: str) -> None:
     transaction.execute(READMIT, {"queue": queue})
 
 
-def kept(transaction: Transaction, queue: str) -> tuple[bool, int | None]:
+def kept_back(transaction: Transaction, queue: str) -> tuple[bool, int | None]:
     """Say whether lines with waiting jobs may not give, and when the first of them may.
 
     That is at once if there are lines that nobody looked at yet.
     """
-    ring, parked, opens_at = transaction.execute(KEPT, {"queue": queue}).fetchone()
+    ring, parked, opens_at = transaction.execute(KEPT_BACK, {"queue": queue}).fetchone()
     if ring:
         return False, 0
     return bool(parked), None if opens_at is None else max(0, opens_at - transaction.now)
+
+
+def standing(transaction: Transaction, ref: Ref) -> Standing | None:
+    """See `Lines.standing`."""
+    found = transaction.execute(STANDS, {"queue": ref.queue, "id": ref.id}).fetchone()
+    if found is None:
+        return None
+    line, ahead, line_waiting, line_active, active, lines = found
+    queue, now = transaction.queue(ref.queue), transaction.now
+    settings, gate = queue.settings, read_gate(transaction.execute, ref.queue, line)
+    return Standing(
+        ahead,
+        line_waiting,
+        line_active,
+        active,
+        lines,
+        opens_in=queue.gate.opens_in(settings.rate, now),
+        line_opens_in=gate.opens_in(settings.line(line).rate, now),
+    )

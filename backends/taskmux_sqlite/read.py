@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
-from taskmux.driver import TERMINAL, ConfigError, FindAsk, JobRecord, Page, Ref, Standing, State
+from taskmux.driver import TERMINAL, ConfigError, FindAsk, JobRecord, Page, Ref, State
 
-from taskmux_sqlite.gates import read_gate
-from taskmux_sqlite.rows import Row, readable, record
+from taskmux_sqlite.records import ROW, Row, readable, record
 from taskmux_sqlite.schema import CORRUPT
 from taskmux_sqlite.transaction import Transaction
 
@@ -22,10 +21,9 @@ __all__ = [
     "queues",
     "set_aside",
     "set_aside_page",
-    "standing",
 ]
 
-RECORD: Final = "SELECT * FROM records WHERE queue = ? AND id = ?"
+RECORD: Final = f"SELECT {ROW} FROM records WHERE queue = ? AND id = ?"  # noqa: S608 - made of constants
 
 _CURSOR: Final = re.compile(r"(-?\d{1,18}):(-?\d{1,18})")
 _EDGE: Final = 2**63 - 1
@@ -41,21 +39,6 @@ _ORDERS: Final = {
 
 _LINES: Final = (" AND line IS NULL", " AND line IS NOT NULL")
 """The common line, and all others."""
-
-STANDS: Final = """
-SELECT it.line,
-    (
-        SELECT count(*) FROM jobs
-        WHERE queue = :queue AND state = 'waiting' AND line IS it.line
-        AND (priority, sequence) < (it.priority, it.sequence)
-    ),
-    (SELECT count(*) FROM jobs WHERE queue = :queue AND state = 'waiting' AND line IS it.line),
-    (SELECT count(*) FROM jobs WHERE queue = :queue AND state = 'active' AND line IS it.line),
-    (SELECT count(*) FROM jobs WHERE queue = :queue AND state = 'active'),
-    (SELECT count(*) FROM lines WHERE queue = :queue)
-FROM jobs AS it WHERE queue = :queue AND id = :id AND state = 'waiting'
-"""
-"""What a `Standing` begins with."""
 
 COUNTS: Final = """
 SELECT state, count(*) FROM jobs WHERE queue = :queue AND finished_at IS NOT NULL GROUP BY state
@@ -121,25 +104,6 @@ def queues(transaction: Transaction) -> Sequence[str]:
     return [name for (name,) in rows if isinstance(name, str)]
 
 
-def standing(transaction: Transaction, ref: Ref) -> Standing | None:
-    """See `Lines.standing`."""
-    found = transaction.execute(STANDS, {"queue": ref.queue, "id": ref.id}).fetchone()
-    if found is None:
-        return None
-    line, ahead, line_waiting, line_active, active, lines = found
-    queue, now = transaction.queue(ref.queue), transaction.now
-    settings, gate = queue.settings, read_gate(transaction.execute, ref.queue, line)
-    return Standing(
-        ahead,
-        line_waiting,
-        line_active,
-        active,
-        lines,
-        opens_in=queue.gate.opens_in(settings.rate, now),
-        line_opens_in=gate.opens_in(settings.line(line).rate, now),
-    )
-
-
 @cache
 def page_query(state: State, *, newest: bool) -> str:
     """Return the query for a page of a state: it takes queue, first, second, limit."""
@@ -153,7 +117,7 @@ def _pages(state: State, *, newest: bool, of: str = "") -> str:
     first, second = _order_of(state)
     ended = " AND finished_at IS NOT NULL" if state in TERMINAL else ""
     return (
-        f"SELECT *, {first}, {second} FROM records"  # noqa: S608 - made of constants
+        f"SELECT {ROW}, {first}, {second} FROM records"  # noqa: S608 - made of constants
         f" WHERE queue = :queue AND state = '{state.value}'{ended}{of}"
         f" AND ({first}, {second}) {'<' if newest else '>'} (:first, :second)"
     )

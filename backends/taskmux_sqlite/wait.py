@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from taskmux_sqlite.gates import Gate, gate_of
-from taskmux_sqlite.rows import decode_settings
+from taskmux_sqlite.records import decode_settings
 
 __all__ = ["Waiter", "Watch"]
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 from taskmux.driver import JobRecord, NewJob, Op, Place, Pushed, PushStatus, State, StoreFull
 
-from taskmux_sqlite.rows import new_body, new_columns, new_notes
+from taskmux_sqlite.records import new_body, new_columns, new_notes
 from taskmux_sqlite.transaction import Transaction
 
 __all__ = ["push"]

@@ -1,0 +1,268 @@
+"""Records: what of a job goes to which column, and back.
+
+A field that changes while the job lives has a column of its own in `jobs`, or in `notes`. All
+others are in the body: one encoded record in which the fields that have a column are left out. So
+a field that `JobRecord` gets later is stored in the body, and read back, without a change here.
+What a column holds follows from the field's type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import convert, inspect
+from msgspec.structs import astuple, replace
+from taskmux.driver import CorruptRecord, JobRecord, QueueSettings, Ref
+
+__all__ = [
+    "PRIORITY",
+    "ROW",
+    "SEQUENCE",
+    "WITH_COLUMN",
+    "Row",
+    "decode_logs",
+    "decode_settings",
+    "decode_steps",
+    "encode",
+    "encoded",
+    "new_body",
+    "new_columns",
+    "new_notes",
+    "readable",
+    "record",
+    "text",
+    "to_columns",
+]
+
+Row = tuple[Any, ...]
+
+IN_JOBS: Final = {
+    name: name
+    for name in (
+        "state",
+        "cause",
+        "priority",
+        "lifo",
+        "created_at",
+        "run_at",
+        "finished_at",
+        "attempts",
+        "crashes",
+        "children",
+        "reason",
+        "fence",
+        "worker",
+        "lease_until",
+        "started",
+        "cancel_requested",
+        "result",
+        "error",
+        "history",
+    )
+} | {"group": "line"}
+"""The fields that have a column in `jobs`, and the column's name."""
+
+IN_NOTES: Final = ("progress", "steps", "logs")
+"""The fields that have a column in `notes`."""
+
+WITH_COLUMN: Final = (*IN_JOBS, *IN_NOTES)
+
+_IDENTITY: Final = ("number", "queue", "id", "sequence", "body")
+"""What a row begins with."""
+
+ROW: Final = ", ".join((*_IDENTITY, *IN_JOBS.values(), *IN_NOTES))
+"""The columns of the view `records` that make a record, in the order that `record` expects."""
+
+SEQUENCE: Final = _IDENTITY.index("sequence")
+PRIORITY: Final = len(_IDENTITY) + list(IN_JOBS).index("priority")
+"""Where these are in a row."""
+
+_Number = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+"""So far from the largest integer of SQLite that it can be counted up."""
+
+_FIELDS: Final = {field.name: field for field in msgspec.structs.fields(JobRecord)}
+
+encode: Final = msgspec.msgpack.Encoder().encode
+_steps: Final = msgspec.msgpack.Decoder(dict[str, bytes]).decode
+_logs: Final = msgspec.msgpack.Decoder(tuple[str, ...]).decode
+_body: Final = msgspec.msgpack.Decoder(JobRecord).decode
+_settings: Final = msgspec.msgpack.Decoder(QueueSettings).decode
+
+
+def encoded(value: object) -> bytes | None:
+    """Return a structured field as its column holds it: nothing for nothing."""
+    return encode(value) if value else None
+
+
+# -- what a column holds ------------------------------------------------------------------------
+
+
+class _Codec(msgspec.Struct, frozen=True):
+    """How a field's column holds it; None where it holds the value itself, or NULL."""
+
+    type: Any
+    """What the column's value must be. SQLite lets any column hold a value of any type."""
+    encode: Callable[[Any], object] | None = None
+    decode: Callable[[Any], Any] | None = None
+
+
+def _codec(field: msgspec.structs.FieldInfo) -> _Codec:
+    kind = inspect.type_info(field.type)
+    kinds = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+    match [one for one in kinds if not isinstance(one, inspect.NoneType)]:
+        case [inspect.IntType()]:
+            return _Codec(_Number | None if len(kinds) > 1 else _Number)
+        case [inspect.StrType() | inspect.BytesType()]:
+            return _Codec(field.type)
+        case [inspect.BoolType()]:  # the sqlite3 module is slow to bind a bool
+            return _Codec(int, int, bool)
+        case [inspect.EnumType()]:  # or a subclass of str
+            return _Codec(field.type, lambda value: None if value is None else value.value)
+        case _:
+            return _Codec(bytes | None, encoded, msgspec.msgpack.Decoder(field.type).decode)
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    made = field.default is msgspec.NODEFAULT
+    return field.default_factory() if made else field.default
+
+
+_CODECS: Final = {name: _codec(_FIELDS[name]) for name in WITH_COLUMN}
+_BLANK: Final = {name: _default(_FIELDS[name]) for name in WITH_COLUMN}
+
+_NEW: Final = ("queue", "id", *IN_JOBS)
+_new: Final = itemgetter(*(list(_FIELDS).index(name) for name in _NEW))
+_NEW_COLUMNS: Final = tuple(IN_JOBS.get(name, name) for name in _NEW)
+_ENCODED: Final = tuple(
+    (IN_JOBS[name], codec.encode)
+    for name, codec in _CODECS.items()
+    if name in IN_JOBS and codec.encode is not None
+)
+_DECODED: Final = tuple(
+    (name, codec.decode) for name, codec in _CODECS.items() if codec.decode is not None
+)
+_Stored: Any = msgspec.defstruct(
+    "_Stored",
+    [
+        *zip(_IDENTITY, (int, str, str, int, bytes), strict=True),
+        *((name, codec.type) for name, codec in _CODECS.items()),
+    ],
+    array_like=True,
+    gc=False,
+)
+"""A row, checked."""
+
+
+def decode_steps(column: bytes | None) -> dict[str, bytes]:
+    """Return the steps of a row of `notes`."""
+    return {} if column is None else _steps(column)
+
+
+def decode_logs(column: bytes | None) -> tuple[str, ...]:
+    """Return the log lines of a row of `notes`."""
+    return () if column is None else _logs(column)
+
+
+# -- writing ------------------------------------------------------------------------------------
+
+
+def new_columns(job: JobRecord, sequence: int) -> dict[str, Any]:
+    """Return the columns of `jobs` for a new job that are not NULL."""
+    columns = dict(zip(_NEW_COLUMNS, _new(astuple(job)), strict=True))
+    for column, to_column in _ENCODED:
+        columns[column] = to_column(columns[column])
+    columns["sequence"] = sequence
+    if job.dedup is not None:
+        columns["dedup"] = job.dedup.key
+    return {name: value for name, value in columns.items() if value is not None}
+
+
+def new_body(job: JobRecord) -> bytes:
+    """Return what has no column of a job."""
+    return encode(replace(job, **_BLANK))
+
+
+def new_notes(job: JobRecord) -> Row | None:
+    """Return the row of `notes` for a new job, without its number; None if it has none."""
+    if job.progress is None and not job.steps and not job.logs:
+        return None
+    return job.progress, encoded(job.steps), encoded(job.logs)
+
+
+def to_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of `jobs` for new values of fields. The others are the caller's."""
+    columns: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name in IN_JOBS:
+            to_column = _CODECS[name].encode
+            columns[IN_JOBS[name]] = value if to_column is None else to_column(value)
+    return columns
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+def record(row: Row) -> JobRecord:
+    """Return the record of a row with the columns `ROW`.
+
+    Raises:
+        CorruptRecord: a part is missing or cannot be decoded.
+    """
+    try:
+        return _record(row)
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise CorruptRecord(
+            f"Job {Ref(row[1], row[2])} cannot be read: {error}. It is set aside, and the queue "
+            f"goes on without it."
+        ) from error
+
+
+def readable(rows: Iterable[Row]) -> tuple[list[tuple[int, JobRecord]], list[int]]:
+    """Return the records of rows with their numbers, and the numbers of unreadable rows."""
+    jobs: list[tuple[int, JobRecord]] = []
+    corrupt: list[int] = []
+    for row in rows:
+        try:
+            jobs.append((row[0], record(row)))
+        except CorruptRecord:
+            corrupt.append(row[0])
+    return jobs, corrupt
+
+
+def _record(row: Row) -> JobRecord:
+    it = convert(row, _Stored, builtin_types=(bytes,))
+    job = _body(it.body)
+    if job.queue != it.queue or job.id != it.id:  # whoever ran it could not finish it
+        raise ValueError("it does not have the identity that it was created with")
+    columns = zip(WITH_COLUMN, astuple(it)[len(_IDENTITY) :], strict=True)
+    fields = {name: column for name, column in columns if column is not None}
+    for name, decode in _DECODED:
+        if name in fields:
+            fields[name] = decode(fields[name])
+    return replace(job, **fields)  # what is NULL is blank in the body, which is None, too
+
+
+def text(stored: bytes) -> str | bytes:
+    """Return a stored text; what is no UTF-8 stays bytes, so that its row is found unreadable."""
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return stored
+
+
+def decode_settings(column: bytes | None) -> QueueSettings:
+    """Return the settings of a row of `queues`.
+
+    Raises:
+        CorruptRecord: they cannot be decoded.
+    """
+    try:
+        return QueueSettings() if column is None else _settings(column)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise CorruptRecord(
+            f"A queue's settings cannot be read: {error}. Delete its row from the table 'queues' "
+            f"while no worker runs; its jobs stay."
+        ) from error
