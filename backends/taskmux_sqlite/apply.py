@@ -13,6 +13,7 @@ from taskmux.driver import (
     Applied,
     ApplyStatus,
     BlockedCause,
+    Guard,
     JobRecord,
     Keep,
     Move,
@@ -20,6 +21,7 @@ from taskmux.driver import (
     Ref,
     State,
     Transition,
+    given,
     judge,
 )
 
@@ -108,10 +110,8 @@ def _repeated(reply: Applied) -> Applied:
 
 def _apply(transaction: Transaction, one: Transition) -> Applied:
     ends = one.to in TERMINAL and one.guard.fence is not None
-    if ends and not (one.flag or one.remove or one.hold):
-        ended = _end(transaction, one)
-        if ended is not None:
-            return ended
+    if ends and not (one.flag or one.remove or one.hold) and _end(transaction, one):
+        return _plain(one)
     found = find_job(transaction, one.ref)
     move = judge(one, None if found is None else found.job)
     if isinstance(move, Applied):
@@ -126,25 +126,31 @@ def _apply(transaction: Transaction, one: Transition) -> Applied:
     return move.answer
 
 
-def _end(transaction: Transaction, one: Transition) -> Applied | None:
-    """End a running job in one statement that is its own guard; None: look more closely.
+def _end(transaction: Transaction, one: Transition) -> bool:
+    """End a run by one statement that is its own guard; False: look more closely."""
+    assert one.to is not None
+    columns = to_columns(given(one.changes)) | _ending(one.to)
+    columns |= _retention(one.retention, transaction.now)
+    key = (one.ref.queue, one.ref.id, one.guard.fence)
+    if _update(transaction, columns, BY_FENCE, key) == 0:
+        return False
+    transaction.brought |= transaction.queue(one.ref.queue).limited  # there is room for another
+    return True
 
-    What ends a run does the same to every job that the guard lets through, so it is judged with
-    one that has nothing but what the guard asks for.
+
+@cache
+def _ending(to: State) -> dict[str, Any]:
+    """Return the columns that change when a run ends in a state, beside what its worker changes.
+
+    It is the same for every job that the guard lets through, so one judgement is enough: of a job
+    that has nothing but what the guard asks for.
     """
-    ref, fence = one.ref, one.guard.fence
-    assert fence is not None
-    move = judge(one, replace(_RUNNING, fence=fence))
-    if isinstance(move, Applied):
-        return None
-    columns = _columns(move) | _retention(one.retention, transaction.now)
-    if _update(transaction, columns, BY_FENCE, (ref.queue, ref.id, fence)) == 0:
-        return None
-    transaction.brought |= transaction.queue(ref.queue).limited  # there is room for another
-    return move.answer
-
-
-_RUNNING: Final = JobRecord(queue="", id="", task="", state=State.ACTIVE)
+    nobody = Ref("", "")
+    running = JobRecord(queue="", id="", task="", state=State.ACTIVE, fence=0)
+    move = judge(Transition(ref=nobody, guard=Guard(fence=0), to=to), running)
+    assert isinstance(move, Move)
+    assert move.ended
+    return _columns(move)
 
 
 def _write(transaction: Transaction, found: Found, one: Transition, move: Move) -> bool:
