@@ -12,6 +12,7 @@ from taskmux.driver import (
     StoreFull,
     StoreIncompatible,
     StoreUnavailable,
+    errors,
 )
 
 __all__ = ["store_error"]
@@ -35,7 +36,7 @@ _BUSY = (
     ),
 )
 
-_KNOWN: dict[int, tuple[type[StoreError], str]] = {
+_KNOWN: dict[int, tuple[type[errors.TaskmuxError], str]] = {
     sqlite3.SQLITE_BUSY: _BUSY,
     sqlite3.SQLITE_LOCKED: _BUSY,
     sqlite3.SQLITE_PERM: _DENIED,
@@ -44,6 +45,10 @@ _KNOWN: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_FULL: (
         StoreFull,
         "Make room on the disk. Jobs that finish may still be written where space can be reused.",
+    ),
+    sqlite3.SQLITE_TOOBIG: (
+        errors.PayloadTooLarge,
+        "A value is larger than SQLite's limit, usually 1 GB. Make the payload or result smaller.",
     ),
     sqlite3.SQLITE_NOTADB: (
         StoreIncompatible,
@@ -68,8 +73,15 @@ _KNOWN: dict[int, tuple[type[StoreError], str]] = {
 }
 
 
-def store_error(error: sqlite3.Error, file: Path) -> StoreError:
-    """Return the store's error for one of SQLite's."""
+def store_error(error: Exception, file: Path) -> Exception:
+    """Return the store's error for one of SQLite's, or of a value that SQLite cannot hold."""
+    if isinstance(error, (OverflowError, UnicodeEncodeError)):
+        return StoreError(
+            f"A value does not fit into {file}: {error}. Integers have 64 bits, and a text must be "
+            f"valid Unicode."
+        )
+    if not isinstance(error, sqlite3.Error):
+        return error
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # raised by the sqlite3 module itself
         return StoreError(f"SQLite refused an operation on {file}: {error}.")

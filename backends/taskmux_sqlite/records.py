@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import convert, inspect
 from msgspec.structs import astuple, replace
-from taskmux.driver import CorruptRecord, JobRecord, QueueSettings, Ref
+from taskmux.driver import CorruptRecord, Dedup, JobRecord, QueueSettings, Ref
 
 __all__ = [
     "PRIORITY",
@@ -175,8 +175,7 @@ def new_columns(job: JobRecord, sequence: int) -> dict[str, Any]:
     for column, to_column in _ENCODED:
         columns[column] = to_column(columns[column])
     columns["sequence"] = sequence
-    if job.dedup is not None:
-        columns["dedup"] = job.dedup.key
+    columns["dedup"] = _key(job.dedup)
     return {name: value for name, value in columns.items() if value is not None}
 
 
@@ -192,9 +191,14 @@ def new_notes(job: JobRecord) -> Row | None:
     return job.progress, encoded(job.steps), encoded(job.logs)
 
 
+def _key(dedup: Dedup | None) -> str | None:
+    """Return what the index of keys needs of a field that is in the body, too."""
+    return None if dedup is None else dedup.key
+
+
 def to_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of `jobs` for new values of fields. The others are the caller's."""
-    columns: dict[str, Any] = {}
+    """Return the columns of `jobs` for new values of fields; fields without one are left out."""
+    columns: dict[str, Any] = {"dedup": _key(fields["dedup"])} if "dedup" in fields else {}
     for name, value in fields.items():
         if name in IN_JOBS:
             to_column = _CODECS[name].encode

@@ -17,6 +17,8 @@ for longer than jobs wait in them; a queue's own gate is in its row of `queues`.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -60,7 +62,7 @@ _FIRST = (
         result BLOB,
         error BLOB,
         history BLOB,
-        notice BLOB
+        notice BLOB                        -- of a former version; nothing reads or writes it
     )
     """,
     "CREATE TABLE bodies (number INTEGER PRIMARY KEY, body BLOB NOT NULL)",
@@ -71,6 +73,7 @@ _FIRST = (
         DELETE FROM notes WHERE number = old.number;
     END
     """,
+    "DROP VIEW IF EXISTS records",  # in a file that somebody emptied by hand
     """
     CREATE VIEW records AS
     SELECT jobs.*, body, progress, steps, logs
@@ -241,19 +244,21 @@ def _group_of(body: object) -> str | None:
 
 # One statement, so one snapshot: another process may be creating the tables at this moment.
 _OWNER: Final = """
-SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)
+SELECT application_id, user_version, (SELECT group_concat(name) FROM sqlite_schema)
 FROM pragma_application_id, pragma_user_version
 """
 
 
 def check_owner(connection: sqlite3.Connection, file: Path) -> int:
-    """Return the schema's version, 0 for an empty file. Writes nothing.
+    """Return the schema's version, 0 for a file without tables. Writes nothing.
 
     Raises:
-        StoreIncompatible: the file is another application's, or a newer taskmux wrote it.
+        StoreIncompatible: the file is another application's, a newer taskmux wrote it, or
+            somebody dropped some of its tables.
     """
-    owner, version, objects = connection.execute(_OWNER).fetchone()
-    if owner != APPLICATION_ID and (owner, version, objects) != (0, 0, 0):
+    owner, version, listed = connection.execute(_OWNER).fetchone()
+    names = set(listed.split(",")) if listed else set()
+    if owner != APPLICATION_ID and (owner or version or names):
         raise StoreIncompatible(
             f"{file} is another application's SQLite database; nothing was written to it. "
             f"Choose another file for taskmux."
@@ -263,7 +268,24 @@ def check_owner(connection: sqlite3.Connection, file: Path) -> int:
             f"{file} was written by a newer taskmux (schema {version}; this one knows {VERSION}). "
             f"Upgrade taskmux here, or choose another file."
         )
+    if names <= {"records"}:  # new, or emptied by somebody who dropped every table
+        return 0
+    missing = sorted(_all_names() - names) if version == VERSION else []
+    if missing:
+        raise StoreIncompatible(
+            f"{file} has lost {len(missing)} parts of its schema, such as {missing[0]!r}. Restore "
+            f"a backup, or stop every process that uses the file and delete it with its -wal and "
+            f"-shm files."
+        )
     return int(version)
+
+
+@cache
+def _all_names() -> frozenset[str]:
+    """Return the names of everything in a whole schema."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        _migrate(connection, 0)
+        return frozenset(name for (name,) in connection.execute("SELECT name FROM sqlite_schema"))
 
 
 def migrate(connection: sqlite3.Connection, file: Path) -> None:
@@ -272,17 +294,21 @@ def migrate(connection: sqlite3.Connection, file: Path) -> None:
     Raises:
         StoreIncompatible: as `check_owner`.
     """
-    connection.create_function("group_of", 1, _group_of, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")  # also finds out whether the file can be written
     try:
         version = check_owner(connection, file)
-        for statements in _MIGRATIONS[version:]:
-            for statement in statements:
-                connection.execute(statement)
         if version < VERSION:
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {VERSION}")
+            _migrate(connection, version)
         connection.execute("COMMIT")
     except BaseException:
         connection.rollback()
         raise
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    connection.create_function("group_of", 1, _group_of, deterministic=True)
+    for statements in _MIGRATIONS[version:]:
+        for statement in statements:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import queue
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -166,11 +165,10 @@ class Session:
             _settle(reply, partial(reply.set_result, result))
 
     def _fail(self, reply: asyncio.Future[Reply], error: Exception) -> None:
-        if isinstance(error, sqlite3.Error):
-            failure = store_error(error, self._address.file)
+        failure = store_error(error, self._address.file)
+        if failure is not error:
             failure.__cause__ = error
-            error = failure
-        _settle(reply, partial(reply.set_exception, error))
+        _settle(reply, partial(reply.set_exception, failure))
 
     def _nudge_others(self) -> None:
         """Make sessions of this process that wait on this file look at once, not at a poll."""

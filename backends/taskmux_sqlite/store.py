@@ -64,7 +64,7 @@ class Store:
         self._clock = clock
         self._brought = brought
         self._connection: sqlite3.Connection | None = None
-        self._inode: tuple[int, int] | None = None
+        self._identity: tuple[int, int] | None = None
         self.file: Final = address.file
         self.using: Final = threading.Lock()
         self.watch: Final = Watch()
@@ -106,10 +106,7 @@ class Store:
         The write lock is taken first: a transaction that reads before it locks can find that it
         has to start over.
 
-        Raises:
-            StoreIncompatible: the file was moved or deleted, which SQLite would not notice.
         """
-        self._check_inode()
         reply, transaction = self._locked("BEGIN IMMEDIATE", do)
         if transaction.brought:
             self.watch.brought()
@@ -119,7 +116,10 @@ class Store:
     def add(self, waiter: Waiter) -> bool:
         """See `Watch.add`."""
         self._connected()
-        return self.watch.add(waiter)
+        try:
+            return self.watch.add(waiter)
+        except sqlite3.OperationalError as error:
+            raise self._dropped(error) from error
 
     def look(self) -> bool:
         """Wake those whose work has come; return whether anything changed since the last look."""
@@ -133,24 +133,74 @@ class Store:
             return True
 
     def _connected(self) -> sqlite3.Connection:
+        """Return the connection, opened again if need be.
+
+        Raises:
+            StoreUnavailable: the file was moved, deleted or replaced.
+            StoreIncompatible: it was emptied.
+        """
+        if self._identity is not None:
+            self._check_file(self._identity)
         if self._connection is None:
-            if self._inode is not None:
-                self._check_inode()  # a file that is gone must not be made anew
             self._connection = _connect(self._address)
-            self._inode = _inode(self.file)
+            found = _stat(self.file)
+            self._identity = None if found is None else _identity(found)
             self.watch.use(self._connection)
         return self._connection
 
-    def _check_inode(self) -> None:
-        if _inode(self.file) != self._inode:
-            raise StoreIncompatible(
-                f"{self.file} was moved, deleted or replaced while it was open; what is written "
-                f"now would be lost. Restart this process."
+    def _check_file(self, opened: tuple[int, int]) -> None:
+        """Look whether the path still leads to the file that was opened: SQLite does not.
+
+        A file that is gone may come back, so it is not made anew here; whoever opens the store
+        makes a new one, and then this connection follows.
+        """
+        found = _stat(self.file)
+        if found is None:
+            raise StoreUnavailable(
+                f"{self.file} was moved or deleted while it was open; what is written now would "
+                f"be lost. Put it back with its -wal and -shm files, or restart the application "
+                f"to begin with an empty file."
             )
+        if _identity(found) != opened:
+            self.disconnect()
+            self._identity = None
+            raise StoreUnavailable(
+                f"{self.file} was replaced by another file while it was open. The next try opens "
+                f"that one; jobs of the former one are not in it."
+            )
+        if found.st_size == 0:
+            raise StoreIncompatible(
+                f"{self.file} was emptied while it was open. Stop every process that uses it, "
+                f"delete it with its -wal and -shm files or restore a backup, and start again."
+            )
+
+    def _dropped(self, error: sqlite3.OperationalError) -> Exception:
+        """Return what to raise for an error of SQLite, if it is that tables were dropped.
+
+        The next call then opens the file again, which makes the tables anew if all are gone.
+        """
+        connection = self._connection
+        if connection is None or getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_ERROR:
+            return error
+        try:
+            check_owner(connection, self.file)
+        except StoreIncompatible as reason:
+            self.disconnect()  # until somebody mends the file, opening it says the same
+            return reason
+        if "no such" not in str(error):
+            return error
+        self.disconnect()
+        return StoreUnavailable(
+            f"The tables of {self.file} were dropped while it was open. The next try makes them "
+            f"anew, without the jobs that were in them."
+        )
 
     def _locked(self, begin: str, do: Callable[[Transaction], Reply]) -> tuple[Reply, Transaction]:
         connection = self._connected()
-        return _patiently(self._address, lambda: self._run(connection, begin, do))
+        try:
+            return _patiently(self._address, lambda: self._run(connection, begin, do))
+        except sqlite3.OperationalError as error:
+            raise self._dropped(error) from error
 
     def _run(
         self, connection: sqlite3.Connection, begin: str, do: Callable[[Transaction], Reply]
@@ -230,21 +280,44 @@ def _check_path(file: Path) -> None:
         )
 
 
-def _inode(file: Path) -> tuple[int, int] | None:
+def _stat(file: Path) -> os.stat_result | None:
     try:
-        found = file.stat()
+        return file.stat()
     except OSError:
         return None
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    """Return what tells a file from every other, whatever it is called."""
     return found.st_dev, found.st_ino
 
 
 def _prepare(connection: sqlite3.Connection, address: Address) -> None:
-    check_owner(connection, address.file)  # before anything is written
+    if check_owner(connection, address.file) == 0:  # before anything is written
+        _remove_leftovers(connection, address.file)
     _use_wal(connection, address)
     connection.execute(f"PRAGMA synchronous = {address.synchronous}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     migrate(connection, address.file)
+
+
+def _remove_leftovers(connection: sqlite3.Connection, file: Path) -> None:
+    """Remove the log's index of a former database from beside an empty file.
+
+    SQLite removes a former log by itself, but would take the index for this file's, and processes
+    that still have the former database open would share it. The lock makes sure that nobody uses
+    the index for this file: a file is not empty any more when its log is begun.
+    """
+    index = file.with_name(f"{file.name}-shm")
+    if not index.exists() or file.stat().st_size > 0:
+        return
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        if file.stat().st_size == 0:
+            index.unlink(missing_ok=True)
+    finally:
+        connection.rollback()
 
 
 def _use_wal(connection: sqlite3.Connection, address: Address) -> None:

@@ -135,7 +135,8 @@ class Transaction:
         )
 
     def set_aside(self, numbers: list[int]) -> None:
-        """Take rows that cannot be read out of every queue, and free their keys."""
+        """Take rows that cannot be read out of every queue, and free their keys and places."""
+        self.brought |= bool(numbers)
         self.executemany(
             "UPDATE jobs SET state = ?, dedup = NULL, finished_at = NULL, expires_at = NULL,"
             " keep_count = NULL WHERE number = ?",

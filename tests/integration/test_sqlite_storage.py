@@ -33,7 +33,6 @@ from taskmux.driver import (
     Ref,
     State,
     StoreFull,
-    StoreIncompatible,
     WorkerInfo,
     transition,
 )
@@ -229,18 +228,6 @@ async def test_a_full_database_says_so_and_takes_more_when_there_is_room(bench: 
     await bench.on_thread(limit(10_000))
     replies = await bench.driver.push(op, jobs)
     assert {reply.status for reply in replies} == {PushStatus.CREATED}
-
-
-async def test_a_file_that_was_deleted_or_replaced_takes_no_jobs(bench: Bench) -> None:
-    away = bench.file.with_name("away.db")
-    bench.file.rename(away)
-    with pytest.raises(StoreIncompatible, match="Restart"):
-        await bench.push(new("a"))
-    bench.file.touch()
-    with pytest.raises(StoreIncompatible, match="Restart"):
-        await bench.push(new("a"))
-    away.rename(bench.file)
-    assert await bench.push(new("a")) == {PushStatus.CREATED}
 
 
 async def test_a_pruned_job_leaves_nothing(bench: Bench) -> None:
