@@ -31,7 +31,7 @@ _DENIED = (
 _BUSY = (
     StoreBusy,
     (
-        "Another process holds the lock for longer than busy_timeout. End its transaction, or "
+        "Another process has the lock for longer than busy_timeout. End its transaction, or "
         "raise ?busy_timeout= (milliseconds)."
     ),
 )
@@ -74,7 +74,7 @@ _KNOWN: dict[int, tuple[type[errors.TaskmuxError], str]] = {
 
 
 def store_error(error: Exception, file: Path) -> Exception:
-    """Return the store's error for one of SQLite's, or of a value that SQLite cannot hold."""
+    """Return the store's error for one of SQLite's, or of a value that SQLite cannot store."""
     if isinstance(error, (OverflowError, UnicodeEncodeError)):
         return StoreError(
             f"A value does not fit into {file}: {error}. Integers have 64 bits, and a text must be "

@@ -1,8 +1,8 @@
 """Forks: an open SQLite connection must not be carried into a forked process.
 
-SQLite's locks belong to a process. A copied connection makes the library believe that the new
-process holds locks that it does not, and the log could be removed under its feet. So all
-connections of this process are closed before it forks, and each is opened again by its next use.
+SQLite's locks belong to a process. With a copied connection the library would believe that the new
+process has locks which it does not have, and could remove the log while others use it. So all
+connections of this process are closed before it forks, and each is opened again when it is used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Closable", "inherited", "register", "unregister"]
 
 
 class Closable(Protocol):
-    """Something that has a connection, and uses it only while it holds its lock."""
+    """Something that has a connection, and uses it only after taking its lock."""
 
     @property
     def file(self) -> Path:
@@ -25,7 +25,7 @@ class Closable(Protocol):
 
     @property
     def using(self) -> threading.Lock:
-        """Held while the connection is in use."""
+        """The lock: taken while the connection is in use."""
         ...
 
     @property
@@ -61,7 +61,7 @@ def _here() -> _Process:
 
 
 def register(one: Closable) -> None:
-    """Close this one's connection before each fork. Returns with its lock held."""
+    """Close this one's connection before each fork. Returns with its lock taken."""
     here = _here()
     with here.forking:
         here.open.add(one)
@@ -69,7 +69,7 @@ def register(one: Closable) -> None:
 
 
 def unregister(one: Closable) -> None:
-    """Forget one that closed for good. Its lock must not be held."""
+    """Forget one that closed for good. Its lock must be free."""
     here = _here()
     with here.forking:
         here.open.discard(one)

@@ -1,4 +1,7 @@
-"""Gates: what rates and holds have left open, of a queue or of a line, and where that is stored."""
+"""Gates: how much of its rate a queue or a line has spent, and until when it rests.
+
+A queue's gate is in its row of `queues`; the lines' gates have a table of their own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ Gate = gcra.Gate
 
 
 def gate_of(row: tuple[Any, ...]) -> Gate:
-    """Return the gate of three columns; an open one if they hold none, so that jobs go on."""
+    """Return the gate of three columns; an open one if they are damaged, so that jobs go on."""
     try:
         return msgspec.convert(dict(zip(Gate.__struct_fields__, row, strict=True)), Gate)
     except msgspec.ValidationError:

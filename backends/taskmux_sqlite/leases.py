@@ -45,9 +45,10 @@ SELECT number FROM jobs WHERE queue = :queue AND state = 'delayed' AND run_at IS
 UNION ALL
 SELECT number FROM jobs WHERE queue = :queue AND state = 'delayed' AND run_at >= ''
 """
+"""Delayed jobs whose due time is no number."""
 
 Lease = tuple[int, int, str | None]
-"""A job's number, its fence, and who held it before, as an operation's reply remembers it."""
+"""A job's number, its fence, and who had it before, as an operation's reply remembers it."""
 
 decode_leases: Final = msgspec.msgpack.Decoder(list[Lease]).decode
 

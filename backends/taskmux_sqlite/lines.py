@@ -1,7 +1,9 @@
-"""Turns: whose job is next, among the lines of a queue in which jobs wait.
+"""Lines: whose job is next, among the groups of a queue in which jobs wait.
 
-The ring is read from its head as far as a claim gets. A line that gives goes behind all others; one
-that may not is parked, so no later claim looks at it before it may give again.
+The lines of a queue that have waiting jobs take turns. Those that may give a job stand in a ring,
+ordered by their turn. A claim reads the ring from its head, as far as it needs. A line that gave a
+job goes behind all others. A line that may not give one now is parked: it leaves the ring, and no
+claim looks at it before it may give again.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ FROM jobs AS it WHERE queue = :queue AND id = :id AND state = 'waiting'
 
 _BEFORE_ALL: Final = (-(2**63), 0)
 
-_Lease = tuple[int, JobRecord]
+_Numbered = tuple[int, JobRecord]
 """A job's number, and the job."""
 
 
@@ -87,7 +89,7 @@ class _Line(msgspec.Struct):
     gate: Gate
     given: int = 0
     """Jobs given by this claim."""
-    jobs: list[_Lease] = msgspec.field(default_factory=list)
+    jobs: list[_Numbered] = msgspec.field(default_factory=list)
     """Those read and not given yet."""
     after: tuple[int, int] = _BEFORE_ALL
     """Where in the line to read on."""
@@ -95,7 +97,7 @@ class _Line(msgspec.Struct):
 
 
 class Turns:
-    """One claim's way along the ring."""
+    """The turns that one claim takes: it goes along the ring until it has its jobs."""
 
     def __init__(self, transaction: Transaction, queue: str, settings: QueueSettings) -> None:
         self._transaction: Final = transaction
@@ -108,13 +110,13 @@ class Turns:
         self._parked: Final[list[tuple[int | None, str, str | None]]] = []
         self._metered: Final[dict[str | None, _Line]] = {}
 
-    def take(self, most: int) -> list[_Lease]:
+    def take(self, most: int) -> list[_Numbered]:
         """Return up to so many jobs in the order of turns; the caller makes them active.
 
         Call `finish` after that.
         """
         self._readmit_opened()
-        taken: list[_Lease] = []
+        taken: list[_Numbered] = []
         while len(taken) < most and len(self._parked) < LINE_LIMIT:
             line = self._next(most - len(taken))
             if line is None:
@@ -130,9 +132,10 @@ class Turns:
         return taken
 
     def finish(self) -> None:
-        """Write who is parked, who goes behind, and what was spent, after the jobs are active.
+        """Store which lines are parked, which go behind the others, and what their rates spent.
 
-        A line whose last job was taken has no row any more, and none of this makes one.
+        Called after the jobs were made active. A line whose last job was taken has no row any
+        more, and none of this makes one.
         """
         transaction, queue = self._transaction, self._queue
         transaction.executemany(
@@ -185,7 +188,7 @@ class Turns:
         opens_in = line.gate.opens_in(line.settings.rate, now)
         self._parked.append((now + opens_in if opens_in else None, self._queue, line.name))
 
-    def _give(self, line: _Line, wanted: int, room: int) -> list[_Lease]:
+    def _give(self, line: _Line, wanted: int, room: int) -> list[_Numbered]:
         """Return the line's next job; as many as it may give if there is no other line."""
         others = len(self._ahead) + len(self._behind)
         if not line.jobs:
@@ -208,7 +211,7 @@ class Turns:
             line.ended = len(rows) < count
             if rows:
                 line.after = rows[-1][PRIORITY], rows[-1][SEQUENCE]
-        if not line.jobs and not line.given:  # somebody has been at the table by hand
+        if not line.jobs and not line.given:  # a row that somebody added by hand
             ended = (self._queue, line.name)
             self._transaction.execute("DELETE FROM lines WHERE queue = ? AND line IS ?", ended)
 
@@ -219,9 +222,9 @@ def readmit(transaction: Transaction, queue: str) -> None:
 
 
 def kept_back(transaction: Transaction, queue: str) -> tuple[bool, int | None]:
-    """Say whether lines with waiting jobs may not give, and when the first of them may.
+    """Say whether all lines with waiting jobs are parked, and in how long the first may give.
 
-    That is at once if there are lines that nobody looked at yet.
+    That is 0 if there is a line in the ring that this claim did not get to.
     """
     ring, parked, opens_at = transaction.execute(KEPT_BACK, {"queue": queue}).fetchone()
     if ring:

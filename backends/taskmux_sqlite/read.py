@@ -35,7 +35,7 @@ _ORDERS: Final = {
     State.BLOCKED: ("created_at", "number"),
     State.ACTIVE: ("created_at", "number"),
 }
-"""What orders the jobs of a state; finished ones have the order of their end."""
+"""What orders the jobs of a state. Finished ones: by their end, then by their creation."""
 
 _LINES: Final = (" AND line IS NULL", " AND line IS NOT NULL")
 """The common line, and all others."""

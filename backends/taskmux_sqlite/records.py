@@ -3,7 +3,7 @@
 A field that changes while the job lives has a column of its own in `jobs`, or in `notes`. All
 others are in the body: one encoded record in which the fields that have a column are left out. So
 a field that `JobRecord` gets later is stored in the body, and read back, without a change here.
-What a column holds follows from the field's type.
+How a column stores a field follows from the field's type.
 """
 
 from __future__ import annotations
@@ -93,18 +93,18 @@ _settings: Final = msgspec.msgpack.Decoder(QueueSettings).decode
 
 
 def encoded(value: object) -> bytes | None:
-    """Return a structured field as its column holds it: nothing for nothing."""
+    """Return a structured field as its column stores it: NULL if it is empty."""
     return encode(value) if value else None
 
 
-# -- what a column holds ------------------------------------------------------------------------
+# -- what is in a column ------------------------------------------------------------------------
 
 
 class _Codec(msgspec.Struct, frozen=True):
-    """How a field's column holds it; None where it holds the value itself, or NULL."""
+    """How a column stores a field; None where it has the value itself, or NULL."""
 
     type: Any
-    """What the column's value must be. SQLite lets any column hold a value of any type."""
+    """What the column's value must be. SQLite itself takes a value of any type in any column."""
     encode: Callable[[Any], object] | None = None
     decode: Callable[[Any], Any] | None = None
 

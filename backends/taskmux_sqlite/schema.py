@@ -8,10 +8,10 @@ A state's index holds exactly the jobs in that state, so a job is in one of them
 change of state moves one entry. Counts are taken from these indexes alone (which is why each has
 the state): nothing is kept twice. Only jobs of named lines are in a second index of their state.
 
-`lines` has a row for each line of a queue in which a job waits: those with a turn are the ring,
-the others are parked. The jobs are the truth: triggers keep the rows right whatever statement
-changes a job, even one typed in a shell. `gates` has what rates and holds have left open of lines,
-for longer than jobs wait in them; a queue's own gate is in its row of `queues`.
+`lines` has a row for each line of a queue in which a job waits: those with a turn are in the ring,
+the others are parked. Triggers keep these rows right whatever statement changes a job, even one
+typed in a shell. `gates` says how much of its rate a line has spent, and until when it rests; it
+outlives the line's waiting jobs. A queue's own gate is in its row of `queues`.
 """
 
 from __future__ import annotations

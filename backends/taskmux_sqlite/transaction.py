@@ -31,10 +31,10 @@ class QueueRow(msgspec.Struct):
 
     @classmethod
     def of(cls, queue: str, row: tuple[Any, ...]) -> QueueRow:
-        """Return what the columns hold.
+        """Return the row that the columns make.
 
         Raises:
-            CorruptRecord: they hold no sequence, or no settings.
+            CorruptRecord: the sequence or the settings cannot be read.
         """
         sequence, settings, *gate = row
         if not isinstance(sequence, int):
@@ -86,7 +86,7 @@ class Transaction:
         return queue
 
     def set_gate(self, name: str, gate: Gate) -> None:
-        """Store what a rate or a hold leaves open of a whole queue."""
+        """Store how much of its rate a whole queue has spent, and until when it rests."""
         queue = self.queue(name)
         queue.gate, queue.changed = gate, True
 

@@ -1,4 +1,4 @@
-"""Wake-ups: who waits for which queues, and when to look whether work is there.
+"""Wait: who sleeps until which queues have work, and when to look whether they have.
 
 Commits of other connections are seen by polling `PRAGMA data_version`, which reads a number from
 shared memory. The poll runs only while somebody waits: every 2 ms right after a change, then about
@@ -33,7 +33,7 @@ SELECT
     settings, level, metered_at, held_until
 FROM queues WHERE name = ?
 """
-"""Lines that wait for a rate or for room are not in the ring."""
+"""What there is to claim: parked lines do not count, since they may not give a job now."""
 
 ACTIVE: Final = """
 SELECT count(*) FROM (SELECT 1 FROM jobs WHERE queue = ? AND state = 'active' LIMIT ?)
@@ -62,7 +62,7 @@ class _Seen(msgspec.Struct, gc=False):
     due: int | None
     """When the next delayed job was due."""
     shut: Shut | None
-    """What kept everything back: the claim told its worker when that opens."""
+    """The rate that kept everything back: the claim told its worker when it lets a job go."""
 
 
 class Watch:
@@ -92,7 +92,7 @@ class Watch:
     def add(self, waiter: Waiter) -> bool:
         """Return whether there is work that no claim has seen; if not, the waiter is woken later.
 
-        W3 holds because what a claim saw is compared with what is there now.
+        W3 is kept because what a claim saw is compared with what is there now.
         """
         version = self._version()
         for queue in waiter.queues:

@@ -12,7 +12,6 @@ from taskmux.driver import (
     PROMOTE_LIMIT,
     Applied,
     ApplyStatus,
-    BlockedCause,
     Changes,
     ClaimAsk,
     Claimed,
@@ -346,12 +345,3 @@ async def test_a_job_that_runs_while_its_queue_moves_is_settled_where_it_is(benc
     )
     assert [reply.state for reply in replies] == [State.COMPLETED, State.WAITING]
     assert await bench.claimed() == ["again"]
-
-
-async def test_a_parent_is_let_go_by_its_own_cause_only(bench: Bench) -> None:
-    await bench.push(new("parent", state=State.BLOCKED, cause=BlockedCause.CHILDREN, children=1))
-    ref = new("parent").job.ref
-    (stale,) = await bench.apply(transition.unblock(ref, BlockedCause.HOLD))
-    assert stale == Applied(ApplyStatus.STALE, State.BLOCKED)
-    (gone_on,) = await bench.apply(transition.unblock(ref, BlockedCause.CHILDREN))
-    assert gone_on == Applied(ApplyStatus.APPLIED, State.WAITING)
