@@ -290,6 +290,20 @@ async def test_empty_meters_and_ended_holds_are_forgotten_by_prune(bench: Bench)
         assert bench.by_hand("SELECT count(*) FROM gates") == [(left,)]
 
 
+async def test_new_settings_end_the_rests_of_their_own_queue_only(bench: Bench) -> None:
+    await bench.push("a-1")
+    other = new("a-1", queue="r")
+    await bench.driver.push(bench.op(), [other])
+    for queue in ("q", "r"):
+        (job,) = (await bench.driver.claim(bench.op(), ClaimAsk(queue, "w", 1, LEASE))).jobs
+        rest = transition.limited(job, transition.Changes(), 5000, line=True)
+        await bench.driver.apply(bench.op(), [rest])
+    await bench.set(QueueSettings())
+    assert await bench.claimed() == ["a-1"]
+    resting = await bench.driver.claim(bench.op(), ClaimAsk("r", "w", 1, LEASE))
+    assert (list(resting.jobs), resting.next_in) == ([], 5000)
+
+
 @pytest.mark.parametrize("newest", [False, True])
 async def test_pages_go_over_all_lines_in_order(bench: Bench, *, newest: bool) -> None:
     names = [f"{'_ab'[number % 3]}-{number:02}" for number in range(30)]
