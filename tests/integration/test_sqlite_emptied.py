@@ -35,7 +35,7 @@ from taskmux.driver import (
     transition,
 )
 
-from taskmux_sqlite import SQLiteDriver
+from taskmux_sqlite import SQLiteDriver, opening
 
 LEASE = 60_000
 NONE = dict.fromkeys(State, 0)
@@ -312,3 +312,21 @@ async def test_a_value_that_sqlite_cannot_hold_is_refused(
     with pytest.raises(StoreError, match="does not fit"):
         await bench.driver.push(Op("odd", 1), [NewJob(odd)])
     assert await bench.push(bench.driver, "b") is PushStatus.CREATED
+
+
+def test_the_logs_index_of_a_file_that_a_rival_began_meanwhile_stays(tmp_path: Path) -> None:
+    file, index = tmp_path / "jobs.db", tmp_path / "jobs.db-shm"
+    file.touch()
+    index.touch()
+
+    class Rival:
+        """A connection whose lock comes after another process has made the database."""
+
+        def execute(self, _: str) -> None:
+            file.write_bytes(b"begun")
+
+        def rollback(self) -> None:
+            pass
+
+    opening._remove_leftovers(Rival(), file)
+    assert index.exists()
