@@ -7,7 +7,7 @@ from taskmux.driver import Driver, hookimpl
 from taskmux_redis.address import SCHEMES
 from taskmux_redis.driver import RedisDriver
 
-__all__ = ["RedisDriver", "taskmux_driver"]
+__all__ = ["RedisDriver", "taskmux_client_driver", "taskmux_driver"]
 
 
 @hookimpl
@@ -16,3 +16,11 @@ def taskmux_driver(url: str) -> Driver | None:
     if url.partition(":")[0].lower() not in SCHEMES:
         return None
     return RedisDriver(url)
+
+
+@hookimpl
+def taskmux_client_driver(client: object) -> Driver | None:
+    """Use an application's own client of redis-py, `redis.asyncio.Redis` or `RedisCluster`."""
+    if type(client).__module__.partition(".")[0] != "redis":
+        return None
+    return RedisDriver.from_client(client)

@@ -1,48 +1,46 @@
-"""From a URL to a client: redis://, rediss://, unix://, redis+cluster://, redis+sentinel://."""
+"""What a URL says: redis://, rediss://, unix://, redis+cluster://, redis+sentinel://.
+
+A refusal shows a URL's scheme and nothing more of it: where it cannot be read, nobody can tell
+its password from the rest.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Final, NoReturn
 from urllib.parse import SplitResult, unquote
 
 import msgspec
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelConnectionPool
-from redis.backoff import NoBackoff
-from taskmux.driver import InvalidURL, check_options, hide_credentials, split_url
+from msgspec import Meta
+from taskmux.driver import InvalidURL, split_url
 
 from taskmux_redis.keys import check_prefix
-from taskmux_redis.sentinels import Sentinels
 
-__all__ = ["SCHEMES", "Address", "Client", "connect", "disconnect", "parse"]
-
-Client = Any
-"""`redis.asyncio.Redis` or `RedisCluster`: what they share is `execute_command` and `aclose`."""
+__all__ = ["SCHEMES", "Address", "Options", "parse"]
 
 SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel")
-_FILES: Final[tuple[str, ...]] = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_OPTIONS: Final = {
-    "prefix",
-    "allow_eviction",
-    "timeout",
-    "db",
-    "tls",
-    "sentinel_username",
-    "sentinel_password",
-    *_FILES,
-}
-_CONNECTIONS: Final = 32
+_LARGEST_PORT: Final = 2**16 - 1
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What may follow `?` in a URL."""
+
+    prefix: str = "tm"
+    allow_eviction: bool = False
+    timeout: Annotated[float, Meta(ge=0.1, le=300)] = 5.0
+    """Seconds an operation may take before its connection is given up."""
+    db: Annotated[int, Meta(ge=0, lt=10**8)] | None = None
+    tls: bool = False
+    ssl_ca_certs: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
 
 
 class Address(msgspec.Struct, frozen=True):
     """What a URL says."""
 
     url: str
-    shown: str
-    """The URL with credentials hidden."""
     scheme: str
     hosts: tuple[tuple[str, int], ...]
     path: str
@@ -50,13 +48,7 @@ class Address(msgspec.Struct, frozen=True):
     database: int
     username: str | None
     password: str | None
-    tls: dict[str, str] | None
-    """Files by the client's names; None without TLS."""
-    sentinel: dict[str, str]
-    prefix: str
-    allow_eviction: bool
-    timeout: float
-    """Seconds an operation may take before its connection is given up."""
+    options: Options
 
     def __repr__(self) -> str:
         return f"Address({self.where!r})"
@@ -66,104 +58,88 @@ class Address(msgspec.Struct, frozen=True):
         """The server's address for messages."""
         if self.scheme == "unix":
             return self.path
-        return ",".join(f"{host}:{port}" for host, port in self.hosts)
+        return ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts
+        )
+
+    @property
+    def shown(self) -> str:
+        """The URL with credentials hidden, put together from what was understood of it."""
+        hidden = "***@" if self.username or self.password else ""
+        if self.scheme == "unix":
+            return f"unix://{hidden}{self.path}?db={self.database}"
+        service = f"/{self.path}" if self.path else ""
+        number = "" if self.scheme == "redis+cluster" else f"/{self.database}"
+        return f"{self.scheme}://{hidden}{self.where}{service}{number}"
+
+    @property
+    def tls(self) -> dict[str, str] | None:
+        """Files for TLS by the client's names; None without TLS."""
+        options = self.options
+        named = {
+            "ssl_ca_certs": options.ssl_ca_certs,
+            "ssl_certfile": options.ssl_certfile,
+            "ssl_keyfile": options.ssl_keyfile,
+        }
+        files = {name: file for name, file in named.items() if file is not None}
+        return files if self.scheme == "rediss" or files or options.tls else None
 
 
 def parse(url: str) -> Address:
     """Return what the URL says.
 
     Raises:
-        InvalidURL: it says something that cannot be meant; the message hides credentials.
+        InvalidURL: it says something that cannot be meant; the message has no credentials.
     """
-    parts, options = split_url(url)
-    check_options(url, options, _OPTIONS)
-    shown = hide_credentials(url)
-    scheme = parts.scheme.lower()
-    user, _, password = _credentials(parts)
-    path, database = _path_and_database(scheme, parts.path, options, shown)
+    scheme = url.partition(":")[0].lower()
+    if scheme not in SCHEMES:
+        raise InvalidURL(f"The URL does not begin with one of {', '.join(SCHEMES)} and '://'.")
+    parts, given = _split(url, scheme)
+    options = _options(scheme, given)
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    path, database = _path_and_database(scheme, parts.path, options)
     default = 26379 if scheme == "redis+sentinel" else 6379
-    tls = {name: options[name] for name in _FILES if name in options}
     return Address(
         url=url,
-        shown=shown,
         scheme=scheme,
-        hosts=tuple(_host(text, default, shown) for text in _hosts(parts)),
+        hosts=tuple(_host(scheme, text, default) for text in _hosts(parts)),
         path=path,
         database=database,
         username=unquote(user) or None,
         password=unquote(password) or None,
-        tls=tls if scheme == "rediss" or tls or _switch(options, "tls", shown) else None,
-        sentinel={
-            name.removeprefix("sentinel_"): value
-            for name, value in options.items()
-            if name.startswith("sentinel_")
-        },
-        prefix=check_prefix(options.get("prefix", "tm")),
-        allow_eviction=_switch(options, "allow_eviction", shown),
-        timeout=_seconds(options.get("timeout", "5"), shown),
+        options=options,
     )
 
 
-def connect(address: Address) -> Client:
-    """Return a client for the address; it connects at first use."""
-    common: dict[str, Any] = {
-        "username": address.username,
-        "password": address.password,
-        "protocol": 2,  # one form of replies on every server version
-        "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": None,  # a deadline spans each operation: `Link`
-        "socket_connect_timeout": address.timeout,
-        **(address.tls or {}),
-    }
-    if address.scheme == "redis+cluster":
-        nodes = [ClusterNode(host, port) for host, port in address.hosts]
-        return RedisCluster(
-            startup_nodes=nodes,
-            ssl=address.tls is not None,
-            max_connections=_CONNECTIONS,
-            **common,
+def _refuse(scheme: str, text: str) -> NoReturn:
+    raise InvalidURL(f"The {scheme}:// URL {text}")
+
+
+def _split(url: str, scheme: str) -> tuple[SplitResult, dict[str, str]]:
+    try:
+        parts, given = split_url(url)
+    except InvalidURL:
+        parts = None
+    if parts is None or not url[len(scheme) :].startswith("://") or "@" in parts.path:
+        _refuse(
+            scheme,
+            f"is malformed. Write {scheme}://user:password@host:port/..., or for a socket "
+            "unix://user:password@/path, and percent-encode '@', ':', '/', '?' and '#' in "
+            "credentials and paths.",
         )
-    common["db"] = address.database
-    if address.scheme == "redis+sentinel":
-        secure = {"ssl": True} if address.tls is not None else {}
-        to_sentinels = {
-            **address.sentinel,
-            **secure,
-            "protocol": 2,
-            "retry": Retry(NoBackoff(), 0),
-        }
-        sentinels = Sentinels(
-            address.hosts, address.timeout, address.where, to_sentinels, {**secure, **common}
-        )
-        return sentinels.master_for(address.path)
-    return Redis.from_pool(_pool(address, common))
+    return parts, given
 
 
-async def disconnect(client: Client) -> None:
-    """Close every connection of a client, those to Sentinels too."""
-    await client.aclose()
-    pool = getattr(client, "connection_pool", None)
-    if isinstance(pool, SentinelConnectionPool):
-        for sentinel in pool.sentinel_manager.sentinels:
-            await sentinel.aclose()
-
-
-def _pool(address: Address, common: dict[str, Any]) -> BlockingConnectionPool:
-    kind: type[Any]
-    place: dict[str, Any]
-    if address.scheme == "unix":
-        kind, place = UnixDomainSocketConnection, {"path": address.path}
-    else:
-        kind = Connection if address.tls is None else SSLConnection
-        host, port = address.hosts[0]
-        place = {"host": host, "port": port}
-    return BlockingConnectionPool(
-        connection_class=kind, max_connections=_CONNECTIONS, timeout=None, **place, **common
-    )
-
-
-def _credentials(parts: SplitResult) -> tuple[str, str, str]:
-    return parts.netloc.rpartition("@")[0].partition(":")
+def _options(scheme: str, given: dict[str, str]) -> Options:
+    known = Options.__struct_fields__
+    if not set(given) <= set(known):
+        _refuse(scheme, f"has an unknown option. Known options: {', '.join(sorted(known))}.")
+    try:
+        options = msgspec.convert(given, Options, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, name = str(error).rpartition(" - at `$.")
+        _refuse(scheme, f"has an unusable {name.rstrip('`')}: {what} (true and false are 1 and 0).")
+    return msgspec.structs.replace(options, prefix=check_prefix(options.prefix))
 
 
 def _hosts(parts: SplitResult) -> list[str]:
@@ -172,55 +148,30 @@ def _hosts(parts: SplitResult) -> list[str]:
     return parts.netloc.rpartition("@")[2].split(",")
 
 
-def _host(text: str, default: int, shown: str) -> tuple[str, int]:
+def _host(scheme: str, text: str, default: int) -> tuple[str, int]:
     host, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
         host, port = text, str(default)
-    if not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise InvalidURL(f"{shown!r} has the port {port!r}. Write a number from 1 to 65535.")
+    if not port.isdecimal() or not 0 < int(port) <= _LARGEST_PORT:
+        _refuse(scheme, "has an unusable port. Write a number from 1 to 65535.")
     return host.strip("[]") or "localhost", int(port)
 
 
-def _path_and_database(
-    scheme: str, path: str, options: dict[str, str], shown: str
-) -> tuple[str, int]:
-    path = unquote(path)
-    number = options.get("db", "")
-    name = ""
+def _path_and_database(scheme: str, path: str, options: Options) -> tuple[str, int]:
+    path, name, number = unquote(path), "", ""
     if scheme == "unix":
         name = path
     elif scheme == "redis+sentinel":
-        name, _, rest = path.strip("/").partition("/")
-        number = number or rest
+        name, _, number = path.strip("/").partition("/")
         if not name:
-            raise InvalidURL(
-                f"{shown!r} names no Sentinel service. Write redis+sentinel://host:26379/mymaster."
+            _refuse(
+                scheme, "names no Sentinel service. Write redis+sentinel://host:26379/mymaster."
             )
     else:
-        number = number or path.strip("/")
+        number = path.strip("/")
     if number and not (number.isdecimal() and len(number) < 9):  # noqa: PLR2004 - fits an int32
-        raise InvalidURL(
-            f"{shown!r} has the database {number!r}. Write its number: redis://host:6379/0."
-        )
-    if scheme == "redis+cluster" and int(number or 0):
-        raise InvalidURL(f"{shown!r}: a cluster has only database 0. Leave the number out.")
-    return name, int(number or 0)
-
-
-def _switch(options: dict[str, str], name: str, shown: str) -> bool:
-    value = options.get(name, "0").lower()
-    if value not in {"0", "1", "true", "false", "yes", "no"}:
-        raise InvalidURL(f"{shown!r} has {name}={value!r}. Write {name}=1 or {name}=0.")
-    return value in {"1", "true", "yes"}
-
-
-def _seconds(text: str, shown: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 300:  # noqa: PLR2004 - also refuses NaN
-        raise InvalidURL(
-            f"{shown!r} has timeout={text!r}. Write seconds from 0.1 to 300, for example timeout=5."
-        )
-    return seconds
+        _refuse(scheme, "has an unusable database. Write its number: redis://host:6379/0.")
+    database = int(number or 0) if options.db is None else options.db
+    if scheme == "redis+cluster" and database:
+        _refuse(scheme, "names a database; a cluster has only 0. Leave the number out.")
+    return name, database

@@ -8,9 +8,21 @@ from taskmux.driver import InvalidURL
 
 from taskmux_redis.scripts import Script
 
-__all__ = ["QueueKeys", "check_prefix", "store_key"]
+__all__ = ["TYPES", "QueueKeys", "check_prefix", "store_key"]
 
 _PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,31}\Z")
+
+
+TYPES = {
+    **dict.fromkeys(("work", "live", "n", "dedup", "ops", "settings", "corrupt", "about"), "hash"),
+    **dict.fromkeys(("gate", "full", "sequence"), "string"),
+    **dict.fromkeys(("age", "told", "given"), "list"),
+    **dict.fromkeys(("ready", "line", "grouped", "ring", "parked", "running", "rests"), "zset"),
+    **dict.fromkeys(("delayed", "blocked", "leases", "completed", "dead", "cancelled"), "zset"),
+    **dict.fromkeys(("moved", "ages", "counted", "marker", "workers"), "zset"),
+    "queues": "set",
+}
+"""The type of each key by its name, without what follows a colon. `docs/redis.md` lists them."""
 
 
 def check_prefix(prefix: str) -> str:

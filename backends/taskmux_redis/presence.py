@@ -3,58 +3,75 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from taskmux.driver import Beat, Command, HeldLease, WorkerInfo
+from taskmux.driver import Beat, BeatReply, Command, HeldLease, WorkerInfo
 
-from taskmux_redis.keys import QueueKeys, store_key
-from taskmux_redis.link import Link
+from taskmux_redis.batches import by_queue
 from taskmux_redis.scripts import script
+from taskmux_redis.store import Store
 
-__all__ = ["asked", "beat", "tell", "workers"]
+__all__ = ["beat", "tell", "workers"]
 
-_BEAT, _TELL, _WORKERS, _ASKED = map(script, ("beat", "tell", "workers", "asked"))
+_BEAT, _TELL, _WORKERS = script("beat"), script("tell"), script("workers")
+_CANCEL_REQUESTS = script("cancel_requests")
 _SEEN: Final = 13  # digits of the instant before a worker's account
 _TOKEN: Final = 16  # digits of what tells a resent call from a new one
 
 
-def _keys(prefix: str, *names: str) -> list[bytes]:
-    return [store_key(prefix, name) for name in ("workers", *names)]
+async def beat(store: Store, told: Beat) -> BeatReply:
+    """Record a heartbeat, or forget the worker at its last one; return what it has to know."""
+    cancel = await _cancel_requests(store, told.held)
+    # last, because the commands that it hands over would be lost if something failed after it
+    return BeatReply(cancel, await _commands(store, told))
+
+
+async def _cancel_requests(store: Store, held: Sequence[HeldLease]) -> list[HeldLease]:
+    """Return the leases whose jobs are asked to cancel."""
+
+    async def send(queue: str, _: str, some: list[HeldLease]) -> list[bool]:
+        pairs = [value for one in some for value in (one.ref.id, one.fence)]
+        codes = await store.run(queue, _CANCEL_REQUESTS, *pairs)
+        return [code == "C" for code in codes.decode()]
+
+    asked = await by_queue(held, lambda one: one.ref.queue, send)
+    return [one for one, is_asked in zip(held, asked, strict=True) if is_asked]
+
+
+async def _commands(store: Store, told: Beat) -> list[Command]:
+    worker, sent_at = told.worker.id, time.monotonic()
+    data = b"" if told.last else msgspec.json.encode(told.worker)
+    names = ("workers", "about", f"told:{worker}", f"given:{worker}")
+    was_known, *found = await store.run_for_all(_BEAT, names, worker, told.ttl, data, _token())
+    if not was_known and time.monotonic() < store.known.beats.get(worker, 0.0):
+        store.known.forget(store.connection.where)
+    if told.last:
+        store.known.beats.pop(worker, None)
+    else:
+        store.known.beats[worker] = sent_at + told.ttl / 1000
+    return [msgspec.json.decode(entry[_TOKEN:], type=Command) for entry in found]
+
+
+async def tell(store: Store, worker: str, command: Command) -> bool:
+    """Leave a command for a live worker's next beat; return whether it lives."""
+    names, data = ("workers", f"told:{worker}"), msgspec.json.encode(command)
+    return bool(await store.run_for_all(_TELL, names, worker, _token(), data))
+
+
+async def workers(store: Store) -> list[WorkerInfo]:
+    """Return the workers whose last beat still counts, by id; unreadable ones are left out."""
+    found = []
+    for text in await store.run_for_all(_WORKERS, ("workers", "about")):
+        try:
+            worker = msgspec.json.decode((text or b"")[_SEEN:], type=WorkerInfo)
+            found.append(msgspec.structs.replace(worker, seen_at=int(text[:_SEEN])))
+        except (ValueError, msgspec.MsgspecError):
+            continue
+    return found
 
 
 def _token() -> str:
     return secrets.token_hex(_TOKEN // 2)
-
-
-async def beat(link: Link, prefix: str, told: Beat) -> list[Command]:
-    """Record a heartbeat, or forget the worker at its last one; return what it was told."""
-    worker = told.worker.id
-    data = b"" if told.last else msgspec.json.encode(told.worker)
-    keys = _keys(prefix, "about", f"told:{worker}", f"given:{worker}")
-    found = await link.run(_BEAT, keys, worker, told.ttl, data, _token())
-    return [msgspec.json.decode(entry[_TOKEN:], type=Command) for entry in found]
-
-
-async def tell(link: Link, prefix: str, worker: str, command: Command) -> bool:
-    """Leave a command for a live worker's next beat; return whether it lives."""
-    keys = _keys(prefix, f"told:{worker}")
-    return bool(await link.run(_TELL, keys, worker, _token(), msgspec.json.encode(command)))
-
-
-async def workers(link: Link, prefix: str) -> list[WorkerInfo]:
-    """Return the workers whose last beat still counts, by id."""
-    found = []
-    for text in await link.run(_WORKERS, _keys(prefix, "about")):
-        if text is not None:
-            worker = msgspec.json.decode(text[_SEEN:], type=WorkerInfo)
-            found.append(msgspec.structs.replace(worker, seen_at=int(text[:_SEEN])))
-    return found
-
-
-async def asked(link: Link, keys: QueueKeys, held: Sequence[HeldLease]) -> list[bool]:
-    """Return for each lease whether it is held and its job is asked to cancel."""
-    pairs = [value for one in held for value in (one.ref.id, one.fence)]
-    codes = await link.run(_ASKED, keys.of(_ASKED), *pairs)
-    return [code == "C" for code in codes.decode()]

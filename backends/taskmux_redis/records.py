@@ -1,9 +1,9 @@
 """The stored form of a job: the work as pushed, written once, and a live string of what changes.
 
-`work` is a stamp (when it was created and how-manieth), the group of a job that has one (its
-length in three digits, its name), and the rest as MessagePack. The live
-string, whose layout `lua/lib/live.lua` gives, comes with the first change; its fields have one
-letter each, because a million of them are kept:
+`work` is a stamp (when the job was created, and a number that tells jobs of one millisecond
+apart), the group of a job that has one (the length of its name in three digits, then the name),
+and the rest as MessagePack. The live string comes with the first change; `lua/lib/live.lua` gives
+its layout. Its fields have one letter each, because a million of them are kept:
 
 ```
 p priority   l lifo      k dedup key   i children   c cause     r run_at    e finished
@@ -12,16 +12,16 @@ t kept count   g group
 ```
 
 Notes of a running job are a hash of its own: `v` progress, `$name` a step, `#0` a line of its
-log, `#` how many there are.
+log, `#` how many lines there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import force_setattr
 from taskmux.driver import (
     Attempt,
     BlockedCause,
@@ -36,7 +36,7 @@ from taskmux.driver import (
     State,
 )
 
-__all__ = ["FIELDS", "STATES", "STATE_LETTERS", "encode_new", "pack_field", "read_job"]
+__all__ = ["FIELDS", "STATES", "STATE_LETTERS", "encode_new", "pack_field", "places", "read_job"]
 
 STATE_LETTERS: Final = {
     State.WAITING: "w",
@@ -68,11 +68,11 @@ _SHORT = {
 
 
 class Work(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, rename=_SHORT):
-    """What a job is from push to the end, as it is stored."""
+    """What a job is from push to the end, as it is stored: fields of `JobRecord`, by its names."""
 
     task: str
     payload: bytes = b"{}"
-    headers: dict[str, str] | None = None
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
     policy: Policy = Policy()
     tags: tuple[str, ...] = ()
     parent: Parent | None = None
@@ -80,6 +80,8 @@ class Work(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, rename=_SH
     slot: int | None = None
 
 
+_WORK: Final = Work.__struct_fields__
+_work_of = attrgetter(*_WORK)
 _work_encoder = msgspec.msgpack.Encoder()
 _work_decoder = msgspec.msgpack.Decoder(Work)
 _pack = _work_encoder.encode
@@ -134,6 +136,26 @@ _PUSHED: Final = tuple(
 _UNREADABLE = (ValueError, LookupError, TypeError, msgspec.MsgspecError)
 
 
+def places() -> dict[str, str]:
+    """Return where each field of `JobRecord` is stored.
+
+    Raises:
+        TypeError: a field has no place, and would be lost in silence.
+    """
+    placed = dict.fromkeys(_WORK, "work") | {field.name: "live field" for field in FIELDS}
+    placed |= dict.fromkeys(("queue", "id"), "key")
+    placed |= dict.fromkeys(("created_at", "group"), "head of work")
+    placed |= dict.fromkeys(("state", "cancel_requested", "started", "fence"), "head of live")
+    placed |= {"worker": "live", "lease_until": "leases"}
+    placed |= dict.fromkeys(("progress", "logs", "steps"), "notes")
+    if lost := set(_NAMES).symmetric_difference(placed):
+        raise TypeError(f"The Redis driver has no place for, or wrongly has: {sorted(lost)}")
+    return placed
+
+
+places()
+
+
 def pack_field(letter: bytes, value: bytes) -> bytes:
     """Return one field as a live string holds it."""
     return b"%b%d:%b" % (letter, len(value), value)
@@ -142,17 +164,7 @@ def pack_field(letter: bytes, value: bytes) -> bytes:
 def encode_new(new: NewJob) -> list[Any]:
     """Return the arguments that `push.lua` takes for one job."""
     job = new.job
-    work = Work(
-        job.task,
-        job.payload,
-        job.headers or None,
-        job.policy,
-        job.tags,
-        job.parent,
-        job.schedule,
-        job.slot,
-    )
-    packed = _pack(work)
+    packed = _pack(Work(*_work_of(job)))
     if job.group is not None:
         name = job.group.encode()
         packed = b"%03d%b%b" % (len(name), name, packed)
@@ -185,19 +197,25 @@ def _notes(job: JobRecord) -> list[Any]:
     return [len(pairs) // 2, *pairs] if pairs else []
 
 
-def read_job(queue: str, row: Sequence[Any]) -> JobRecord:
+def read_job(queue: str, row: Sequence[Any], lease: Mapping[str, Any] | None = None) -> JobRecord:
     """Return the record of a row: id, work, lease end, live string, notes; the last three or None.
+
+    `lease` has the fields that a claim has just written; the row is as it was before.
 
     Raises:
         CorruptRecord: what is stored is not a job of this driver.
     """
     job_id, work, lease_end, live, notes = row
     try:
-        record = _as_pushed(queue, job_id.decode(), work)
+        fields = _as_pushed(work)
         if live is not None:
-            _overlay(record, live, lease_end)
+            _overlay(fields, live, lease_end)
         if notes:
-            _annotate(record, notes)
+            _annotate(fields, notes)
+        if lease is not None:
+            fields["fence"] += 1
+            fields.update(lease)
+        return JobRecord(queue=queue, id=job_id.decode(), **fields)
     except _UNREADABLE as error:
         shown = Ref(queue, job_id.decode(errors="replace"))
         raise CorruptRecord(
@@ -205,28 +223,17 @@ def read_job(queue: str, row: Sequence[Any]) -> JobRecord:
             f"under this prefix, or a newer taskmux. Look at its fields in the hashes `work` and "
             f"`live`, then remove them."
         ) from None
-    return record
 
 
-def _as_pushed(queue: str, job_id: str, stored: bytes) -> JobRecord:
+def _as_pushed(stored: bytes) -> dict[str, Any]:
     created_at = int(stored[:_CREATED])
     group, at = _group_in(stored)
-    work = _work_decoder.decode(stored[at:])
-    return JobRecord(
-        queue=queue,
-        id=job_id,
-        task=work.task,
-        payload=work.payload,
-        headers=work.headers or {},
-        policy=work.policy,
-        tags=work.tags,
-        group=group,
-        parent=work.parent,
-        schedule=work.schedule,
-        slot=work.slot,
-        created_at=created_at,
-        fence=created_at,
+    fields: dict[str, Any] = dict(
+        zip(_WORK, _work_of(_work_decoder.decode(stored[at:])), strict=True)
     )
+    fields["group"] = group
+    fields["created_at"] = fields["fence"] = created_at
+    return fields
 
 
 def _group_in(stored: bytes) -> tuple[str | None, int]:
@@ -238,36 +245,36 @@ def _group_in(stored: bytes) -> tuple[str | None, int]:
     return stored[start:end].decode(), end
 
 
-def _overlay(record: JobRecord, live: bytes, lease_end: bytes | None) -> None:
-    """Write what has changed onto a record that nobody has seen yet."""
+def _overlay(fields: dict[str, Any], live: bytes, lease_end: bytes | None) -> None:
+    """Add what a live string says."""
     at = _WORKER + int(live[_WORKER - 3 : _WORKER])
     state = STATES[live[:1]]
-    force_setattr(record, "state", state)
-    force_setattr(record, "cancel_requested", live[1] == _YES)
-    force_setattr(record, "fence", int(live[4:17]))
+    fields["state"] = state
+    fields["cancel_requested"] = live[1] == _YES
+    fields["fence"] = int(live[4:17])
     if state is State.ACTIVE:
-        force_setattr(record, "started", live[2] == _YES)
-        force_setattr(record, "worker", live[_WORKER:at].decode())
-        force_setattr(record, "lease_until", None if lease_end is None else int(lease_end))
+        fields["started"] = live[2] == _YES
+        fields["worker"] = live[_WORKER:at].decode()
+        fields["lease_until"] = None if lease_end is None else int(lease_end)
     while at < len(live):
         colon = live.index(b":", at)
         end = colon + 1 + int(live[at + 1 : colon])
         field = _BY_LETTER.get(live[at : at + 1])
         if field is not None:
-            force_setattr(record, field.name, field.decode(live[colon + 1 : end]))
+            fields[field.name] = field.decode(live[colon + 1 : end])
         at = end
 
 
-def _annotate(record: JobRecord, notes: Sequence[bytes]) -> None:
+def _annotate(fields: dict[str, Any], notes: Sequence[bytes]) -> None:
     items = iter(notes)
     lines: dict[int, str] = {}
     steps: dict[str, bytes] = {}
     for name, value in zip(items, items, strict=True):
         if name == b"v":
-            force_setattr(record, "progress", value)
+            fields["progress"] = value
         elif name[:1] == b"$":
             steps[name[1:].decode()] = value
         elif name != b"#":
             lines[int(name[1:])] = value.decode()
-    force_setattr(record, "logs", tuple(lines[at] for at in sorted(lines)))
-    force_setattr(record, "steps", steps)
+    fields["logs"] = tuple(lines[at] for at in sorted(lines))
+    fields["steps"] = steps

@@ -22,7 +22,7 @@ from tests.proxy import Proxy
 from tests.redis_load import Load, new
 from tests.servers import redis_program, running
 
-from taskmux_redis import RedisDriver, link
+from taskmux_redis import RedisDriver, connection
 
 pytestmark = pytest.mark.skipif(redis_program() is None, reason="no redis-server")
 
@@ -121,20 +121,20 @@ async def test_a_cancelled_wait_crosses_no_replies(driver):
 
 
 async def test_an_idle_server_is_made_to_see_that_a_wait_is_over(driver, monkeypatch):
-    made_to, once = asyncio.Event(), link.Link.once
+    made_to, once = asyncio.Event(), connection.Connection.once
 
     async def watched(self, command, *args, **options):
         if command == "EXISTS":
             made_to.set()
         return await once(self, command, *args, **options)
 
-    monkeypatch.setattr(link.Link, "once", watched)
+    monkeypatch.setattr(connection.Connection, "once", watched)
     while not made_to.is_set():  # now and then it sees so by itself
         assert not await driver.wait(["q"], 0.02)
 
 
 async def test_a_server_that_says_nothing_is_given_up_in_time(server, monkeypatch):
-    monkeypatch.setattr(link.Link.patiently, "__defaults__", (0.3,))
+    monkeypatch.setattr(connection.Connection.patiently, "__defaults__", (0.3,))
     async with Proxy(server.port) as proxy:
         driver = RedisDriver(f"redis://127.0.0.1:{proxy.port}?timeout=0.2")
         await driver.open()

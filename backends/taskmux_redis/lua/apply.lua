@@ -5,10 +5,10 @@
 -- ARGV: origin, number, shapes, settings, count, plan, items...
 --   plan: for each transition its shape (3 digits), the fields that it sets (3), its fence (13),
 --   the lengths of its id (4) and of what it sets of its own (10), the id, and fields of its own;
---   items: the shapes, what transitions of this batch share: states, to, run_at, delay, place,
---   age, keep, flags, unset (letters of the fields to drop); of the flags, `r` removes, `f` asks
---   an active job to cancel, `z0` `z1` `g0` `g1` set whether it is asked to and has started, `h`
---   and `l` hold the queue or the job's line for the milliseconds that follow;
+--   items: the shapes, what transitions of this batch share: states, cause, to, run_at, delay,
+--   place, age, keep, flags, unset (letters of the fields to drop); of the flags, `r` removes, `f`
+--   asks an active job to cancel, `z0` `z1` `g0` `g1` set whether it is asked to and has started,
+--   `h` and `l` let the queue or the job's line rest for the milliseconds that follow;
 --   then the fields to set, as live strings have them. Without states, the fence is the guard.
 -- Returns: two letters a transition: A applied, S stale, G gone, C conflict, Q requested,
 --   P repeated; then the state, or `-` for none.
@@ -19,7 +19,6 @@
 --! include order
 --! include stamp
 --! include live
---! include appending
 --! include due
 --! include wake
 --! include lines
@@ -37,33 +36,7 @@ local BY_STAMP = {d = true, b = true}
 local FINISHED, AT = field('e', digits(now)), string.format('%013.0f', now)
 
 local sub, format = string.sub, string.format
-local NOTHING = '0000000000'
-local ways, sets, ids, starts, owns = {}, {}, {}, {}, {}
-for i = 1, tonumber(shapes) do
-  local way = {states = take(), to = take(), run_at = take(), delay = take(), place = take(),
-    age = take(), keep = take()}
-  local flags = take()
-  way.remove, way.flag = string.find(flags, 'r') ~= nil, string.find(flags, 'f') ~= nil
-  way.asked, way.started = string.match(flags, 'z(%d)'), string.match(flags, 'g(%d)')
-  way.hold, way.hold_line = string.match(flags, 'h(%d+)'), string.match(flags, 'l(%d+)')
-  way.unset = take()
-  way.is_plain_end = FINAL[way.to] and way.keep == '' and flags == ''
-  way.code = 'A' .. way.to
-  ways[format('%03d', i)] = way
-end
-for i = 1, tonumber(settings) do
-  sets[format('%03d', i)] = take()
-end
-local at = 1
-for i = 1, count do
-  local first, length, own = at + 33, sub(plan, at + 19, at + 22), sub(plan, at + 23, at + 32)
-  local last = first + length
-  ids[i], starts[i], at = sub(plan, first, last - 1), at, last
-  if own ~= NOTHING then
-    at = last + own
-    owns[i] = sub(plan, last, at - 1)
-  end
-end
+--! include plan
 local states, found = {}, look_up(live, ids)
 for i = 1, count do
   states[ids[i]] = found[i]
@@ -73,6 +46,9 @@ end
 -- whose first write frees some. Finished work must always be settled.
 local was_full = redis.call('DEL', full) == 1
 local turn = redis.call('INCRBY', sequence, count) - count
+if turn == 0 then
+  redis.call('DEL', sequence) -- no job was ever pushed here, and `push.lua` tells that by this key
+end
 
 -- Writes are collected and go as one command a key. A job that comes up a second time finds the
 -- indexes as its first transition left them.
@@ -208,12 +184,12 @@ local function save(job, id, state)
   written[id] = value
 end
 
-local function hold_back(way, line)
+local function let_rest(way, line)
 --! include gates
-  if way.hold then
-    hold(gate, now + way.hold)
+  if way.rest then
+    rest(gate, now + way.rest)
   else
-    hold(gate_key(line), now + way.hold_line)
+    rest(gate_key(line), now + way.rest_line)
   end
 end
 
@@ -239,20 +215,23 @@ local function move(way, job, id, target, setting)
     local score = redis.call('ZSCORE', line_key(job.line), id)
     join(job.line, moved_to(tonumber(job.fields.p or PRIORITY), score), id, turn)
   end
-  if way.hold or way.hold_line then
-    hold_back(way, job.line)
+  if way.rest or way.rest_line then
+    let_rest(way, job.line)
   end
   save(job, id, target)
 end
 
-local function holds(way, fence, job)
+local function allows(way, fence, job)
   if way.states == '' then
     return job.state == 'a' and tonumber(fence) == job.fence
   end
   if way.to == 'a' and job.state ~= 'a' then
     return false -- only a claim makes a job active: without a lease it would be stuck
   end
-  return string.find(way.states, job.state, 1, true) ~= nil
+  if not string.find(way.states, job.state, 1, true) then
+    return false
+  end
+  return way.cause == '' or job.state ~= 'b' or job.fields.c == way.cause
 end
 
 -- The job as it is now, or nil if there is none.
@@ -298,38 +277,7 @@ local function target_of(way, job)
   return way.to
 end
 
--- What a plain end touches, by its shape and settings as the plan has them: fields that it sets or
--- drops, and those that an end is about.
-local touches = {}
-
-local function touched_by(kind, way)
-  local known = touches[kind]
-  if not known then
-    known = way.unset .. letters(sets[sub(kind, 4)]) .. 'yetck'
-    touches[kind] = known
-  end
-  return known
-end
-
--- The common end, with no more work than it takes: what a run leaves is added to the fields that
--- there are. Returns nil where `move` must look closer.
-local function finish_plainly(way, id, fence, setting, kind)
-  local state = states[id]
-  if not (way.is_plain_end and state) or sub(state, 1, 1) ~= 'a' or sub(state, 5, 17) ~= fence then
-    return nil
-  end
-  local length = tonumber(sub(state, 34, 36))
-  local line = length and line_untouched(state, 37 + length, touched_by(kind, way))
-  if not line then
-    return nil
-  end
-  local value = way.to .. sub(state, 2, 2) .. '0' .. sub(state, 4, 33) .. NOBODY
-    .. sub(state, 37 + length) .. setting .. FINISHED
-  states[id], written[id] = value, value
-  stop(line, id)
-  enter_final(way, way.to, id)
-  return way.code
-end
+--! include plain_end
 
 local function settle(way, id, fence, setting, kind)
   local code = finish_plainly(way, id, fence, setting, kind)
@@ -343,7 +291,7 @@ local function settle(way, id, fence, setting, kind)
     job.flags = '1' .. sub(job.flags, 2)
     save(job, id, 'a')
     return 'Qa'
-  elseif not holds(way, fence, job) then
+  elseif not allows(way, fence, job) then
     return 'S' .. job.state
   elseif way.remove then
     return remove(job, id)

@@ -3,7 +3,8 @@
 -- KEYS: workers, about, told, given
 -- ARGV: worker, ttl, data, token
 --   data: the worker's own account; '' when it is going
--- Returns: the commands, oldest first; to a repeat with the same token, the same again.
+-- Returns: {whether the worker was known, command...}, oldest first; a repeat with the same token
+--   is given the same commands again.
 --! include clock
 
 local now = clock()
@@ -11,9 +12,9 @@ if data == '' then
   redis.call('ZREM', workers, worker)
   redis.call('HDEL', about, worker)
   redis.call('DEL', told, given)
-  return {}
+  return {1}
 end
-redis.call('ZADD', workers, now + ttl, worker)
+local was_known = redis.call('ZADD', workers, now + ttl, worker) == 0 and 1 or 0
 redis.call('HSET', about, worker, string.format('%013.0f', now) .. data)
 for _, key in ipairs({workers, about}) do
   if redis.call('PTTL', key) < tonumber(ttl) then
@@ -21,7 +22,7 @@ for _, key in ipairs({workers, about}) do
   end
 end
 if redis.call('LRANGE', given, 0, 0)[1] == token then
-  return redis.call('LRANGE', given, 1, -1)
+  return {was_known, unpack(redis.call('LRANGE', given, 1, -1))}
 end
 local commands = redis.call('LRANGE', told, 0, -1)
 redis.call('DEL', told, given)
@@ -29,4 +30,4 @@ if #commands > 0 then
   redis.call('RPUSH', given, token, unpack(commands))
   redis.call('PEXPIRE', given, ttl)
 end
-return commands
+return {was_known, unpack(commands)}

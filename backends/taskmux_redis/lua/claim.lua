@@ -23,14 +23,14 @@ local now = clock()
 local known = recall()
 local set = redis.call('HMGET', settings, 'paused', 'limited', 'limits', 'groups', 'named')
 local reply = {now, false, false, 0, set[2] == '1' and 1 or 0}
-local held, until_then, states = {}, {}, {}
+local leased, until_then, states = {}, {}, {}
 
 local function answer(blocked, opens)
   local due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   reply[2] = opens and not (due and tonumber(due) <= opens) and digits(opens) or due or false
   reply[3] = blocked or false
   if not known then
-    remember(now, cjson.encode(held))
+    remember(now, cjson.encode(leased))
   end
   return reply
 end
@@ -118,11 +118,11 @@ local function lease_out(id, job, state, score, group)
     set_aside(id)
     return false
   end
-  local at = #held
+  local at = #leased
   states[at + 1], states[at + 2] = id, 'a00' .. flags .. next_fence
     .. sub(NOWHERE .. score, -16) .. me .. fields
   until_then[at + 1], until_then[at + 2] = lease_end, id
-  held[at + 1], held[at + 2] = id, next_fence
+  leased[at + 1], leased[at + 2] = id, next_fence
   at = 5 + 2 * at
   reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, job, state, notes
   return true
@@ -142,20 +142,20 @@ end
 
 -- Take jobs of the common line, while nobody else has a turn. Returns whether some were unreadable.
 local function take_common()
-  local leased = #held / 2
-  local popped, ids = redis.call('ZPOPMIN', ready, limit - leased), {}
+  local before = #leased / 2
+  local popped, ids = redis.call('ZPOPMIN', ready, limit - before), {}
   for i = 1, #popped, 2 do
     ids[#ids + 1] = popped[i]
   end
-  local jobs, before = look_up(work, ids), look_up(live, ids)
+  local jobs, lives = look_up(work, ids), look_up(live, ids)
   for i = 1, #ids do
     if jobs[i] then
-      lease_out(ids[i], jobs[i], before[i], popped[2 * i], '')
+      lease_out(ids[i], jobs[i], lives[i], popped[2 * i], '')
     else
       set_aside(ids[i])
     end
   end
-  return leased + #ids > #held / 2
+  return before + #ids > #leased / 2
 end
 
 local function claim_common()

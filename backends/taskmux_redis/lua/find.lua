@@ -1,7 +1,8 @@
 -- Read one page of the jobs in one state.
 --
--- KEYS: base, work, live, index, grouped, leases
--- ARGV: state, newest, score, member, limit
+-- KEYS: base, work, live, grouped, leases
+-- ARGV: index, state, newest, score, member, limit
+--   index: the name of the sorted set that has the jobs of this state;
 --   score and member: the last entry of the page before; '' for the first page
 -- Returns: {score, member, row...}: the cursor of the next page (false: this was the last), then
 --   as `lib/rows.lua` makes them, false where an index names a job that is not there.
@@ -77,7 +78,7 @@ local function begin(walk)
 end
 
 -- Waiting jobs stand in two indexes, which are walked side by side.
-local walks = {begin(state == 'a' and of_list(active_by_stamp()) or of_key(index))}
+local walks = {begin(state == 'a' and of_list(active_by_stamp()) or of_key(base .. index))}
 if state == 'w' then
   walks[2] = begin(of_key(grouped))
 end

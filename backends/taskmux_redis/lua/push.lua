@@ -8,7 +8,8 @@
 --   then field and value pairs), and its fields; the field `d`, milliseconds until a delayed job
 --   is due, becomes `r`, the instant.
 -- Returns: {codes, owner...}: a letter a job, C created, U duplicate, D deduplicated (then its
---   owner follows), F its line is full, M moved (the new store's URL follows, once).
+--   owner follows), F its line is full, M moved (the new store's URL follows, once). Before them
+--   stands `+` if the queue never had a job before.
 --
 -- The first write may need memory, so a full store refuses the whole batch and keeps nothing.
 --! include clock
@@ -47,8 +48,9 @@ end
 local taken = look_up(work, ids)
 local now = clock()
 local turn = redis.call('INCRBY', sequence, count) - count
+local is_first = turn == 0
 local reply, codes, keys = {''}, {}, {}
-local timetable, held, new_work, new_live = {}, {}, {}, {}
+local timetable, blocking, new_work, new_live = {}, {}, {}, {}
 local soonest, waiting = math.huge, 0
 
 local function append(list, first, second)
@@ -78,7 +80,7 @@ local function enter(id, line, stamp, state, fields)
     append(timetable, fields.r, stamp .. id)
     soonest = math.min(soonest, fields.r)
   elseif state == 'b' then
-    append(held, now, stamp .. id)
+    append(blocking, now, stamp .. id)
   else
     stand(line, (fields.l and front or back)(tonumber(fields.p or PRIORITY), turn), id)
   end
@@ -140,8 +142,11 @@ for key, id in pairs(keys) do
 end
 join_all()
 in_chunks('ZADD', delayed, timetable)
-in_chunks('ZADD', blocked, held)
+in_chunks('ZADD', blocked, blocking)
 wake(waiting + (due_before(soonest) and 1 or 0))
 reply[1] = table.concat(codes)
 remember(now, cjson.encode(reply))
+if is_first then
+  reply[1] = '+' .. reply[1]
+end
 return reply

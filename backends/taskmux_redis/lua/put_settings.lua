@@ -38,7 +38,7 @@ for i = 1, #lines do
   turns[2 * i - 1], turns[2 * i] = turn + i, lines[i]
 end
 redis.call('DEL', parked)
-end_holds()
+end_rests()
 in_chunks('ZADD', ring, turns)
 wake(1)
 return 1

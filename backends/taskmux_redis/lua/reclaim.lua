@@ -35,7 +35,7 @@ end
 local me = string.format('%03d', #worker) .. worker
 local lapsed = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, limit)
 in_chunks('ZREM', leases, lapsed)
-local states, held = look_up(live, lapsed), {}
+local states, taken = look_up(live, lapsed), {}
 for i = 1, #lapsed do
   local id, state = lapsed[i], states[i] or ''
   local job, fields = redis.call('HGET', work, id), fields_text(state)
@@ -50,16 +50,16 @@ for i = 1, #lapsed do
     redis.call('ZADD', leases, now + lease, id)
     reply[#reply + 1] = holder
     reply[#reply + 1] = row(id, job, state)
-    held[#held + 1] = id
-    held[#held + 1] = fence
-    held[#held + 1] = holder
+    taken[#taken + 1] = id
+    taken[#taken + 1] = fence
+    taken[#taken + 1] = holder
   end
 end
 -- A lease that nobody takes over leaves room in a queue that was full.
-if 3 * #lapsed > #held and redis.call('DEL', full) == 1 then
+if 3 * #lapsed > #taken and redis.call('DEL', full) == 1 then
   wake(1)
 end
 if #lapsed > 0 then
-  remember(now, cjson.encode(held))
+  remember(now, cjson.encode(taken))
 end
 return reply

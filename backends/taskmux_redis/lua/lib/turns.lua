@@ -189,13 +189,13 @@ end
 local function take_round(wanted)
   local walk = go_round(wanted)
   local ids, scores, owners = pop(walk)
-  local jobs, before = look_up(work, ids), look_up(live, ids)
-  local leased = #held / 2
+  local jobs, lives = look_up(work, ids), look_up(live, ids)
+  local before = #leased / 2
   for i = 1, #ids do
     local one = owners[i]
     if not jobs[i] then
       set_aside(ids[i])
-    elseif lease_out(ids[i], jobs[i], before[i], scores[i], one.group) then
+    elseif lease_out(ids[i], jobs[i], lives[i], scores[i], one.group) then
       one.taken = one.taken + 1
       if one.line ~= '' then
         one.running[#one.running + 1] = now
@@ -207,7 +207,7 @@ local function take_round(wanted)
     in_chunks('ZADD', running_key(one.line), one.running)
   end
   settle_lines(walk)
-  return #ids - (#held / 2 - leased)
+  return #ids - (#leased / 2 - before)
 end
 
 -- -- the claim ------------------------------------------------------------------------------------
@@ -229,24 +229,24 @@ end
 -- Unreadable jobs leave room for others, within a bound.
 redis.call('ZREM', leases, '') -- a write that frees comes first: see `blocked`
 for _ = 1, 100 do
-  local missed = take_round(most - #held / 2)
+  local missed = take_round(most - #leased / 2)
   save() -- a next round counts the leases of this one
   if missed == 0 then
     break
   end
 end
-if all.rate and #held > 0 then
-  spend(gate, all.rate, gate_now, #held / 2)
+if all.rate and #leased > 0 then
+  spend(gate, all.rate, gate_now, #leased / 2)
 end
 -- What this claim leaves behind wakes another waiter, and its claim the next.
 if others == 0 then
   redis.call('DEL', marker)
-elseif #held / 2 == free then
+elseif #leased / 2 == free then
   redis.call('SET', full, 1)
 else
   wake(1)
 end
-if #held > 0 or most <= 0 then
+if #leased > 0 or most <= 0 then
   return answer()
 elseif others > 0 then
   return answer(nil, now)

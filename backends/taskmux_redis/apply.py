@@ -1,4 +1,4 @@
-"""Transitions on the wire: what `apply.lua` takes and what it answers.
+"""Apply: transitions as `apply.lua` takes them, and what it answers.
 
 Transitions of one batch mostly differ in nothing but the job and its result, so what they share
 (a shape) is sent once, and so are equal fields. What is left for each, its id, its result and a
@@ -13,12 +13,26 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET
-from taskmux.driver import Applied, ApplyStatus, Changes, Keep, Place, State, Transition
+from taskmux.driver import (
+    Applied,
+    ApplyStatus,
+    BlockedCause,
+    Changes,
+    Keep,
+    Op,
+    Place,
+    State,
+    Transition,
+)
 
+from taskmux_redis.batches import by_queue
 from taskmux_redis.records import FIELDS, STATE_LETTERS, STATES, pack_field
+from taskmux_redis.scripts import script
+from taskmux_redis.store import Store
 
-__all__ = ["answers", "encode_transitions"]
+__all__ = ["answers", "apply", "encode_transitions"]
 
+_APPLY = script("apply")
 _CHANGED: Final = tuple(
     (field.letter, field.name, field.encode)
     for field in FIELDS
@@ -31,12 +45,16 @@ server's limit (512 MB) to itself."""
 
 _alike: Final = attrgetter(
     "guard.states",
+    "guard.cause",
     *(f"changes.{name}" for name in Changes.__struct_fields__ if name != "result"),
     *(name for name in Transition.__struct_fields__ if name not in {"ref", "guard", "changes"}),
 )
 """What is equal for transitions that differ in job, fence and result at most."""
 
 _FLAGS: Final = (("g", "started"), ("z", "cancel_requested"))
+_SENT: Final = {"result", *(name for _, name, _ in _CHANGED), *(name for _, name in _FLAGS)}
+if _LOST := set(Changes.__struct_fields__) - _SENT:
+    raise TypeError(f"The Redis driver would lose changes of {sorted(_LOST)}")
 _STATUSES: Final = {
     b"A": ApplyStatus.APPLIED,
     b"P": ApplyStatus.REPEATED,
@@ -56,6 +74,7 @@ class _Shape(NamedTuple):
     """What transitions of one batch share."""
 
     states: frozenset[State] | None
+    cause: BlockedCause | None
     to: State | None
     run_at: int | None
     delay: int
@@ -65,22 +84,40 @@ class _Shape(NamedTuple):
     flag: bool
     flags: str
     unset: bytes
-    hold: str
+    rest: str
+    """`h` for the queue or `l` for the job's line, and milliseconds; empty for none."""
 
     def spelt(self) -> tuple[Any, ...]:
         """Return the shape as `apply.lua` takes it."""
         kept = self.retention.count
         return (
             "".join(sorted(STATE_LETTERS[state] for state in self.states or ())),
+            "" if self.cause is None else self.cause.value,
             "" if self.to is None else STATE_LETTERS[self.to],
             "" if self.run_at is None else self.run_at,
             self.delay,
             self.place.value,
             self.retention.age_ms,
             "" if kept is None else kept,
-            ("r" if self.remove else "") + ("f" if self.flag else "") + self.flags + self.hold,
+            ("r" if self.remove else "") + ("f" if self.flag else "") + self.flags + self.rest,
             self.unset,
         )
+
+
+async def apply(store: Store, op: Op, transitions: Sequence[Transition]) -> list[Applied]:
+    """Apply guarded transitions, each queue's by itself."""
+
+    async def send(queue: str, part: str, ones: list[Transition]) -> list[Applied]:
+        arguments = encode_transitions(ones)
+        origin = f"{op.origin} apply{part}"
+        return answers(await store.run(queue, _APPLY, origin, op.number, *arguments))
+
+    return await by_queue(transitions, lambda one: one.ref.queue, send, _size)
+
+
+def _size(one: Transition) -> int:
+    result = one.changes.result
+    return len(result) if isinstance(result, bytes) else 0
 
 
 def answers(codes: bytes) -> list[Applied]:
@@ -119,6 +156,7 @@ def _described(one: Transition) -> tuple[bytes, _Shape]:
     setting, unset, flags = _changes(one)
     shape = _Shape(
         one.guard.states,
+        one.guard.cause,
         one.to,
         one.run_at,
         one.delay,

@@ -25,9 +25,9 @@ from taskmux.driver import (
     StoreUnavailable,
 )
 
-__all__ = ["FAULTS", "translate"]
+__all__ = ["CLIENT_ERRORS", "WrongType", "translate"]
 
-FAULTS: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
+CLIENT_ERRORS: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What a command may raise. asyncio's TimeoutError is an OSError."""
 
 _CODE = re.compile(
@@ -35,6 +35,11 @@ _CODE = re.compile(
     r"|READONLY|CLUSTERDOWN|TRYAGAIN|MASTERDOWN|NOREPLICAS|UNBLOCKED)\b"
 )
 _TLS = re.compile(r"(?i)\bssl|\btls|certificate")
+
+
+class WrongType(CorruptRecord):
+    """A key is of another type. Redis does not say which; the driver looks and names it."""
+
 
 _Say = Callable[[str, str], StoreError]
 
@@ -67,7 +72,7 @@ _BY_CODE: Final[dict[str, _Say]] = {
     "NOAUTH": _denied,
     "WRONGPASS": _denied,
     "DENIED": _denied,
-    "WRONGTYPE": lambda where, _: CorruptRecord(
+    "WRONGTYPE": lambda where, _: WrongType(
         f"A key of taskmux at {where} is of another type: something else wrote under this "
         f"prefix. Remove that key, or choose another prefix with ?prefix=."
     ),

@@ -1,52 +1,53 @@
-"""A queue's settings and retention."""
+"""A queue's settings: as they are read back, and as scripts read them."""
 
 from __future__ import annotations
 
 import secrets
 
 import msgspec
-from taskmux.driver import CorruptRecord, LineSettings, PruneAsk, QueueSettings, Rate
+from taskmux.driver import CorruptRecord, LineSettings, QueueSettings, Rate
 
-from taskmux_redis.keys import QueueKeys
-from taskmux_redis.link import Link
-from taskmux_redis.reading import INDEXES
+from taskmux_redis.failures import WrongType
 from taskmux_redis.scripts import script
+from taskmux_redis.store import Store
 
-__all__ = ["in_use", "prune", "put_settings", "settings"]
+__all__ = ["put_settings", "settings"]
 
-_PRUNE, _PUT_SETTINGS = script("prune"), script("put_settings")
+_PUT_SETTINGS = script("put_settings")
 
 
-async def settings(link: Link, keys: QueueKeys) -> QueueSettings:
+async def settings(store: Store, queue: str) -> QueueSettings:
     """Return the stored settings, or the defaults.
 
     Raises:
         CorruptRecord: they cannot be read.
     """
-    data, rev = await link.command("HMGET", keys["settings"], "data", "rev")
-    if data is None:
-        return QueueSettings()
+    key = store.keys(queue)["settings"]
+    try:
+        data, rev = await store.connection.command("HMGET", key, "data", "rev")
+    except WrongType as error:
+        found = error
+    else:
+        return QueueSettings() if data is None else _read(queue, key, data, rev)
+    raise await store.named(found, [key], f" of queue {queue!r}")
+
+
+def _read(queue: str, key: bytes, data: bytes, rev: bytes) -> QueueSettings:
     try:
         stored = msgspec.json.decode(data, type=QueueSettings)
         return msgspec.structs.replace(stored, rev=int(rev))
     except (ValueError, TypeError, msgspec.MsgspecError):
         raise CorruptRecord(
-            f"The settings of queue {keys.queue!r} cannot be read. Remove the key "
-            f"{keys['settings'].decode()!r}, then set them again."
+            f"The settings of queue {queue!r} cannot be read. Other queues go on. Remove the key "
+            f"{key.decode()!r}, then set them again."
         ) from None
 
 
-async def put_settings(link: Link, keys: QueueKeys, new: QueueSettings) -> bool:
+async def put_settings(store: Store, queue: str, new: QueueSettings) -> bool:
     """Store settings by compare-and-set; the token lets a resent call see that it was it."""
-    return bool(
-        await link.run(
-            _PUT_SETTINGS,
-            keys.of(_PUT_SETTINGS),
-            new.rev,
-            secrets.token_hex(8),
-            *(part for pair in _flat(new).items() for part in pair),
-        )
-    )
+    await store.list_queue(queue)
+    parts = (part for pair in _flat(new).items() for part in pair)
+    return bool(await store.run(queue, _PUT_SETTINGS, new.rev, secrets.token_hex(8), *parts))
 
 
 def _flat(new: QueueSettings) -> dict[str, str | bytes]:
@@ -76,14 +77,3 @@ def _limits(*, paused: bool, concurrency: int | None, rate: Rate | None) -> str:
     most = "" if concurrency is None else concurrency
     pace = "::" if rate is None else f"{rate.count}:{rate.per}:{rate.burst}"
     return f"{paused:d}:{most}:{pace}"
-
-
-async def prune(link: Link, keys: QueueKeys, ask: PruneAsk) -> int:
-    """Remove finished records past their retention; return how many went."""
-    return int(await link.run(_PRUNE, keys.of(_PRUNE), ask.limit, ask.spare, ask.memory))
-
-
-async def in_use(link: Link, keys: QueueKeys) -> bool:
-    """Return whether the queue holds a job or has settings."""
-    names = (*INDEXES.values(), "grouped", "settings")
-    return bool(await link.command("EXISTS", *(keys[name] for name in names)))

@@ -1,0 +1,35 @@
+"""The event loop of an application's own client, and the way into it from other threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+__all__ = ["Home"]
+
+Reply = TypeVar("Reply")
+
+
+class Home:
+    """The loop in which a client works: the one that used it first, for as long as that runs.
+
+    A client's connections belong to one loop. So `task.blocking.enqueue()` in a thread of a web
+    application sends its commands in the application's loop.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def run(self, work: Callable[[], Awaitable[Reply]]) -> Reply:
+        """Do the work there, whichever loop this is called in."""
+        here = asyncio.get_running_loop()
+        if self._loop is None or not self._loop.is_running():
+            self._loop = here
+        if self._loop is here:
+            return await work()
+
+        async def at_home() -> Reply:
+            return await work()
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(at_home(), self._loop))

@@ -1,0 +1,52 @@
+"""Push: new jobs, as `push.lua` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taskmux.driver import NewJob, Op, Pushed, PushStatus
+
+from taskmux_redis.batches import by_queue
+from taskmux_redis.records import encode_new
+from taskmux_redis.scripts import script
+from taskmux_redis.store import Store
+
+__all__ = ["push"]
+
+_PUSH = script("push")
+_STATUSES = {"C": PushStatus.CREATED, "U": PushStatus.DUPLICATE, "F": PushStatus.FULL}
+
+
+async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
+    """Create jobs, each queue's by itself."""
+
+    async def send(queue: str, part: str, news: list[NewJob]) -> list[Pushed]:
+        await store.register(queue)
+        arguments = [argument for new in news for argument in encode_new(new)]
+        origin = f"{op.origin} push{part}"
+        reply = await store.run(queue, _PUSH, origin, op.number, len(news), *arguments)
+        if reply[0][:1] == b"+":
+            reply[0] = reply[0][1:]
+            await store.met_first_job(queue)
+        return _pushed(news, reply)
+
+    return await by_queue(jobs, lambda new: new.job.queue, send, _size)
+
+
+def _size(new: NewJob) -> int:
+    return len(new.job.payload)
+
+
+def _pushed(news: Sequence[NewJob], reply: Sequence[bytes]) -> list[Pushed]:
+    codes, *others = reply
+    owners = iter(others)
+    answer: list[Pushed] = []
+    for code, new in zip(codes.decode(), news, strict=True):
+        status = _STATUSES.get(code)
+        if status is not None:
+            answer.append(Pushed(status, new.job.id))
+        elif code == "D":
+            answer.append(Pushed(PushStatus.DEDUPLICATED, next(owners).decode()))
+        else:
+            answer.append(Pushed(PushStatus.MOVED, others[0].decode()))
+    return answer
