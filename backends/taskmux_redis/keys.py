@@ -8,21 +8,27 @@ from taskmux.driver import InvalidURL
 
 from taskmux_redis.scripts import Script
 
-__all__ = ["TYPES", "QueueKeys", "check_prefix", "store_key"]
+__all__ = ["OF_A_QUEUE", "TYPES", "QueueKeys", "check_prefix", "store_key"]
 
 _PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,31}\Z")
 
 
-TYPES = {
-    **dict.fromkeys(("work", "live", "n", "dedup", "ops", "settings", "corrupt", "about"), "hash"),
+OF_A_QUEUE = {
+    **dict.fromkeys(("work", "live", "dedup", "ops", "settings", "corrupt"), "hash"),
     **dict.fromkeys(("gate", "full", "sequence"), "string"),
-    **dict.fromkeys(("age", "told", "given"), "list"),
-    **dict.fromkeys(("ready", "line", "grouped", "ring", "parked", "running", "rests"), "zset"),
-    **dict.fromkeys(("delayed", "blocked", "leases", "completed", "dead", "cancelled"), "zset"),
-    **dict.fromkeys(("moved", "ages", "counted", "marker", "workers"), "zset"),
-    "queues": "set",
+    **dict.fromkeys(("ready", "grouped", "ring", "parked", "rests", "marker"), "zset"),
+    **dict.fromkeys(("delayed", "blocked", "leases"), "zset"),
+    **dict.fromkeys(("completed", "dead", "cancelled", "moved", "ages", "counted"), "zset"),
 }
-"""The type of each key by its name, without what follows a colon. `docs/redis.md` lists them."""
+"""The type of each key that a queue has once. `docs/redis.md` lists them."""
+OF_THE_STORE = {
+    "queues": "set",
+    "workers": "zset",
+    "about": "hash",
+    "told": "list",
+    "given": "list",
+}
+TYPES = OF_A_QUEUE | OF_THE_STORE
 
 
 def check_prefix(prefix: str) -> str:

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from msgspec.structs import replace
-from taskmux.driver import Extended, HeldLease, JobRecord, LeaseStatus, Op, ReclaimAsk
+from taskmux.driver import (
+    CorruptRecord,
+    Extended,
+    HeldLease,
+    JobRecord,
+    LeaseStatus,
+    Op,
+    ReclaimAsk,
+)
 
 from taskmux_redis.batches import by_queue
 from taskmux_redis.scripts import script
@@ -23,11 +31,22 @@ _STATUSES: Final = {
 
 
 async def extend(store: Store, leases: Sequence[HeldLease], lease: int) -> list[Extended]:
-    """Renew leases to now + `lease` milliseconds."""
+    """Renew leases to now + `lease` milliseconds.
+
+    Raises:
+        CorruptRecord: a key of the only queue asked about is of another type. Where other queues
+            are asked about too, the leases of the damaged one are lost, and the others renewed.
+    """
+    is_alone = len({held.ref.queue for held in leases}) == 1
 
     async def send(queue: str, _: str, some: list[HeldLease]) -> list[Extended]:
         pairs = [value for held in some for value in (held.ref.id, held.fence)]
-        codes = await store.run(queue, _EXTEND, lease, *pairs)
+        try:
+            codes = await store.run(queue, _EXTEND, lease, *pairs)
+        except CorruptRecord:
+            if is_alone:
+                raise
+            codes = b"L" * len(some)
         return [_STATUSES[code] for code in codes.decode()]
 
     return await by_queue(leases, lambda held: held.ref.queue, send)

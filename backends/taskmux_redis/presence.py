@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
-from taskmux.driver import Beat, BeatReply, Command, HeldLease, WorkerInfo
+from taskmux.driver import Beat, BeatReply, Command, CorruptRecord, HeldLease, WorkerInfo
 
 from taskmux_redis.batches import by_queue
 from taskmux_redis.scripts import script
@@ -34,7 +35,10 @@ async def _cancel_requests(store: Store, held: Sequence[HeldLease]) -> list[Held
 
     async def send(queue: str, _: str, some: list[HeldLease]) -> list[bool]:
         pairs = [value for one in some for value in (one.ref.id, one.fence)]
-        codes = await store.run(queue, _CANCEL_REQUESTS, *pairs)
+        try:
+            codes = await store.run(queue, _CANCEL_REQUESTS, *pairs)
+        except CorruptRecord:  # every other verb says so; the worker and its other queues live on
+            return [False] * len(some)
         return [code == "C" for code in codes.decode()]
 
     asked = await by_queue(held, lambda one: one.ref.queue, send)
@@ -52,7 +56,11 @@ async def _commands(store: Store, told: Beat) -> list[Command]:
         store.known.beats.pop(worker, None)
     else:
         store.known.beats[worker] = sent_at + told.ttl / 1000
-    return [msgspec.json.decode(entry[_TOKEN:], type=Command) for entry in found]
+    commands = []
+    for entry in found:
+        with suppress(msgspec.MsgspecError):  # what cannot be read keeps nothing else from coming
+            commands.append(msgspec.json.decode(entry[_TOKEN:], type=Command))
+    return commands
 
 
 async def tell(store: Store, worker: str, command: Command) -> bool:

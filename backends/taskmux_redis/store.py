@@ -11,7 +11,7 @@ from taskmux.driver import CorruptRecord, JobRecord, StoreError
 
 from taskmux_redis.connection import Connection
 from taskmux_redis.failures import WrongType
-from taskmux_redis.keys import TYPES, QueueKeys, store_key
+from taskmux_redis.keys import OF_A_QUEUE, TYPES, QueueKeys, store_key
 from taskmux_redis.records import read_job
 from taskmux_redis.scripts import Script, script
 
@@ -84,7 +84,8 @@ class Store:
             return await self.connection.run(script, keys, *args)
         except WrongType as error:
             found = error
-        raise await self.named(found, keys, f" of queue {queue!r}")
+        every = [self.keys(queue)[name] for name in OF_A_QUEUE]
+        raise await self.named(found, every, f" of queue {queue!r}")
 
     async def run_for_all(self, script: Script, names: Sequence[str], *args: Any) -> Any:
         """Run a script on keys of the store as a whole.

@@ -34,7 +34,7 @@ async def wait_for_work(store: Store, queues: Sequence[str], seconds: float) -> 
     A queue whose marker is a key of another type is left out, so that the others go on.
 
     Raises:
-        CorruptRecord: this is the only queue.
+        CorruptRecord: no queue is left.
     """
     markers = [store.keys(queue)["marker"] for queue in queues]
     try:
@@ -44,7 +44,7 @@ async def wait_for_work(store: Store, queues: Sequence[str], seconds: float) -> 
     wrong = await asyncio.gather(*(store.wrong_type(marker) for marker in markers))
     sound = [marker for marker, kind in zip(markers, wrong, strict=True) if kind is None]
     if not sound:
-        raise await store.named(found, markers)
+        raise await store.named(found, markers, f" of queue {queues[0]!r}")
     return await _wait_for_any(store, sound, seconds)
 
 

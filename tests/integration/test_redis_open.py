@@ -16,7 +16,6 @@ from taskmux.driver import (
     Op,
     PruneAsk,
     QueueSettings,
-    Ref,
     State,
     StoreDenied,
     StoreIncompatible,
@@ -217,24 +216,6 @@ def test_credentials_are_decoded_and_hidden():
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster"])
 def test_every_scheme_has_an_entry_point(scheme):
     assert isinstance(driver_for(f"{scheme}://localhost", plugin_manager()), RedisDriver)
-
-
-@needs_server
-async def test_a_client_may_be_handed_in():
-    with running() as server:
-        client = redis.asyncio.Redis(port=server.port)
-        driver = RedisDriver(server.url, client=client)
-        await driver.open()
-        await driver.push(Op("p", 1), [new("q", "a")])
-        fork = driver.fork()
-        await fork.open()
-        job = (await fork.get([Ref("q", "a")]))[0]
-        assert job is not None
-        assert job.state is State.WAITING
-        await fork.close()
-        await driver.close()
-        assert await client.ping()
-        await client.aclose()
 
 
 @needs_server
