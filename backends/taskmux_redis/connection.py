@@ -16,6 +16,7 @@ from taskmux.driver import StoreError, StoreUnavailable
 
 from taskmux_redis.clients import Client, disconnect
 from taskmux_redis.failures import CLIENT_ERRORS, translate
+from taskmux_redis.forks import keep_whole
 from taskmux_redis.home import Home
 from taskmux_redis.scripts import Script
 
@@ -63,6 +64,7 @@ class Connection:
     def open(self) -> None:
         """Make the client; its sockets follow at first use."""
         self._client = self._connect()
+        keep_whole(self._client)
 
     async def close(self) -> None:
         """Close every socket, unless the client was handed in."""

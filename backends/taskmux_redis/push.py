@@ -28,6 +28,8 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
         if reply[0][:1] == b"+":
             reply[0] = reply[0][1:]
             await store.met_first_job(queue)
+        elif reply[0][:1] != b"M":
+            store.known.used.add(queue)
         return _pushed(news, reply)
 
     return await by_queue(jobs, lambda new: new.job.queue, send, _size)

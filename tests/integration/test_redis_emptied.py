@@ -81,6 +81,16 @@ class TestEmptied:
         assert "was emptied" in told
         await fork.close()
 
+    async def test_so_it_is_of_a_queue_that_others_began(self, server, driver, admin):
+        other = RedisDriver(server.url)
+        await other.open()
+        await other.push(Op("o", 1), [new("q", "job")])
+        await other.close()
+        await driver.push(Op("p", 1), [new("q", "job2")])
+        admin.flushall()
+        await driver.push(Op("p", 2), [new("q", "job")])
+        assert await driver.queues() == ["q"]
+
     async def test_a_late_settlement_does_not_hide_it(self, driver, admin):
         await driver.push(Op("p", 1), [new("q", "job")])
         (job,) = (await driver.claim(Op("w", 1), ClaimAsk("q", "w", 1, 60_000))).jobs
