@@ -16,7 +16,8 @@ class Proxy:
 
     `drop_reply(rng)`: asked for each piece that the server sends; True breaks the connection in
     its place, so that the request was served and its reply is lost. `delay`: seconds that each
-    reply is held up. `black_hole`: nothing comes back, yet connections stay open.
+    reply is held up. `black_hole`: nothing comes back, yet connections stay open. `rate`: bytes a
+    second that each direction of a connection carries; `requested`: bytes of requests so far.
     """
 
     def __init__(self, port: int, seed: int = 0) -> None:
@@ -25,6 +26,8 @@ class Proxy:
         self.drop_reply: Callable[[Random], bool] = lambda _: False
         self.delay = 0.0
         self.black_hole = False
+        self.rate: float | None = None
+        self.requested = 0
         self.replies = self.dropped = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,6 +81,9 @@ class Proxy:
     ) -> None:
         while piece := await source.read(65536):
             self.replies += replies
+            self.requested += 0 if replies else len(piece)
+            if self.rate is not None:
+                await asyncio.sleep(len(piece) / self.rate)
             if replies and self.drop_reply(self.rng):
                 self.dropped += 1
                 return

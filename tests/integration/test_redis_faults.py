@@ -134,7 +134,7 @@ async def test_an_idle_server_is_made_to_see_that_a_wait_is_over(driver, monkeyp
 
 
 async def test_a_server_that_says_nothing_is_given_up_in_time(server, monkeypatch):
-    monkeypatch.setattr(connection.Connection.patiently, "__defaults__", (0.3,))
+    monkeypatch.setattr(connection.Connection.patiently, "__defaults__", (0.3, 0.0))
     async with Proxy(server.port) as proxy:
         driver = RedisDriver(f"redis://127.0.0.1:{proxy.port}?timeout=0.2")
         await driver.open()
@@ -147,6 +147,39 @@ async def test_a_server_that_says_nothing_is_given_up_in_time(server, monkeypatc
         await driver.close()
 
 
+async def test_many_bytes_arrive_over_a_slow_link_and_are_sent_once(server):
+    async with Proxy(server.port) as proxy:
+        driver = RedisDriver(f"redis://127.0.0.1:{proxy.port}?timeout=0.2")
+        await driver.open()
+        proxy.rate = 8_000_000.0
+        jobs = [new("q", f"j{at}", payload=b"x" * 20_000) for at in range(500)]
+        await driver.push(Op("p", 1), [*jobs, new("q", "large", payload=b"x" * 4_000_000)])
+        assert (await driver.counts("q"))[State.WAITING] == 501
+        assert proxy.requested < 1.2 * 14_000_000
+        proxy.rate = None
+        ask = ClaimAsk("q", "w", 501, 60_000)
+        held = (await driver.claim(Op("w", 1), ask)).jobs
+        assert [job.id for job in held] == [*(job.job.id for job in jobs), "large"]
+        proxy.rate, before = 8_000_000.0, proxy.requested
+        ends = [transition.complete(job, b"y" * 20_000) for job in held]
+        await driver.apply(Op("w", 2), ends)
+        assert proxy.requested - before < 1.2 * 10_000_000
+        await driver.close()
+
+
+async def test_a_large_reply_has_twice_the_time_at_each_try(server):
+    async with Proxy(server.port) as proxy:
+        driver = RedisDriver(f"redis://127.0.0.1:{proxy.port}?timeout=0.2")
+        await driver.open()
+        await driver.push(
+            Op("p", 1), [new("q", f"{at}", payload=b"x" * 50_000) for at in range(80)]
+        )
+        proxy.rate = 4_000_000.0  # 1 s
+        claimed = await driver.claim(Op("w", 1), ClaimAsk("q", "w", 80, 60_000))
+        assert len(claimed.jobs) == 80
+        await driver.close()
+
+
 async def test_a_waiter_hears_again_after_its_connection_was_killed(driver, admin):
     waiting = asyncio.create_task(driver.wait(["q"], 20))
     while not await admin.client_list(_type="normal") or not any(
@@ -154,7 +187,7 @@ async def test_a_waiter_hears_again_after_its_connection_was_killed(driver, admi
     ):
         await asyncio.sleep(0.01)
     await admin.client_kill_filter(_type="normal", skipme=True)
-    await waiting
+    assert await waiting  # a wake-up may have gone with the connection: look
     again = asyncio.create_task(driver.wait(["q"], 20))
     other = driver.fork()
     await other.open()

@@ -180,6 +180,24 @@ async def test_tls_is_verified(certificate):
         "redis://:hunter2@h?timeout=nan",
         "redis://:hunter2@h?allow_eviction=perhaps",
         "redis+sentinel://:hunter2@h",
+        "redis:///u:hunter2@h/0",
+        "redis:/u:hunter2@h",
+        "redis:u:hunter2@h",
+        "redis://h:hunter2",
+        "redis://h,i:hunter2",
+        "redis://h/hunter2",
+        "redis://h?pw=hunter2",
+        "redis://h?hunter2",
+        "redis://h?timeout=hunter2",
+        "redis://h?db=hunter2",
+        "redis://u:p#hunter2@h",
+        "redis://[hunter2@h",
+        "redis://u:hunter2/@h/0",
+        "redis://h/0/hunter2",
+        "unix:///u:hunter2@/p",
+        "unix:/u:hunter2@/p",
+        "redis+sentinel:///u:hunter2@h/main",
+        "redis+cluster:///u:hunter2@h",
         "redis+cluster://:hunter2@h/3",
     ],
 )
@@ -208,9 +226,33 @@ def test_a_url_says_where(url, hosts, rest):
 
 
 def test_credentials_are_decoded_and_hidden():
-    address = parse("redis://me:p%40ss@h:1")
+    address = parse("redis://me:p%40ss@h:1?sentinel_password=hunter2")
     assert (address.username, address.password) == ("me", "p@ss")
-    assert "p@ss" not in repr(address)
+    for shown in (repr(address), address.shown, address.where):
+        assert "p@ss" not in shown
+        assert "p%40ss" not in shown
+        assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:p@h", "redis://***@h:6379/0"),
+        ("rediss://[::1]:7/2", "rediss://[::1]:7/2"),
+        ("unix://u:p@/run/r.sock?db=4", "unix://***@/run/r.sock?db=4"),
+        ("redis+sentinel://a,b:2/main/3", "redis+sentinel://a:26379,b:2/main/3"),
+        ("redis+cluster://a:1,b", "redis+cluster://a:1,b:6379"),
+    ],
+)
+def test_a_url_is_shown_without_credentials_and_can_be_used_again(url, shown):
+    address = parse(url)
+    assert address.shown == shown
+    again = parse(shown.replace("***@", ""))
+    assert (again.hosts, again.path, again.database) == (
+        address.hosts,
+        address.path,
+        address.database,
+    )
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster"])

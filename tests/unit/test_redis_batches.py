@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from taskmux.model.errors import StoreUnavailable
 
-from taskmux_redis.batches import BATCH, by_queue
+from taskmux_redis.batches import BATCH, BATCH_BYTES, by_queue
 
 
 async def test_answers_come_in_the_order_of_the_items():
@@ -23,6 +23,27 @@ async def test_answers_come_in_the_order_of_the_items():
     assert answers == [item.upper() for item in items]
     parts = {("a", "", BATCH), ("a", f" {BATCH}", 10), ("b", "", BATCH), ("b", f" {BATCH}", 10)}
     assert set(calls) == parts
+
+
+async def test_a_batch_is_bounded_by_bytes_too():
+    calls: list[tuple[str, list[int]]] = []
+
+    async def send(_queue: str, part: str, sizes: list[int]) -> list[int]:
+        await asyncio.sleep(0)
+        calls.append((part, sizes))
+        return sizes
+
+    half, more = BATCH_BYTES // 2, BATCH_BYTES + 1
+    sizes = [half, half, 1, more, more, 1, half, *[0] * BATCH]
+    assert await by_queue(sizes, lambda _: "q", send, lambda size: size) == sizes
+    assert calls == [
+        ("", [half, half]),
+        (" 2", [1]),
+        (" 3", [more]),
+        (" 4", [more]),
+        (" 5", [1, half, *[0] * (BATCH - 2)]),
+        (f" {BATCH + 5}", [0, 0]),
+    ]
 
 
 async def test_a_failure_of_one_queue_is_the_stores_own_error():
