@@ -129,6 +129,7 @@ class TestEmptied:
         admin.flushall()
         for _ in range(3):
             await driver.beat(Beat(ABOUT, (), 60_000))
+        assert len(warnings(caplog)) == 1
         await driver.push(Op("p", 2), [new("q", "job")])
         assert len(warnings(caplog)) == 1
         assert await driver.queues() == ["q"]
@@ -233,6 +234,8 @@ class TestDamaged:
         answers = await driver.extend(held, 60_000)
         assert [one.status for one in answers] == [LeaseStatus.LOST, LeaseStatus.CANCEL]
         assert (await driver.beat(Beat(ABOUT, held, 60_000))).cancel == [held[1]]
+        with pytest.raises(CorruptRecord, match="live"):
+            await driver.extend(held[:1], 60_000)
 
     async def test_unreadable_settings_name_queue_and_key(self, driver, admin):
         await driver.put_settings("q", QueueSettings(paused=True))

@@ -202,6 +202,33 @@ async def test_a_redriven_job_keeps_no_old_expiry(driver, kept, source):
     assert (await driver.counts("q"))[State.CANCELLED] == 1
 
 
+async def test_an_old_expiry_says_nothing_of_a_job_that_finished_anew(driver, server):
+    await driver.push(Op("p", 1), [new("q", "a")])
+    (job,) = (await driver.claim(Op("w", 1), ClaimAsk("q", "w", 1, 60_000))).jobs
+    ends = [replace(CLAIMED["dead"][0](job), retention=kept) for kept in KEPT]
+    back, number = transition.redrive(job.ref, TERMINAL), 2
+    cancel = transition.cancel(job.ref, KEPT[1])
+    await driver.apply(Op("w", 2), [ends[0], back, cancel, back])
+    with redis.Redis(port=server.port) as client:
+        live = client.hget("{tm:q}:live", "a")
+        assert live is not None
+        assert b"e13:" not in live  # its end
+        assert b"t1:0" not in live  # how many are kept
+        assert client.zcard("{tm:q}:counted") == 0
+        old = int(client.lindex("{tm:q}:age:0", 0)[:13])
+    ended = 0
+    while ended <= old:
+        number += 1
+        await driver.apply(Op("w", number), [transition.cancel(job.ref, LONG), back])
+        await driver.apply(Op("v", number), [transition.cancel(job.ref, LONG)])
+        (stored,) = await driver.get([job.ref])
+        ended = stored.finished_at
+        if ended <= old:
+            await driver.apply(Op("u", number), [back])
+    assert await driver.prune(PruneAsk("q", spare=0)) == 0
+    assert (await driver.counts("q"))[State.CANCELLED] == 1
+
+
 FULL = JobRecord(
     queue="q",
     id="full",
