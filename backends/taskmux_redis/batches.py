@@ -39,6 +39,8 @@ async def by_queue(
         StoreError: what the first batch that failed raised, after all others ended. The whole can
             be sent again: those that went through answer as they did.
     """
+    if len(items) == 1:
+        return await send(queue_of(items[0]), "", [*items])
     places: dict[str, list[int]] = {}
     for place, item in enumerate(items):
         places.setdefault(queue_of(item), []).append(place)

@@ -37,7 +37,6 @@ async def claim(store: Store, op: Op, ask: ClaimAsk) -> Claimed:
             "state": State.ACTIVE,
             "worker": ask.worker,
             "lease_until": now + ask.lease,
-            "started": False,
         }
         jobs = await store.readable(ask.queue, rows, lease)
     return Claimed(

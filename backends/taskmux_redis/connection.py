@@ -77,10 +77,11 @@ class Connection:
 
         async def send() -> Any:
             try:
-                return await self._execute("EVALSHA", script.sha, len(keys), *keys, *args)
+                return await self._execute("EVALSHA", script.sha, count, *keys, *args)
             except NoScriptError:
-                return await self._execute("EVAL", script.source, len(keys), *keys, *args)
+                return await self._execute("EVAL", script.source, count, *keys, *args)
 
+        count = len(keys)
         size = sum([len(arg) for arg in args if arg.__class__ is bytes])
         return await self.patiently(send, more=size / _SLOWEST_LINK)
 

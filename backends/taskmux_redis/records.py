@@ -208,6 +208,7 @@ def read_job(queue: str, row: Sequence[Any], lease: Mapping[str, Any] | None = N
     job_id, work, lease_end, live, notes = row
     try:
         fields = _as_pushed(work)
+        fields["queue"], fields["id"] = queue, job_id.decode()
         if live is not None:
             _overlay(fields, live, lease_end)
         if notes:
@@ -215,7 +216,7 @@ def read_job(queue: str, row: Sequence[Any], lease: Mapping[str, Any] | None = N
         if lease is not None:
             fields["fence"] += 1
             fields.update(lease)
-        return JobRecord(queue=queue, id=job_id.decode(), **fields)
+        return JobRecord(**fields)
     except _UNREADABLE as error:
         shown = Ref(queue, job_id.decode(errors="replace"))
         raise CorruptRecord(
@@ -226,14 +227,23 @@ def read_job(queue: str, row: Sequence[Any], lease: Mapping[str, Any] | None = N
 
 
 def _as_pushed(stored: bytes) -> dict[str, Any]:
+    """Return the fields that `work` has, written out: every claimed job comes through here."""
     created_at = int(stored[:_CREATED])
     group, at = _group_in(stored)
-    fields: dict[str, Any] = dict(
-        zip(_WORK, _work_of(_work_decoder.decode(stored[at:])), strict=True)
-    )
-    fields["group"] = group
-    fields["created_at"] = fields["fence"] = created_at
-    return fields
+    work = _work_decoder.decode(stored[at:])
+    return {
+        "task": work.task,
+        "payload": work.payload,
+        "headers": work.headers,
+        "policy": work.policy,
+        "tags": work.tags,
+        "group": group,
+        "parent": work.parent,
+        "schedule": work.schedule,
+        "slot": work.slot,
+        "created_at": created_at,
+        "fence": created_at,
+    }
 
 
 def _group_in(stored: bytes) -> tuple[str | None, int]:
