@@ -2,9 +2,11 @@
 -- those of a group in `line:<name>`, and for reading in order over all lines in `grouped`.
 --
 -- `ring` has the lines that may give, by their turns. `parked` has those that a claim found may
--- not, by when they are looked at again: the instant at which a rate or hold lets one go, minus
--- the instant at which a full line is counted again, +inf for a paused line. (The common line may
--- be in both: then the ring counts.)
+-- not, by the instant at which they are looked at again: +inf for a paused line. The instant of a
+-- line that is only full is negative: such a line is let go when one of its jobs ends, and looked at
+-- then in case a lease vanished, so no worker is told to come for it. One set and not two, because a
+-- line is in one place then, and one range of it (-now to now) finds all whose time has come.
+-- (The common line may be in both `ring` and `parked`: then the ring counts.)
 -- Needs: base, ready, grouped, ring, parked; chunks.lua.
 
 -- The group of a job. Its length and name stand before the packed work, whose first byte is no

@@ -1,5 +1,6 @@
--- A job's stamp: when it was created and how-manieth, in digits that sort. It begins the stored
--- job, and the members of indexes whose ties are broken by creation.
+-- A job's stamp: when it was created, and a number that tells jobs of one millisecond apart, in
+-- digits that sort. It begins the stored job, and the members of indexes that put jobs of one score
+-- in the order of creation.
 local STAMP = 23
 
 local function stamp_of(now, turn)
