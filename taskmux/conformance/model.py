@@ -24,13 +24,13 @@ from taskmux.driver import (
 __all__ = ["answer", "differences", "leased", "moved", "noted", "pushed"]
 
 
-def pushed(new: NewJob, now: int) -> JobRecord:
-    """Return the record of a job created at `now` (P1)."""
+def pushed(new: NewJob, now: int, *, fence: int) -> JobRecord:
+    """Return the record of a job created at `now` (P1). The fence is the store's to choose."""
     job = new.job
     run_at = job.run_at
     if job.state is State.DELAYED and run_at is None:
         run_at = now + new.delay
-    return replace(job, created_at=now, fence=now, run_at=run_at)
+    return replace(job, created_at=now, fence=fence, run_at=run_at)
 
 
 def leased(job: JobRecord, ask: ClaimAsk, now: int, *, fence: int) -> JobRecord:

@@ -30,10 +30,17 @@ __all__ = [
 
 
 class Op(msgspec.Struct, frozen=True, gc=False):
-    """An operation id, minted by the core: who sends it and the how-manieth it is.
+    """An operation id, minted by the core: who sends it, and the number of the operation.
 
-    An origin has one operation in flight per queue and verb, and its numbers rise, so a store
-    needs to remember only each origin's last one.
+    The numbers of an origin rise. It has one operation of a verb in flight: `push` and `apply`
+    whatever queues their batch spans, `claim` and `reclaim` one in each queue. It sends the next
+    when it knows the answer, or has given up. So a store need remember only the last operation
+    that it saw of each origin, verb and queue.
+
+    The same operation may be sent again while its first copy still runs in the store (the caller
+    lost patience, the connection broke): both answer alike, and it is done once. An operation that
+    arrives after a later one of its origin, verb and queue came over a connection that broke, and
+    nobody waits for its answer: it changes nothing, and may raise any `StoreError`.
     """
 
     origin: str

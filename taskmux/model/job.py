@@ -170,7 +170,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
 
     # lease: meaningful while active
     fence: int = 0
-    """Rises at every claim; starts at the creation time, so no old zombie can match it."""
+    """Rises at every claim, and starts above all that the id ever had: no zombie can match it."""
     worker: str | None = None
     lease_until: int | None = None
     started: bool = False

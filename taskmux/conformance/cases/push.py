@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from taskmux.conformance.bench import LONG, Bench
@@ -23,6 +25,13 @@ from taskmux.driver import (
 PASTS = ("waiting", "delayed", "blocked", "active", "completed", "dead", "cancelled")
 
 
+async def _stored(bench: Bench, new: NewJob, since: int) -> None:
+    """Check the whole record of a job that was just created."""
+    fence = (await bench.record(new.job)).fence
+    stored = await bench.stored_as(new.job, partial(pushed, new, fence=fence), since)
+    assert fence >= stored.created_at, "a fence starts at the time of creation, or above it"
+
+
 class PushCases:
     """P1 to P7."""
 
@@ -32,13 +41,13 @@ class PushCases:
         new = NewJob(bench.job(state=state, cause=cause, children=2), delay=LONG)
         since = await bench.now()
         assert [one.status for one in await bench.push(new)] == [PushStatus.CREATED]
-        await bench.stored_as(new.job, lambda now: pushed(new, now), since)
+        await _stored(bench, new, since)
 
     async def test_p1_an_absolute_instant_is_kept(self, bench: Bench) -> None:
         new = NewJob(bench.job(state=State.DELAYED, run_at=4_102_444_800_000), delay=7)
         since = await bench.now()
         await bench.push(new)
-        await bench.stored_as(new.job, lambda now: pushed(new, now), since)
+        await _stored(bench, new, since)
 
     async def test_p1_the_same_id_may_exist_in_two_queues(self, bench: Bench) -> None:
         other = bench.job(queue=bench.another_queue())

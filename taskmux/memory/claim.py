@@ -1,4 +1,4 @@
-"""Claiming: which jobs a worker gets, after pauses, limits and the turns of lines."""
+"""Claim: which jobs a worker gets, after pauses, limits and the turns of lines."""
 
 from __future__ import annotations
 

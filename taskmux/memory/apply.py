@@ -1,4 +1,4 @@
-"""Moving: guarded transitions of stored jobs."""
+"""Apply: guarded transitions of stored jobs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from taskmux.driver import (
     ApplyStatus,
     JobRecord,
     Move,
-    State,
     Transition,
     judge,
 )
@@ -30,8 +29,7 @@ class Transitions:
         if move.revived and self._key_taken(queue, stored.job):
             return Applied(ApplyStatus.CONFLICT, stored.job.state)
         if move.removes:
-            queue.leave(stored)
-            del queue.jobs[stored.job.id]
+            queue.remove(stored)
         else:
             self._move(queue, stored, one, move)
         return move.answer
@@ -52,12 +50,6 @@ class Transitions:
         if one.hold and move.answer.status is ApplyStatus.APPLIED:
             queue.lines.hold(group, now + one.hold, alone=one.hold_line)
         queue.write(stored, move.record(stored.job, now))
-        self._announce(queue, stored)
+        self.store.announce(queue, stored)
         if move.left_active and queue.lines.made_room(group):
-            self.store.wake(queue)
-
-    def _announce(self, queue: QueueStore, stored: Stored) -> None:
-        """Wake sleepers if this job may run now, or is the next one that becomes due."""
-        state = stored.job.state
-        if state is State.WAITING or (state is State.DELAYED and queue.first_delayed() is stored):
             self.store.wake(queue)

@@ -1,4 +1,4 @@
-"""Reading what the memory driver stores, and pruning it. The driver holds the lock."""
+"""Read and prune what the memory driver stores. The driver holds the lock."""
 
 from __future__ import annotations
 
@@ -50,8 +50,7 @@ def prune(queue: QueueStore, now: int, ask: PruneAsk) -> int:
     queue.lines.forget_open(queue.settings, now)
     gone = [stored for state in TERMINAL for stored in past(finished(queue, state), now, ask.spare)]
     for stored in gone[: ask.limit]:
-        queue.leave(stored)
-        del queue.jobs[stored.job.id]
+        queue.remove(stored)
     return len(gone[: ask.limit])
 
 
