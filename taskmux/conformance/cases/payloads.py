@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from taskmux.conformance.bench import Bench
-from taskmux.driver import Changes, Dedup, JobRecord, Keep, Note, Policy, Ref, State, transition
+from taskmux.driver import (
+    Attempt,
+    Changes,
+    Dedup,
+    ErrorInfo,
+    JobRecord,
+    Keep,
+    Note,
+    Parent,
+    Policy,
+    Ref,
+    State,
+    StoreError,
+    transition,
+)
 from taskmux.model.backoff import Backoff, Exponential, Fixed, Linear, Steps
-from taskmux.model.job import Attempt, ErrorInfo, Parent
 
 BYTES = {
     "nul": b'{"a":"\x00","b":"\\u0000"}\x00',
@@ -73,6 +88,33 @@ class PayloadCases:
         assert (dead.reason, dead.error, dead.history) == (text, error, history)
         assert (dead.steps, dead.logs) == ({text: b"1"}, (text,))
         assert [one.id for one in await bench.walk(State.DEAD, tag=text)] == [dead.id]
+
+    async def test_g1_text_with_nul_comes_back_equal_or_is_refused(self, bench: Bench) -> None:
+        """The core sends none; what comes from elsewhere must not be cut short in silence."""
+        text = "before\0after"
+        await bench.created(bench.job())
+        job = await bench.claim_one()
+        note = Note(ref=job.ref, fence=job.fence, log=text)
+        with suppress(StoreError):
+            await bench.driver.annotate([note])
+        assert (await bench.record(job)).logs in ((), (text,))
+        error = ErrorInfo(type=text, message=text, traceback=text)
+        changes = Changes(
+            reason=text, error=error, history=(Attempt(1, 1, text, text, error=error),)
+        )
+        with suppress(StoreError):
+            await bench.apply(transition.bury(job, changes))
+        dead = await bench.record(job)
+        assert dead == job or (dead.reason, dead.error, dead.history) == (
+            text,
+            error,
+            changes.history,
+        )
+        tagged = bench.job("tagged", tags=(text,), headers={"name": text})
+        with suppress(StoreError):
+            await bench.push(tagged)
+        stored = await bench.get(tagged)
+        assert stored is None or (stored.tags, stored.headers) == ((text,), {"name": text})
 
     @pytest.mark.parametrize("kind", BACKOFFS)
     async def test_g1_a_policy_comes_back_equal(self, bench: Bench, kind: str) -> None:

@@ -7,8 +7,10 @@ from functools import partial
 import pytest
 
 from taskmux.conformance.bench import LONG, Bench
+from taskmux.conformance.cases.moves import SPENT
 from taskmux.conformance.model import pushed
 from taskmux.driver import (
+    ApplyStatus,
     BlockedCause,
     Dedup,
     Keep,
@@ -54,6 +56,27 @@ class PushCases:
         await bench.created(bench.job(), other)
         assert await bench.claimed_ids() == ["job"]
         assert (await bench.record(other)).state is State.WAITING
+
+    @pytest.mark.parametrize("way", ["remove", "prune"])
+    async def test_p1_a_fence_starts_above_those_of_a_removed_job(
+        self, bench: Bench, way: str
+    ) -> None:
+        for _ in range(5):
+            zombie = await bench.running(policy=Policy(completed=Keep(age_ms=0)))
+            for _ in range(8):  # each raises the fence, faster than the time if the store is fast
+                await bench.applied(transition.release(zombie))
+                zombie = await bench.claim_one()
+            await bench.applied(transition.complete(zombie, None))
+            if way == "remove":
+                await bench.applied(transition.remove(zombie.ref))
+            else:
+                assert await bench.prune() == 1
+            (fresh,) = await bench.created(bench.job())
+            assert fresh.fence > zombie.fence, "a zombie of the removed job could match"
+            holder = await bench.claim_one()
+            (answer,) = await bench.apply(transition.complete(zombie, None))
+            assert answer.status is ApplyStatus.STALE
+            await bench.applied(transition.bury(holder, SPENT), transition.remove(holder.ref))
 
     @pytest.mark.parametrize("state", PASTS)
     async def test_p2_an_existing_id_is_a_duplicate(self, bench: Bench, state: str) -> None:
