@@ -12,7 +12,9 @@ from taskmux.conformance.cases.apply import ApplyCases
 from taskmux.conformance.cases.cancelled import CancelledCases
 from taskmux.conformance.cases.claim import ClaimCases
 from taskmux.conformance.cases.faulty import FaultyCases
+from taskmux.conformance.cases.fields import FieldCases
 from taskmux.conformance.cases.history import HistoryCases
+from taskmux.conformance.cases.holds import HoldCases
 from taskmux.conformance.cases.leases import LeaseCases
 from taskmux.conformance.cases.life import LifeCases
 from taskmux.conformance.cases.limits import LimitCases
@@ -41,12 +43,14 @@ class DriverSuite(
     OrderCases,
     LineCases,
     LimitCases,
+    HoldCases,
     ApplyCases,
     MoveCases,
     NoteCases,
     LeaseCases,
     ReadingCases,
     PayloadCases,
+    FieldCases,
     PruneCases,
     SettingsCases,
     WaitCases,

@@ -105,10 +105,9 @@ class ApplyCases:
         op = bench.op()
         await bench.apply(transition.hold(job.ref), op=op)
         for number in range(6):
-            one = transition.unblock(job.ref, BlockedCause.HOLD)
-            await bench.apply(
-                one if number % 2 == 0 else transition.hold(job.ref), op=bench.op(f"{number}")
-            )
+            back = transition.unblock(job.ref, BlockedCause.HOLD)
+            one = transition.hold(job.ref) if number % 2 else back
+            await bench.apply(one, op=bench.op(f"another-{number}"))
         await bench.apply(transition.unblock(job.ref, BlockedCause.HOLD), op=bench.op("last"))
         before = await bench.snapshot()
         (answer,) = await bench.apply(transition.hold(job.ref), op=op)

@@ -12,10 +12,8 @@ from taskmux.driver import (
     Changes,
     Dedup,
     ErrorInfo,
-    JobRecord,
     Keep,
     Note,
-    Parent,
     Policy,
     Ref,
     State,
@@ -99,17 +97,13 @@ class PayloadCases:
             await bench.driver.annotate([note])
         assert (await bench.record(job)).logs in ((), (text,))
         error = ErrorInfo(type=text, message=text, traceback=text)
-        changes = Changes(
-            reason=text, error=error, history=(Attempt(1, 1, text, text, error=error),)
-        )
+        history = (Attempt(1, 1, text, text, error=error),)
+        changes = Changes(reason=text, error=error, history=history)
         with suppress(StoreError):
             await bench.apply(transition.bury(job, changes))
         dead = await bench.record(job)
-        assert dead == job or (dead.reason, dead.error, dead.history) == (
-            text,
-            error,
-            changes.history,
-        )
+        written = (dead.reason, dead.error, dead.history)
+        assert written in ((None, None, ()), (text, error, history))
         tagged = bench.job("tagged", tags=(text,), headers={"name": text})
         with suppress(StoreError):
             await bench.push(tagged)
@@ -131,38 +125,6 @@ class PayloadCases:
         (job,) = await bench.created(bench.job(policy=policy))
         assert job.policy == policy
         assert (await bench.claim_one()).policy == policy
-
-    async def test_g1_every_field_comes_back_equal(self, bench: Bench) -> None:
-        given = JobRecord(
-            queue=bench.queue,
-            id="full",
-            task="reports.weekly",
-            payload=b'{"n":1}',
-            headers={"traceparent": "00-1-2-01", "$k.": ""},
-            policy=Policy(max_attempts=7, backoff=Fixed("5s")),
-            priority=0,
-            lifo=True,
-            group="tenant-7",
-            tags=("b", "a", "b"),
-            dedup=Dedup("key"),
-            parent=Parent(Ref("parents", "p"), "redis://elsewhere", "ignore"),
-            children=3,
-            schedule="weekly",
-            slot=1_700_000_000_123,
-            attempts=2,
-            crashes=1,
-            reason="it broke",
-            error=ErrorInfo("ValueError", "bad"),
-            history=(Attempt(1, 5, "w", "failed"), Attempt(2, 6, "w", "crashed", 1, 2)),
-            progress=b"1",
-            logs=("one", "two"),
-            steps={"a": b"1"},
-        )
-        (stored,) = await bench.created(given)
-        times = {"created_at": stored.created_at, "fence": stored.fence}
-        for name in JobRecord.__struct_fields__:
-            expected = times.get(name, getattr(given, name))
-            assert getattr(stored, name) == expected, f"{name} changed"
 
     async def test_g1_fields_are_cleared_as_they_are_set(self, bench: Bench) -> None:
         job = await bench.running()

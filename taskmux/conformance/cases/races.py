@@ -33,7 +33,10 @@ async def _forks(bench: Bench) -> list[Driver]:
 
 
 class RaceCases:
-    """C4, C5, C6, P2, P3, P4, A1, A4, R3, R4 and S3 under concurrency. A busy store may ask to send again."""
+    """C4 to C6, P2 to P4, A1, A4, R3, R4 and S3 under concurrency.
+
+    A busy store may ask to send again.
+    """
 
     async def test_p4_copies_at_once_create_once(self, bench: Bench) -> None:
         forks = await _forks(bench)
