@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from taskmux.conformance.bench import Bench, Hooks
+from taskmux.conformance.bench import Bench
 from taskmux.conformance.cases.apply import ApplyCases
 from taskmux.conformance.cases.cancelled import CancelledCases
 from taskmux.conformance.cases.claim import ClaimCases
@@ -30,6 +30,7 @@ from taskmux.conformance.cases.races import RaceCases
 from taskmux.conformance.cases.reading import ReadingCases
 from taskmux.conformance.cases.settings import SettingsCases
 from taskmux.conformance.cases.waiting import WaitCases
+from taskmux.conformance.hooks import Hooks
 from taskmux.driver import Driver, capabilities_of
 
 __all__ = ["DriverSuite"]

@@ -56,6 +56,9 @@ class Driver(ABC):
         O2 An unreachable store raises `StoreUnavailable`, an unfit one `StoreIncompatible`,
            refused credentials `StoreDenied`: each says what to do next.
         O3 Two drivers opening an empty store at once both succeed.
+        O6 A verb whose connection breaks raises `StoreUnavailable`, and nothing else. The driver
+           makes new connections by itself, so that the same call, sent again, works. A verb of a
+           driver that is not open raises it, too, unless there is nothing to open.
         """
 
     @abstractmethod
