@@ -29,8 +29,9 @@ async def _idle(bench: Bench) -> None:
 
 async def _at_rest(bench: Bench) -> None:
     """Take every hint about what came before, as a worker does that finds nothing."""
-    while (await bench.driver.wait([bench.queue], 0)) or (await bench.claim()).jobs:
-        continue
+    woken, jobs = True, True
+    while woken or jobs:
+        woken, jobs = await bench.driver.wait([bench.queue], 0), bool((await bench.claim()).jobs)
 
 
 class WaitCases:
