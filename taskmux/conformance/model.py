@@ -73,7 +73,7 @@ def moved(job: JobRecord, one: Transition, now: int) -> JobRecord | None:
         result = replace(result, run_at=now + one.delay if one.run_at is None else one.run_at)
     if target not in TERMINAL:
         return replace(result, finished_at=None)
-    return result if job.state in TERMINAL else replace(result, finished_at=now)
+    return result if target is job.state else replace(result, finished_at=now)
 
 
 def noted(job: JobRecord, note: Note) -> JobRecord:

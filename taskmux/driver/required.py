@@ -142,8 +142,8 @@ class Driver(ABC):
            its cause. Otherwise STALE and nothing is written.
         A2 No record: GONE.
         A3 What is written: `changes` as given, the target state, `run_at` for DELAYED (now +
-           delay, or the absolute instant), `finished_at` = now for a terminal target (None when
-           it leaves one). Leaving ACTIVE clears `worker`, `lease_until` and `started`; the fence
+           delay, or the absolute instant), `finished_at` = now for a terminal target that is not
+           its state already (None when it leaves one). Leaving ACTIVE clears `worker`, `lease_until` and `started`; the fence
            stays. ACTIVE -> ACTIVE keeps the lease. `to=None` keeps state and place, except that a
            waiting job with a new priority moves to it, keeping its sequence. Leaving BLOCKED
            clears `cause`.

@@ -108,7 +108,7 @@ def agrees(one: Transition, stored: JobRecord) -> None:
     assert verdict.state is after.state
     was, now = stored.state, after.state
     assert verdict.left_active == (was is State.ACTIVE and now is not State.ACTIVE)
-    assert verdict.ended == (was not in TERMINAL and now in TERMINAL)
+    assert verdict.ended == (now in TERMINAL and was is not now)
     assert verdict.revived == (was in TERMINAL and now not in TERMINAL)
     became_waiting = one.to is State.WAITING and now is State.WAITING
     assert verdict.place is (one.place if became_waiting else None)
