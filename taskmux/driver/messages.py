@@ -167,8 +167,9 @@ class FindAsk(msgspec.Struct, frozen=True, kw_only=True):
     """Ask for one page of a queue's jobs in one state.
 
     Order: waiting jobs by priority and sequence, which is how they will be claimed but for the
-    turns of lines; delayed ones by due time; the others oldest first, or newest first with
-    `newest`. `cursor` comes from the page before.
+    turns of lines; delayed ones by `run_at`; active and blocked ones by `created_at`; finished
+    ones by `finished_at`. Jobs of one instant are in an order of the store's own that stays the
+    same. With `newest`, all that backwards. `cursor` comes from the page before.
     """
 
     queue: str

@@ -143,10 +143,10 @@ class Driver(ABC):
         A2 No record: GONE.
         A3 What is written: `changes` as given, the target state, `run_at` for DELAYED (now +
            delay, or the absolute instant), `finished_at` = now for a terminal target that is not
-           its state already (None when it leaves one). Leaving ACTIVE clears `worker`, `lease_until` and `started`; the fence
-           stays. ACTIVE -> ACTIVE keeps the lease. `to=None` keeps state and place, except that a
-           waiting job with a new priority moves to it, keeping its sequence. Leaving BLOCKED
-           clears `cause`.
+           its state already (None when it leaves one). Leaving ACTIVE clears `worker`,
+           `lease_until` and `started`; the fence stays. ACTIVE -> ACTIVE keeps the lease.
+           `to=None` keeps state and place, except that a waiting job with a new priority moves to
+           it, keeping its sequence. Leaving BLOCKED clears `cause`.
         A4 The same op again: what was APPLIED is answered REPEATED, the rest as before; nothing
            changes, even when later operations have moved the job on, as long as this is the
            origin's last op. That holds for a removal, too, and for a copy that runs beside the

@@ -131,6 +131,14 @@ class HasNoPlaceToKeep(MemoryDriver):
         super()._move(queue, stored, one, replace(move, place=None) if kept else move)
 
 
+class HoldsEveryQueue(MemoryDriver):
+    def _move(self, queue, stored, one, move):
+        super()._move(queue, stored, one, move)
+        for other in self.store.queues.values():
+            group, until = stored.job.group, self.store.clock() + one.hold
+            other.lines.hold(group, until, alone=one.hold_line)
+
+
 class DropsAField(MemoryDriver):
     def _reclaim(self, ask):
         claimed = super()._reclaim(ask)

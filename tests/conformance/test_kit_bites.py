@@ -182,6 +182,14 @@ BITES: Sequence[Bite] = (
         "test_a5_keep_is_the_back_for_a_job_that_never_waited",
         {"state": State.DELAYED},
     ),
+    Bite(
+        broken_records.HoldsEveryQueue,
+        "test_a11_a_hold_leaves_other_queues_alone",
+        {"line": False},
+    ),
+    Bite(
+        broken_records.HoldsEveryQueue, "test_a11_a_hold_leaves_other_queues_alone", {"line": True}
+    ),
     Bite(broken_records.DropsAField, "test_g1_every_field_outlives_every_verb"),
     Bite(broken_records.CutsAtNul, "test_g1_text_with_nul_comes_back_equal_or_is_refused"),
     Bite(broken_records.TiesAreNewest, "test_f1_jobs_of_one_instant_are_all_there"),

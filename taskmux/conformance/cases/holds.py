@@ -66,6 +66,23 @@ class HoldCases:
         await _opens_in(bench, kept, LONG - 5_000, LONG)
 
     @needs("lines")
+    @pytest.mark.parametrize("line", [False, True])
+    async def test_a11_a_hold_leaves_other_queues_alone(self, bench: Bench, *, line: bool) -> None:
+        other = bench.another_queue()
+        await bench.created(
+            *(bench.job(f"{name}{n}", group="g") for name in "ab" for n in (1, 2)),
+            *(bench.job(f"{name}{n}", group="g", queue=other) for name in "cd" for n in (1, 2)),
+        )
+        job = await bench.claim_one()
+        there = await bench.claim_one(queue=other)
+        await bench.applied(
+            transition.limited(job, SPENT, LONG, line=line), transition.complete(there, None)
+        )
+        assert _told(await bench.claim(5)) == ([], "lines" if line else "rate")
+        claimed = await bench.claim(5, queue=other)
+        assert _told(claimed) == (["c2", "d1", "d2"], None)
+
+    @needs("lines")
     async def test_a11_then_the_job_is_first(self, bench: Bench) -> None:
         await bench.created(*map(bench.job, "abc"))
         job = await bench.claim_one()
