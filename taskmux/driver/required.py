@@ -203,7 +203,9 @@ class Driver(ABC):
     async def get(self, refs: Sequence[Ref]) -> Sequence[JobRecord | None]:
         """Return the records, in the order asked; None where there is none.
 
-        G1 What was pushed or applied is read back equal, byte for byte.
+        G1 What was pushed or applied is read back equal, byte for byte. Bytes hold anything. Text
+           is valid UTF-8 and, from the core, without NUL: a store that cannot hold one raises a
+           `StoreError` for it and stores nothing of that job, transition or note.
         """
 
     @abstractmethod
@@ -226,7 +228,8 @@ class Driver(ABC):
     async def queues(self) -> Sequence[str]:
         """Return the names of all queues that hold a job or have settings, sorted.
 
-        G3 A queue appears with its first job or setting, and goes with its last.
+        G3 A queue appears with its first job or setting. It goes with its last job if it never had
+           settings; these are never removed.
         """
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """A player: plays steps on one driver, and tells what came of them in words that fit all drivers.
 
-Two drivers never agree in fences and instants. What is told of a fence is how-manieth it was of
-its job; of an instant, in which step it was written and how far from then it lies, such as
+Two drivers never agree in fences and instants. Of a fence it tells its place among the fences of its
+job: the first, the second; of an instant, in which step it was written and how far from then it lies, such as
 `step 7 + 3600000`. Everything else is told as it is. So two drivers that keep the contracts tell
 the same, exactly, whatever their clocks say and however long their steps take.
 

@@ -63,6 +63,8 @@ WRONG = [
     ("headers", {"a": 1}),
     ("headers", {"a b": "x"}),
     ("headers", {"a": "\udcff"}),
+    ("headers", {"a": "b\0"}),
+    ("tags", ["a\0"]),
     ("headers", {"a": "x" * 8192}),
     ("group", "@task"),
     ("dedup", "a\x00"),
