@@ -190,9 +190,9 @@ class Page(msgspec.Struct, frozen=True):
 class PruneAsk(msgspec.Struct, frozen=True):
     """Ask to remove up to `limit` finished records of a queue whose retention has passed.
 
-    `memory`: a store that remembers operations in the records themselves removes none that
-    finished less than this many milliseconds ago. `spare`: retention by count removes none that
-    finished less than this many milliseconds ago, so that its result can be read.
+    `memory`: for how many milliseconds after its end a record stays in a store that remembers
+    operations in the records themselves. `spare`: for how many milliseconds after its end a record
+    is safe from retention by count, so that its result can be read.
     """
 
     queue: str

@@ -29,8 +29,8 @@ class _Ids:
     def new(self) -> str:
         """Return an id: 11 hexadecimal digits of the time in ms, then 16 of a number.
 
-        Ids sort by their millisecond; those that one thread makes in a millisecond sort in the order
-        in which they were made. The number is no secret: from one id its neighbours can be guessed.
+        Ids sort by their millisecond; those that one thread makes in one sort in the order in which
+        they were made. The number is no secret: from one id its neighbours can be guessed.
         """
         now = time.time_ns() // 1_000_000
         then, begin, numbers = self._last
