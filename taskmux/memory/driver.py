@@ -256,7 +256,6 @@ class MemoryDriver(Pushes, Claims, Transitions, Driver):
             now = self.store.clock()
             if beat.last:
                 self.store.workers.pop(beat.worker.id, None)
-                self.store.commands.pop(beat.worker.id, None)
             else:
                 worker = replace(beat.worker, seen_at=now)
                 self.store.workers[worker.id] = (now + beat.ttl, worker)

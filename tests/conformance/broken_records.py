@@ -139,6 +139,24 @@ class HoldsEveryQueue(MemoryDriver):
             other.lines.hold(group, until, alone=one.hold_line)
 
 
+class ForgetsHoldsAtAPrune(MemoryDriver):
+    async def prune(self, ask):
+        self.store.queue(ask.queue).lines.begin_anew()
+        return await super().prune(ask)
+
+
+class ParksEmptyLines(MemoryDriver):
+    """Puts a parked line in the ring, though its last job was removed meanwhile."""
+
+    def _apply(self, one):
+        lines = self.store.queue(one.ref.queue).lines
+        parked = set(lines._parked)
+        answer = super()._apply(one)
+        if one.remove:
+            lines._parked |= parked
+        return answer
+
+
 class DropsAField(MemoryDriver):
     def _reclaim(self, ask):
         claimed = super()._reclaim(ask)

@@ -190,6 +190,12 @@ BITES: Sequence[Bite] = (
     Bite(
         broken_records.HoldsEveryQueue, "test_a11_a_hold_leaves_other_queues_alone", {"line": True}
     ),
+    Bite(broken_records.ForgetsHoldsAtAPrune, "test_a11_a_hold_outlives_a_prune", {"line": False}),
+    Bite(broken_records.ForgetsHoldsAtAPrune, "test_a11_a_hold_outlives_a_prune", {"line": True}),
+    Bite(
+        broken_records.ParksEmptyLines,
+        "test_c9_a_full_line_that_lost_its_jobs_gives_the_next_one",
+    ),
     Bite(broken_records.DropsAField, "test_g1_every_field_outlives_every_verb"),
     Bite(broken_records.CutsAtNul, "test_g1_text_with_nul_comes_back_equal_or_is_refused"),
     Bite(broken_records.TiesAreNewest, "test_f1_jobs_of_one_instant_are_all_there"),
@@ -199,7 +205,7 @@ BITES: Sequence[Bite] = (
 @pytest.mark.parametrize("bite", BITES, ids=str)
 async def test_a_broken_driver_fails_the_case_named_for_it(bite: Bite) -> None:
     await run(MemoryDriver, bite.case, **bite.params)
-    with pytest.raises((AssertionError, StoreError)):
+    with pytest.raises((AssertionError, StoreError, LookupError)):
         await run(bite.kind, bite.case, **bite.params)
 
 

@@ -62,6 +62,15 @@ class ClaimCases:
             found += ids
         assert found == ["e", "d", "c", "a", "b"]
 
+    async def test_c2_a_job_made_again_is_the_younger_one(self, bench: Bench) -> None:
+        jobs = [bench.job(name, state=State.DELAYED, run_at=1_000) for name in "ab"]
+        for job in jobs:
+            await bench.created(job)
+        await bench.applied(transition.remove(jobs[0].ref))
+        await bench.reach(await bench.now() + 1)
+        await bench.created(jobs[0])
+        assert await bench.claimed_ids(10) == ["b", "a"]
+
     async def test_c2_a_due_job_stands_behind_those_that_wait(self, bench: Bench) -> None:
         await bench.created(bench.job("waiting"))
         await bench.created(bench.job("due", state=State.DELAYED, run_at=1_000))

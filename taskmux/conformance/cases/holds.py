@@ -101,6 +101,15 @@ class HoldCases:
         assert _told(await bench.claim(5)) == ([], "rate")
 
     @needs("lines")
+    @pytest.mark.parametrize("line", [False, True])
+    async def test_a11_a_hold_outlives_a_prune(self, bench: Bench, *, line: bool) -> None:
+        await bench.created(bench.job("a", group="g"), bench.job("b", group="g"))
+        job = await bench.claim_one()
+        await bench.applied(transition.limited(job, SPENT, LONG, line=line))
+        assert await bench.prune() == 0
+        assert _told(await bench.claim(5)) == ([], "lines" if line else "rate")
+
+    @needs("lines")
     async def test_a11_a_line_is_held_alone(self, bench: Bench) -> None:
         await bench.created(bench.job("a1", group="a"), bench.job("a2", group="a"), bench.job("b"))
         job = await bench.claim_one()

@@ -93,6 +93,18 @@ class LimitCases:
         assert await bench.claimed_ids(20) == ["a1"]
 
     @needs("lines")
+    async def test_c9_a_full_line_that_lost_its_jobs_gives_the_next_one(self, bench: Bench) -> None:
+        await bench.set(groups=LineSettings(concurrency=1))
+        await bench.created(bench.job("a1", group="a"), bench.job("a2", group="a"))
+        first = await bench.claim_one()
+        assert _told(await bench.claim(5)) == ([], "lines")
+        await bench.applied(transition.remove(bench.job("a2").ref))
+        await bench.applied(transition.complete(first, None))
+        assert _told(await bench.claim(5)) == ([], None)
+        await bench.created(bench.job("a3", group="a"), bench.job("b1", group="b"))
+        assert await bench.claimed_ids(5) == ["a3", "b1"]
+
+    @needs("lines")
     async def test_c9_a_tasks_own_line_is_no_group(self, bench: Bench) -> None:
         await bench.set(
             groups=LineSettings(concurrency=1),
