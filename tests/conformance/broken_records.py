@@ -157,6 +157,26 @@ class ParksEmptyLines(MemoryDriver):
         return answer
 
 
+class KeepsCauses(MemoryDriver):
+    def _move(self, queue, stored, one, move):
+        cause = stored.job.cause
+        super()._move(queue, stored, one, move)
+        stored.job = replace(stored.job, cause=stored.job.cause or cause)
+
+
+class AsksNewJobsToCancel(MemoryDriver):
+    def _begun(self, queue, new):
+        return replace(super()._begun(queue, new), cancel_requested=True)
+
+
+class ForgetsWhenJobsAreDue(MemoryDriver):
+    def _push(self, new):
+        pushed = super()._push(new)
+        stored = self._stored(new.job.ref)
+        stored.job = replace(stored.job, run_at=None)
+        return pushed
+
+
 class DropsAField(MemoryDriver):
     def _reclaim(self, ask):
         claimed = super()._reclaim(ask)

@@ -196,6 +196,10 @@ BITES: Sequence[Bite] = (
         broken_records.ParksEmptyLines,
         "test_c9_a_full_line_that_lost_its_jobs_gives_the_next_one",
     ),
+    # Nothing in these cases compares what is broken: the check after every case notices.
+    Bite(broken_records.KeepsCauses, "test_a10_each_transition_sees_the_one_before"),
+    Bite(broken_records.AsksNewJobsToCancel, "test_p1_the_same_id_may_exist_in_two_queues"),
+    Bite(broken_records.ForgetsWhenJobsAreDue, "test_c2_a_delayed_job_waits_for_its_time"),
     Bite(broken_records.DropsAField, "test_g1_every_field_outlives_every_verb"),
     Bite(broken_records.CutsAtNul, "test_g1_text_with_nul_comes_back_equal_or_is_refused"),
     Bite(broken_records.TiesAreNewest, "test_f1_jobs_of_one_instant_are_all_there"),
