@@ -177,6 +177,12 @@ class ForgetsWhenJobsAreDue(MemoryDriver):
         return pushed
 
 
+class GivesNumbersForBooleans(MemoryDriver):
+    async def get(self, refs):
+        found = await super().get(refs)
+        return [job and replace(job, started=int(job.started)) for job in found]
+
+
 class DropsAField(MemoryDriver):
     def _reclaim(self, ask):
         claimed = super()._reclaim(ask)
