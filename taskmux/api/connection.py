@@ -6,12 +6,14 @@ That is group commits, and what is known of the queues' settings.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
 from taskmux.api.batch import Ops, Replies, resend
+from taskmux.api.reconcile import applied_before, pushed_before, read_each
 from taskmux.driver import (
     Applied,
     Driver,
@@ -23,7 +25,7 @@ from taskmux.driver import (
     Transactions,
     require,
 )
-from taskmux.model.errors import CorruptRecord, JobConflict
+from taskmux.model.errors import JobConflict
 from taskmux.model.job import JobRecord, Ref
 from taskmux.model.queue import QueueSettings
 from taskmux.model.transition import Transition
@@ -60,8 +62,12 @@ class Connection:
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
-        self._pushes: Replies[NewJob, Pushed] = Replies(driver.push)
-        self._actions: Replies[Transition, Applied] = Replies(driver.apply)
+        self._pushes: Replies[NewJob, Pushed] = Replies(
+            driver.push, size=_size, reconcile=partial(pushed_before, driver)
+        )
+        self._actions: Replies[Transition, Applied] = Replies(
+            driver.apply, reconcile=partial(applied_before, driver)
+        )
         self._bulk = asyncio.Lock()
         self._bulk_ops = Ops()
         self._reads: Replies[Ref, JobRecord | None] = Replies(self._get)
@@ -79,14 +85,15 @@ class Connection:
         await self._reads.close()
         await self.driver.close()
 
-    async def push(self, new: NewJob) -> Pushed:
+    async def push(self, new: NewJob, deadline: float = math.inf) -> Pushed:
         """Create one job, together with others asked for meanwhile.
 
         Raises:
             UnsupportedFeature: it has a group, and the store has no lines.
+            TimeoutError: there was no answer by `deadline`, by the event loop's clock.
         """
         self._check(new)
-        return await self._pushes.ask(new)
+        return await self._pushes.ask(new, deadline)
 
     async def push_many(self, news: Sequence[NewJob], session: Any = None) -> Sequence[Pushed]:
         """Create a batch of jobs in one operation.
@@ -163,9 +170,9 @@ class Connection:
     async def _get(
         self, _op: Op, refs: Sequence[Ref]
     ) -> Sequence[JobRecord | BaseException | None]:
-        try:
-            return await self.driver.get(refs)
-        except CorruptRecord as error:  # one bad record must not spoil its neighbours' reads
-            if len(refs) == 1:
-                return [error]
-            return [(await self._get(_op, [ref]))[0] for ref in refs]
+        return await read_each(self.driver, refs)
+
+
+def _size(new: NewJob) -> int:
+    """Return about how many bytes a job takes; the rest of it is small."""
+    return len(new.job.payload)
