@@ -1,10 +1,11 @@
 """taskmux: a task queue for Python with pluggable storage. All that users import is here."""
 
+from taskmux.api.call import Call
 from taskmux.api.context import BlockingContext, Context, Sent
 from taskmux.api.handle import BlockingHandle, JobHandle
 from taskmux.api.options import JobOptions, QueueOptions, Retention
 from taskmux.api.queue import Counts, Queue
-from taskmux.api.task import BlockingTask, Call, Task
+from taskmux.api.task import BlockingTask, Task
 from taskmux.app import Taskmux
 from taskmux.config import Limits
 from taskmux.driver.hook import hookimpl

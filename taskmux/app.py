@@ -5,12 +5,13 @@ from __future__ import annotations
 import fnmatch
 import sys
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack, cast
 
 from taskmux.api.blocking import BackgroundLoop
+from taskmux.api.call import Call, Terms, task_line
 from taskmux.api.codec import encode_mapping
 from taskmux.api.connection import Connection
 from taskmux.api.handle import JobHandle
@@ -18,7 +19,7 @@ from taskmux.api.options import JobOptions, QueueOptions, parse_call, parse_shar
 from taskmux.api.pool import Pool
 from taskmux.api.producing import Producing
 from taskmux.api.queue import Queue, declared_limits
-from taskmux.api.task import Call, Registry, Task, TaskDecorator, Terms, decorator, task_line
+from taskmux.api.task import Registry, Task, TaskDecorator, decorator
 from taskmux.config import Limits, load_settings
 from taskmux.driver import Driver, Presence, require
 from taskmux.model.errors import ConfigError, DeclarationError
@@ -91,7 +92,7 @@ class Taskmux:
         self._registry = Registry()
         self._hooks = Hooks(self._plugins)
         self._pool = Pool()
-        self._producing = Producing(self._connect, self, self._hooks)
+        self._producing = Producing(self._connect, self._opened, self, self._hooks)
         self._background = BackgroundLoop()
 
     def __repr__(self) -> str:
@@ -185,6 +186,8 @@ class Taskmux:
         Cancelling the await does not take the job back.
 
         Raises:
+            StoreUnavailable: the store could not be reached within `enqueue_timeout`; the job may
+                be stored all the same.
             Moved: the queue lives in another store now.
             GroupFull: its group has as many waiting jobs as the queue allows.
             UnsupportedFeature: `session` is given and the store has no transactions, or a group
@@ -215,13 +218,16 @@ class Taskmux:
         line = None if known is None or known.limits is None else task_line(task)
         return await self.submit(Call(task, payload, Terms.settled(said, self._defaults, line)))
 
-    async def enqueue_many(self, calls: Sequence[Call[R]]) -> list[JobHandle[R]]:
+    async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """Store many calls, in order, a few hundred per round trip.
+
+        They may be calls of different tasks. `enqueue_timeout` is for each round trip.
 
         Not all-or-nothing: if the store fails in between, the first ones are stored; if a group
         is full, all but the jobs that found it so.
 
         Raises:
+            InvalidArguments: one of them is no call.
             Moved: a queue lives in another store now.
             GroupFull: a job's group has as many waiting jobs as its queue allows.
             StoreError: the store refused or could not be reached.
@@ -375,6 +381,9 @@ class Taskmux:
             if fnmatch.fnmatchcase(queue, pattern):
                 return url
         return self._url
+
+    def _opened(self, queue: str) -> Connection | None:
+        return self._pool.opened(self._roots[self._url_of(queue)])
 
     async def _connect(self, queue: str) -> Connection:
         return await self._connection(self._url_of(queue))

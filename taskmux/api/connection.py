@@ -123,6 +123,13 @@ class Connection:
             feature = "group=" if new.job.group[0] != "@" else f"A limit of task {new.job.task!r}"
             require(self.driver, "lines", feature=feature)
 
+    def known_settings(self, queue: str) -> QueueSettings | None:
+        """Return a queue's settings if they were read within the last two seconds."""
+        known = self._known.get(queue)
+        if known is None or known[0] <= time.monotonic() or not known[1].done():
+            return None
+        return None if known[1].cancelled() or known[1].exception() else known[1].result()
+
     async def settings(self, queue: str) -> QueueSettings:
         """Return a queue's settings as they were within the last two seconds."""
         known = self._known.get(queue)
@@ -130,8 +137,6 @@ class Connection:
             reading = asyncio.ensure_future(resend(lambda: self.driver.settings(queue), tries=3))
             known = self._known[queue] = (time.monotonic() + FRESH, reading)
             reading.add_done_callback(partial(self._forget_failed, queue))
-        if known[1].done():  # as it is for nearly every job
-            return known[1].result()
         return await asyncio.shield(known[1])
 
     def _forget_failed(self, queue: str, reading: asyncio.Future[QueueSettings]) -> None:

@@ -9,10 +9,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from taskmux.api.call import task_line
 from taskmux.api.connection import Connection
 from taskmux.api.handle import Connect, JobHandle, Portal
 from taskmux.api.options import QueueOptions, changed_defaults, parse_defaults
-from taskmux.api.task import task_line
 from taskmux.driver import FindAsk, Page, require
 from taskmux.model.errors import DeclarationError
 from taskmux.model.job import JobRecord, Ref, State
