@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack, cast
 
 from taskmux.api.blocking import BackgroundLoop
-from taskmux.api.call import Call, Terms, task_line
+from taskmux.api.call import Call, Terms
 from taskmux.api.codec import encode_mapping
 from taskmux.api.connection import Connection
 from taskmux.api.handle import JobHandle
@@ -201,9 +201,13 @@ class Taskmux:
     ) -> JobHandle[Any]:
         """Store a job by its task's name, which need not be registered here.
 
+        If it is, its declared options hold and its signature is checked, as if the task itself
+        had been enqueued.
+
         Args:
             task: the name.
-            arguments: values by parameter name; checked by the worker that runs the job.
+            arguments: values by parameter name; of an unknown task they are checked by the worker
+                that runs the job.
             options: see `JobOptions`.
 
         Raises:
@@ -211,12 +215,12 @@ class Taskmux:
                 anything is sent.
             StoreError: the store refused or could not be reached.
         """
-        check_name(task, "task name")
-        said = parse_call(options)
+        known = self._registry.get(check_name(task, "task name"))
+        if known is not None:
+            return await self.submit(known.options(**options).bind_named(arguments or {}))
         payload = encode_mapping(task, arguments or {}, self._limits.payload)
-        known = self._registry.get(task)
-        line = None if known is None or known.limits is None else task_line(task)
-        return await self.submit(Call(task, payload, Terms.settled(said, self._defaults, line)))
+        terms = Terms.settled(parse_call(options), self._defaults)
+        return await self.submit(Call(task, payload, terms))
 
     async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """Store many calls, in order, a few hundred per round trip.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import (
     Any,
     Concatenate,
@@ -122,6 +122,15 @@ class Task(Generic[Whole, Args, Out, R]):
             InvalidArguments, NotEncodable, PayloadTooLarge: the arguments cannot travel.
         """
         payload = self.signature.encode(args, kwargs, self._producer.payload_limit)
+        return Call(self.name, payload, self._terms, self.signature.returns)
+
+    def bind_named(self, arguments: Mapping[str, Any]) -> Call[R]:
+        """Return a call with arguments by parameter name: `bind(**arguments)`, not type-checked.
+
+        Raises:
+            InvalidArguments, NotEncodable, PayloadTooLarge: the arguments cannot travel.
+        """
+        payload = self.signature.encode_named(arguments, self._producer.payload_limit)
         return Call(self.name, payload, self._terms, self.signature.returns)
 
     def options(self, **options: Unpack[JobOptions]) -> Task[Whole, Args, Out, R]:

@@ -266,3 +266,12 @@ def unknown_task(job: JobRecord, worker: str) -> Snoozed:
         f"worker {worker} has no task {job.task!r}: start a worker that imports it",
         record=False,
     )
+
+
+def undecodable(error: ErrorInfo) -> Failed:
+    """Return the outcome for a job whose arguments this worker cannot read.
+
+    A deployment may be under way, and a newer worker may read them: each try spends an attempt,
+    with a wait as for an unknown task in between.
+    """
+    return Failed(error, after_ms=UNKNOWN_TASK_WAIT_MS, word="undecodable")
