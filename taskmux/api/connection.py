@@ -29,6 +29,7 @@ from taskmux.model.errors import JobConflict
 from taskmux.model.job import JobRecord, Ref
 from taskmux.model.queue import QueueSettings
 from taskmux.model.transition import Transition
+from taskmux.model.workers import WorkerInfo
 from taskmux.policy.explain import Explanation, explain
 
 __all__ = ["Connection", "change_settings"]
@@ -162,7 +163,7 @@ class Connection:
         settings = await driver.settings(ref.queue)
         standing = await driver.standing(ref) if isinstance(driver, Lines) else None
         workers = await driver.workers() if isinstance(driver, Presence) else None
-        return explain(job, settings, standing, workers, time.time_ns() // 1_000_000)
+        return explain(job, settings, standing, workers, _store_time(workers))
 
     async def apply(self, one: Transition) -> Applied:
         """Apply one transition, together with others asked for meanwhile."""
@@ -176,6 +177,22 @@ class Connection:
         self, _op: Op, refs: Sequence[Ref]
     ) -> Sequence[JobRecord | BaseException | None]:
         return await read_each(self.driver, refs)
+
+
+BEAT_COUNTS_MS = 15_000
+"""How long a heartbeat counts, so how old the last one of a live worker may be."""
+
+
+def _store_time(workers: Sequence[WorkerInfo] | None) -> int:
+    """Return the store's time in epoch milliseconds, as well as it can be known.
+
+    No verb tells it without a change to the store. The heartbeats of live workers bound it: the
+    store stamped the last one, not long ago. This machine's clock is taken within those bounds, so
+    a wrong one cannot tell of a lapsed lease or a due job that is not; without workers, as it is.
+    """
+    here = time.time_ns() // 1_000_000
+    beat = max((worker.seen_at for worker in workers or ()), default=0)
+    return min(max(here, beat), beat + BEAT_COUNTS_MS) if beat else here
 
 
 def _size(new: NewJob) -> int:

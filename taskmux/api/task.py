@@ -18,10 +18,11 @@ from typing import (
 
 from msgspec import UNSET
 
+from taskmux.api.blocking import Portal
 from taskmux.api.call import Call, Terms, task_line
 from taskmux.api.codec import Signature
 from taskmux.api.context import Context
-from taskmux.api.handle import JobHandle, Portal
+from taskmux.api.handle import JobHandle
 from taskmux.api.options import JobOptions, Parsed, parse_call
 from taskmux.model.backoff import DEFAULT_BACKOFF
 from taskmux.model.errors import DeclarationError
