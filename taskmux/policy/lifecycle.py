@@ -275,3 +275,11 @@ def undecodable(error: ErrorInfo) -> Failed:
     with a wait as for an unknown task in between.
     """
     return Failed(error, after_ms=UNKNOWN_TASK_WAIT_MS, word="undecodable")
+
+
+def unstorable(error: ErrorInfo) -> Failed:
+    """Return the outcome for a job whose own outcome the store refused, such as for its size.
+
+    The run is over and another would come to the same, so the job is dead, without the result.
+    """
+    return Failed(error, final=True, word="unstorable")

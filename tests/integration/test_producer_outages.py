@@ -8,7 +8,10 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
-from taskmux import Limits, PayloadTooLarge, StoreUnavailable, Taskmux
+from taskmux import JobRecord, Limits, PayloadTooLarge, State, StoreUnavailable, Taskmux
+from taskmux.api.connection import Connection
+from taskmux.driver import Applied, ApplyStatus, ClaimAsk, NewJob, Op, transition
+from taskmux.plugins.loading import driver_for, plugin_manager
 from tests.proxy import Proxy
 
 SOON = "300ms"
@@ -107,3 +110,24 @@ class TestOneBadItem:
             text = "x" * 3_000_000
             await asyncio.gather(*(mux.enqueue("t", {"text": text}) for _ in range(8)))
             assert (await mux.queue("default").counts()).waiting == 8
+
+    async def test_a_result_that_mongodb_cannot_hold_is_refused_alone(self, mongodb_url):
+        url = urlsplit(mongodb_url)._replace(path=f"/t{uuid4().hex}").geturl()
+        driver = driver_for(url, plugin_manager())
+        connection = Connection(driver)
+        await connection.open()
+        news = [NewJob(JobRecord(queue="q", id=str(n), task="t")) for n in range(30)]
+        await driver.push(Op("p", 1), news)
+        ask = ClaimAsk(queue="q", worker="w", limit=30, lease=60_000)
+        jobs = (await driver.claim(Op("w", 1), ask)).jobs
+        results = {job.id: b'"done"' for job in jobs} | {"13": b'"' + b"x" * MEGABYTES + b'"'}
+        answers = await asyncio.gather(
+            *(connection.apply(transition.complete(job, results[job.id])) for job in jobs),
+            return_exceptions=True,
+        )
+        told = {job.id: answer for job, answer in zip(jobs, answers, strict=True)}
+        assert isinstance(told.pop("13"), PayloadTooLarge)
+        assert set(told.values()) == {Applied(ApplyStatus.APPLIED, State.COMPLETED)}
+        counts = await driver.counts("q")
+        assert (counts[State.COMPLETED], counts[State.ACTIVE]) == (29, 1)
+        await connection.close()

@@ -30,6 +30,7 @@ from taskmux.policy.lifecycle import (
     timed_out,
     undecodable,
     unknown_task,
+    unstorable,
 )
 
 LIMITS = Limits()
@@ -198,6 +199,12 @@ class TestSnoozed:
         assert (one.to, one.changes.attempts) == (State.DEAD, 3)
         assert one.changes.reason == "failed 3 of 3 attempts"
         assert one.changes.error == ERROR
+
+    def test_an_outcome_that_cannot_be_stored_is_dead_without_its_result(self):
+        one = after(job(max_attempts=3), unstorable(ERROR))
+        assert (one.to, one.changes.attempts, one.changes.error) == (State.DEAD, 1, ERROR)
+        assert one.changes.result is UNSET
+        assert one.changes.history[-1].outcome == "unstorable"
 
     def test_an_unknown_task_leaves_no_history(self):
         one = after(job(), unknown_task(job(), "w1"))
