@@ -251,7 +251,7 @@ class Taskmux:
 
         Raises:
             InvalidName: the name cannot be stored everywhere.
-            DeclarationError: an option is wrong, or none that a queue can say.
+            DeclarationError: an option is wrong, or not one of a queue.
         """
         queue = Queue(name, self._connect, self)
         if defaults is not None:

@@ -48,7 +48,7 @@ class Terms(msgspec.Struct, frozen=True):
 
     @classmethod
     def settled(cls, said: Parsed, base: Parsed, line: str | None = None) -> Terms:
-        """Return terms with what follows from them.
+        """Return the terms of a call with these options.
 
         Raises:
             DeclarationError: a group is given, and the task has a line of its own.
@@ -93,7 +93,7 @@ class Call(Generic[R_co]):
 
     @property
     def options(self) -> Parsed:
-        """What is said about its job, where the queue says nothing."""
+        """The job's options, as long as the queue has no defaults."""
         return self.terms.options
 
     @property
@@ -140,7 +140,7 @@ class Call(Generic[R_co]):
         return NewJob(job, delay)
 
     def _line(self, queue: QueueSettings) -> str | None:
-        """Return the task's own line, which a producer that lacks the task learns of the store."""
+        """Return the task's own line, if it has one. A producer without the task asks the queue."""
         if self.terms.line is None and queue.lines and task_line(self.task) in queue.lines:
             return task_line(self.task)
         return self.terms.line

@@ -87,7 +87,7 @@ class Connection:
         await self.driver.close()
 
     async def push(self, new: NewJob, deadline: float = math.inf) -> Pushed:
-        """Create one job, together with others asked for meanwhile.
+        """Create one job, in one batch with others of this moment.
 
         Raises:
             UnsupportedFeature: it has a group, and the store has no lines.
@@ -166,11 +166,11 @@ class Connection:
         return explain(job, settings, standing, workers, _store_time(workers))
 
     async def apply(self, one: Transition) -> Applied:
-        """Apply one transition, together with others asked for meanwhile."""
+        """Apply one transition, in one batch with others of this moment."""
         return await self._actions.ask(one)
 
     async def get(self, ref: Ref) -> JobRecord | None:
-        """Read one record, together with others asked for meanwhile."""
+        """Read one record, in one batch with others of this moment."""
         return await self._reads.ask(ref)
 
     async def _get(

@@ -51,7 +51,7 @@ class Retention(TypedDict, total=False):
 
 
 class QueueOptions(TypedDict, total=False):
-    """What a queue may say about jobs that neither their call nor their task says.
+    """Options that a queue may have: for jobs whose call and task leave them out.
 
     `max_attempts` counts all tries. `backoff` is a policy, a delay, a list of delays or, at a
     task, a function of attempt and error. `timeout` is for one run.
@@ -70,7 +70,7 @@ class QueueOptions(TypedDict, total=False):
 
 
 class JobOptions(QueueOptions, total=False):
-    """What a task, a call or the app may say about jobs. The call wins, then the task, the app.
+    """Options of jobs: a call's win over its task's, and those over the app's.
 
     `delay` and `run_at` exclude each other.
     `session` is a transaction of the application's own, in a store that has them.
@@ -193,11 +193,11 @@ def parse_defaults(options: QueueOptions) -> bytes:
     """Return a queue's defaults, checked, as they are compared and stored.
 
     Raises:
-        DeclarationError: an option is wrong, or none that a queue can say.
+        DeclarationError: an option is wrong, or not one of a queue.
     """
     if misplaced := sorted(set(options) - set(QueueOptions.__annotations__)):
         raise DeclarationError(
-            f"{brief(misplaced[0])} is nothing that a queue can say about its jobs. It can say "
+            f"{brief(misplaced[0])} is no option of a queue. Its options are "
             f"{', '.join(QueueOptions.__annotations__)}."
         )
     parsed = parse_call(cast("JobOptions", options))

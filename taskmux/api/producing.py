@@ -59,7 +59,7 @@ class Producing:
         """Let a queue have defaults, which are stored when something is enqueued there.
 
         Raises:
-            DeclarationError: an option is wrong, or none that a queue can say.
+            DeclarationError: an option is wrong, or not one of a queue.
         """
         self._declared[queue] = parse_defaults(defaults)
 

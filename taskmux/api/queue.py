@@ -233,13 +233,13 @@ class Queue:
         await self._change(lambda settings: forget_line(settings, line), "Resetting")
 
     async def set_defaults(self, **options: Unpack[QueueOptions]) -> None:
-        """Store options for jobs of this queue that neither their call nor their task says.
+        """Store options for jobs of this queue whose call and task leave them out.
 
         Producers go by them within two seconds. They replace those that were stored before, and
         stay until an app declares others than it did.
 
         Raises:
-            DeclarationError: an option is wrong, or none that a queue can say.
+            DeclarationError: an option is wrong, or not one of a queue.
         """
         said = parse_defaults(options)
         connection = await self._connection()

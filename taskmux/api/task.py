@@ -44,7 +44,7 @@ R = TypeVar("R")
 
 
 class Producer(Portal, Protocol):
-    """What a task needs of its app: somebody who stores calls."""
+    """What a task needs of its app: a place to store calls."""
 
     @property
     def payload_limit(self) -> int:
@@ -96,7 +96,7 @@ class Task(Generic[Whole, Args, Out, R]):
 
     @property
     def queue(self) -> str:
-        """The queue of its jobs, unless a call says another."""
+        """The queue of its jobs, unless a call names another."""
         queue = self._terms.options.queue
         return "default" if queue is UNSET else queue
 

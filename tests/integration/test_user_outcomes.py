@@ -158,7 +158,9 @@ class TestDeadLetters:
                 await job.result(timeout="20s")
         assert runs == [1]
 
-    async def test_arguments_that_no_longer_fit(self, mux):
+    async def test_arguments_that_no_longer_fit(self, app):
+        mux, producer = app(), app()  # one that knows the task refuses them itself
+
         @mux.task(name="charge")
         async def charge(order: int) -> None:
             raise NotImplementedError
@@ -166,7 +168,7 @@ class TestDeadLetters:
         wrong: list[dict[str, Any]] = [{}, {"order": "seven"}, {"order": 7, "extra": 1}]
         async with mux.worker():
             for arguments in wrong:
-                job = await mux.enqueue("charge", arguments)
+                job = await producer.enqueue("charge", arguments)
                 with pytest.raises(JobFailed, match=r"The payload does not fit task 'charge'"):
                     await job.result(timeout="20s")
                 record = await job.record()
