@@ -31,7 +31,8 @@ def encode_mapping(task: str, arguments: object, limit: int) -> bytes:
         NotEncodable: a value has no JSON form.
         PayloadTooLarge: over the limit.
     """
-    return _encode(_checked_mapping(task, arguments), task, limit)
+    mapping = _checked_mapping(task, arguments)
+    return encode_value(mapping, f"The payload of task {task!r}", limit, known_objects=1)
 
 
 def _checked_mapping(task: str, arguments: object) -> dict[str, Any]:
@@ -41,10 +42,6 @@ def _checked_mapping(task: str, arguments: object) -> dict[str, Any]:
             f"{{'order': 7}}."
         )
     return dict(arguments)
-
-
-def _encode(arguments: Mapping[str, Any], task: str, limit: int) -> bytes:
-    return encode_value(arguments, f"The payload of task {task!r}", limit, known_objects=1)
 
 
 class Signature:
@@ -57,6 +54,7 @@ class Signature:
 
     def __init__(self, function: Callable[..., Any], name: str, context: type) -> None:
         self.name = name
+        self._what = f"The payload of task {name!r}"
         hints = _hints(function, name)
         parameters = [
             one.replace(annotation=hints.get(one.name, one.empty))
@@ -127,13 +125,11 @@ class Signature:
         return self._checked(_checked_mapping(self.name, arguments), limit)
 
     def _checked(self, arguments: Mapping[str, Any], limit: int) -> bytes:
-        data = _encode(arguments, self.name, limit)
+        data = encode_value(arguments, self._what, limit, known_objects=1)
         try:
             self._decoder.decode(data)
         except RecursionError:
-            raise NotEncodable(
-                f"The payload of task {self.name!r} is nested too deeply to be read back."
-            ) from None
+            raise NotEncodable(f"{self._what} is nested too deeply to be read back.") from None
         except USER_ERRORS as error:
             raise InvalidArguments(
                 f"Task {self.name!r} cannot take these arguments: {error_text(error)}. Its "

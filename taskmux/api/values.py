@@ -57,7 +57,7 @@ def encode_value(value: Any, what: str, limit: int, *, known_objects: int = 0) -
     try:
         data = _encoder.encode(value)
         fault = None
-        if len(data) <= limit:
+        if (b"null" in data or data.count(b"{") > known_objects) and len(data) <= limit:
             fault = _fault(value, data, known_objects)
     except RecursionError:
         raise NotEncodable(
