@@ -284,6 +284,18 @@ class TestPydantic:
         with pytest.raises(NotEncodable):
             encode_value(Measured(value=number), "It", LIMIT)
 
+    def test_a_serializer_that_turns_a_number_into_none_is_found_out(self):
+        class Measured(pydantic.BaseModel):
+            value: float | None
+
+            @pydantic.field_serializer("value")
+            def finite(self, value: float | None) -> float | None:
+                return value if value is not None and math.isfinite(value) else None
+
+        with pytest.raises(NotEncodable, match=r"Measured\.value"):
+            encode_value(Measured(value=math.nan), "It", LIMIT)
+        assert encode_value(Measured(value=0.5), "It", LIMIT) == b'{"value":0.5}'
+
     @given(
         st.builds(
             Plain,
