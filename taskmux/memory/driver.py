@@ -43,6 +43,7 @@ from taskmux.driver import (
     Transition,
     WorkerInfo,
     check_options,
+    hide_credentials,
     holds,
     hookimpl,
     split_url,
@@ -69,7 +70,7 @@ class MemoryDriver(Pushes, Claims, Transitions, Driver):
     @property
     def url(self) -> str:
         """The store's URL."""
-        return self._url
+        return hide_credentials(self._url)
 
     async def open(self) -> None:
         """There is nothing to connect to."""

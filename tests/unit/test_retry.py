@@ -172,3 +172,17 @@ class TestDeclarations:
     def test_a_wrong_one_is_refused(self, declare):
         with pytest.raises(DeclarationError):
             declare()
+
+
+class TestTheDefault:
+    @given(seeds)
+    def test_the_default_attempts_ride_out_a_minute(self, seed):
+        rng = Random(seed)
+        waits = [DEFAULT_BACKOFF.delay_ms(number, rng) for number in (1, 2)]
+        assert Policy().max_attempts == 3  # so there are two waits
+        assert sum(waits) >= 60_000
+        assert waits[0] <= 20_000  # what passes at once is not waited for too long
+
+    @given(attempts, seeds)
+    def test_no_wait_is_longer_than_ten_minutes(self, attempt, seed):
+        assert DEFAULT_BACKOFF.delay_ms(attempt, Random(seed)) <= 600_000
