@@ -23,6 +23,7 @@ from taskmux.api.call import Call, Terms, task_line
 from taskmux.api.codec import Signature
 from taskmux.api.context import Context
 from taskmux.api.handle import JobHandle
+from taskmux.api.naming import redefines
 from taskmux.api.options import JobOptions, Parsed, parse_call
 from taskmux.model.backoff import DEFAULT_BACKOFF
 from taskmux.model.errors import DeclarationError
@@ -201,13 +202,13 @@ class Registry:
         self._tasks: dict[str, AnyTask] = {}
 
     def add(self, task: AnyTask) -> None:
-        """Register a task.
+        """Register a task; one that is defined again takes the place of the first.
 
         Raises:
             DeclarationError: another function has the name.
         """
         known = self._tasks.get(task.name)
-        if known is not None and known.function is not task.function:
+        if known is not None and not redefines(task.function, known.function):
             raise DeclarationError(
                 f"Two functions are registered as task {task.name!r}: "
                 f"{_where(known.function)} and {_where(task.function)}. Give one another name: "

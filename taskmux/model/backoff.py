@@ -1,9 +1,9 @@
 """Backoff policies: how long a failed job waits before its next attempt.
 
 Each is plain data, so that it can be stored with a job. `delay_ms` is pure: it takes the random
-source as an argument. Jitter is *full* unless said otherwise: the delay is drawn from [0, d], which spreads
-retries best (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015); `jitter=0` turns it
-off, and a value between leaves `1 - jitter` of the delay fixed.
+source as an argument. Jitter is *full* unless said otherwise: the delay is drawn from [0, d], which
+spreads retries best (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015); `jitter=0`
+turns it off, and a value between leaves `1 - jitter` of the delay fixed.
 """
 
 from __future__ import annotations
