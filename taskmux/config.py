@@ -87,16 +87,20 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What flags, environment and file can say. Durations are text such as `"30s"`."""
+    """What flags, environment and file can say. Durations are text such as `"30s"`.
+
+    `queues`: empty means every queue of the app's tasks.
+    """
 
     url: str = DEFAULT_URL
     app: str | None = None
-    queues: tuple[str, ...] = ("default",)
+    queues: tuple[str, ...] = ()
     concurrency: int = 10
     lease: str = "30s"
     drain: str = "25s"
     processes: int = 1
     log_level: str = "info"
+    log_format: str = "text"
 
 
 def load_settings(

@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from taskmux.api.queue import Counts
-from taskmux.cli.common import FAILED, console, errors_to_exit_codes, print_json, url_option
+from taskmux.cli.common import FAILED, errors_to_exit_codes, url_option
+from taskmux.cli.output import console, print_json
 from taskmux.model.job import JobRecord, State
 
 if TYPE_CHECKING:
