@@ -52,7 +52,7 @@ class _Run(Commands):
         self.format_commands(ctx, formatter)
 
 
-@click.group(cls=_Run)
+@click.group(cls=_Run, short_help="Run an app's tasks; list and steer live workers.")
 def worker() -> None:
     """Run an app's tasks (`taskmux worker app:mux`), or see and command live workers.
 

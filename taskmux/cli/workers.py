@@ -30,7 +30,7 @@ __all__ = ["worker"]
 @json_option
 @errors_to_exit_codes
 def worker_ls(url: str | None, app: str | None, *, as_json: bool) -> None:
-    """List the live workers, what they serve, and how busy they are."""
+    """List the live workers: what they serve, how busy they are."""
     rows = run_on_app(url, app, Taskmux.workers)
     if as_json:
         print_json(rows)
