@@ -30,7 +30,8 @@ def module_name(function: Callable[..., Any]) -> str:
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:
         return str(spec.name).removesuffix(".__main__")
-    return "main" if file is None else _name_of(Path(file))
+    nowhere = file is None or str(file).startswith("<")  # `<stdin>`, as some Pythons call it
+    return "main" if nowhere else _name_of(Path(str(file)))
 
 
 def _name_of(file: Path) -> str:

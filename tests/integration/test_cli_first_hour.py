@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -227,6 +226,18 @@ if __name__ == "__main__":
         assert run(place, "-", text=self.SOURCE).stdout == "main.send\n"
 
 
+BASIC_CONFIG = "import logging; logging.basicConfig(format='MINE %(message)s')"
+DICT_CONFIG = """
+import logging.config
+logging.config.dictConfig({
+    "version": 1,
+    "formatters": {"f": {"format": "MINE %(message)s"}},
+    "handlers": {"h": {"class": "logging.StreamHandler", "formatter": "f"}},
+    "root": {"handlers": ["h"]},
+})
+"""
+
+
 class TestLogging:
     def test_without_the_apps_own_a_format_can_be_chosen(self, place):
         with worker(place, "-q", "x", "--log-format", "json") as said:
@@ -238,14 +249,7 @@ class TestLogging:
         assert "none of text, json" in done.stderr
 
     @pytest.mark.parametrize(
-        "setup",
-        [
-            "import logging; logging.basicConfig(format='MINE %(message)s')",
-            "import logging.config; logging.config.dictConfig({'version': 1, 'formatters': "
-            "{'f': {'format': 'MINE %(message)s'}}, 'handlers': {'h': {'class': "
-            "'logging.StreamHandler', 'formatter': 'f'}}, 'root': {'handlers': ['h']}})",
-        ],
-        ids=["basicConfig", "dictConfig"],
+        "setup", [BASIC_CONFIG, DICT_CONFIG], ids=["basicConfig", "dictConfig"]
     )
     def test_the_apps_own_configuration_holds(self, place, setup):
         (place / "own.py").write_text(f"{setup}\nfrom app import mux\n{setup}\n")
@@ -277,17 +281,10 @@ class TestTerminals:
         enqueue(place, "send.options(id='dead').blocking.enqueue('nobody')")
         enqueue(place, "send.options(id='odd').blocking.enqueue('\\x1b]0;x\\x07\\x9b\\u202e')")
         look = ("--app", "app:mux")
+        show = ("job", "show", "email", "dead", *look, "--json")
         with worker(place):
-            while (
-                json.loads(taskmux(place, "job", "show", "email", "dead", *look, "--json").stdout)[
-                    "state"
-                ]
-                != "dead"
-            ):
+            while json.loads(taskmux(place, *show).stdout)["state"] != "dead":
                 pass
-        with sqlite3.connect(place / "mine.db") as database:  # as if somebody else had written it
-            assert database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        database.close()
         for args in (
             ("queue", "ls"),
             ("queue", "show", "email"),
@@ -304,13 +301,11 @@ class TestTerminals:
 
     def test_lines_in_a_pipe_are_whole(self, place):
         enqueue(place, f"send.options(id='{'i' * 200}').blocking.enqueue('nobody')")
+        look = ("dead", "ls", "email", "--app", "app:mux")
         with worker(place):
-            look = ("--app", "app:mux")
-            while (
-                "i" * 200 not in taskmux(place, "dead", "ls", "email", *look, COLUMNS="40").stdout
-            ):
+            while "i" * 200 not in taskmux(place, *look, COLUMNS="40").stdout:
                 pass
-        header, row = taskmux(place, "dead", "ls", "email", *look, COLUMNS="40").stdout.splitlines()
+        header, row = taskmux(place, *look, COLUMNS="40").stdout.splitlines()
         assert len(header.split("\t")) == len(row.split("\t")) == 5
 
 
@@ -332,7 +327,8 @@ class TestTerminals:
 def test_no_command_shows_a_password(place, url):
     for done in (
         taskmux(place, "queue", "ls", "--url", url),
-        taskmux(place, "worker", "app:mux", TASKMUX_URL="memory://", TASKMUX_APP="x", COLUMNS="9"),
+        taskmux(place, "queue", "pause", "email", TASKMUX_URL=url),
+        taskmux(place, "worker", "app:mux", "--url", url, "--lease", "soon"),
     ):
+        assert done.returncode in {2, 3}
         assert "hunter2" not in done.stdout + done.stderr
-    assert taskmux(place, "queue", "ls", TASKMUX_URL=url).stdout.count("hunter2") == 0
