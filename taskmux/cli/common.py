@@ -129,7 +129,7 @@ def run_on_app(
 ) -> R:
     """Run `do` with the app that the options name, or a plain one on the URL; close it after.
 
-    Standard error says which store that is.
+    Standard error says which store that is, unless JSON is wanted.
 
     Args:
         url: `--url`: alone it is the store, with `--app` it takes the place of the app's default.
@@ -138,7 +138,8 @@ def run_on_app(
         looks: it changes nothing, so a file that is not there is not made: it counts as empty.
     """
     mux = _mux(url, app)
-    complain(shown(f"Store: {', '.join(map(_named, mux.urls))}", "dim"))
+    if not click.get_current_context().params.get("as_json"):  # machines may read both streams
+        complain(shown(f"Store: {', '.join(map(_named, mux.urls))}", "dim"))
     if looks:
         _make_no_file(mux)
 
