@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from taskmux import Context, JobOptions, Limits, Retention, Taskmux
+from taskmux.api.call import ENQUEUE_TIMEOUT_MS
 from taskmux.cli import main
 from taskmux.config import Settings
 from taskmux.model.backoff import DEFAULT_BACKOFF, Exponential
@@ -30,7 +31,7 @@ def value(text: str):
 
 class TestJobs:
     def test_every_option_is_there_and_no_other(self):
-        assert list(table("option")) == list(JobOptions.__annotations__)
+        assert sorted(table("option")) == sorted(JobOptions.__annotations__)
 
     @pytest.mark.parametrize("name", ["max_attempts", "max_crashes", "keep_result"])
     def test_what_goes_with_a_job(self, name):
@@ -45,6 +46,9 @@ class TestJobs:
         assert value(said["queue"]) == Taskmux("memory://").task()(lambda: None).queue
         assert value(said["timeout"]) is Policy().timeout_ms is None
         assert value(said["delay"]) is value(said["run_at"]) is None
+
+    def test_how_long_enqueueing_waits(self):
+        assert milliseconds(value(table("option")["enqueue_timeout"])) == ENQUEUE_TIMEOUT_MS
 
     def test_backoff(self):
         assert 'Exponential("20s", factor=5, cap="10m", jitter=0.5)' in PAGE
