@@ -25,8 +25,8 @@ from pymongo.read_concern import ReadConcern
 
 from taskmux_mongodb.bell import Bell
 from taskmux_mongodb.clock import Clock, Numbers
-from taskmux_mongodb.documents import CORRUPT, Document
-from taskmux_mongodb.rules import Rules
+from taskmux_mongodb.records import CORRUPT, Document
+from taskmux_mongodb.restrictions import Restrictions
 
 __all__ = ["DUPLICATE_KEY", "Store", "Written"]
 
@@ -75,7 +75,7 @@ class Store:
         self.numbers = Numbers(self.clock)
         # Claims of one instance take turns: at once they would only collide.
         self.turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self.rules = Rules(self.queues, self.gates, self.clock)
+        self.restrictions = Restrictions(self.queues, self.gates, self.clock)
         self.bell = Bell(self.database.get_collection("bell", write_concern=WriteConcern(0)))
 
     def database_of(self, client: AsyncMongoClient[Document]) -> AsyncDatabase[Document]:

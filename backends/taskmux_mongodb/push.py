@@ -12,12 +12,12 @@ from pymongo import ReplaceOne
 from pymongo.errors import BulkWriteError
 from taskmux.driver import PENDING, JobRecord, NewJob, Op, Pushed, PushStatus, State, StoreBusy
 
-from taskmux_mongodb import ring
+from taskmux_mongodb import lines_ring
 from taskmux_mongodb.bell import RINGS_AGAIN
-from taskmux_mongodb.documents import REMOVED, Document, key_of, new_document
 from taskmux_mongodb.failures import store_error
-from taskmux_mongodb.rules import Rule
-from taskmux_mongodb.sizes import over, sizes_of
+from taskmux_mongodb.lines_count import over, sizes_of
+from taskmux_mongodb.records import REMOVED, Document, key_of, new_document
+from taskmux_mongodb.restrictions import Restriction
 from taskmux_mongodb.store import DUPLICATE_KEY, Store
 
 __all__ = ["moved_queues", "owner_of", "placed", "push"]
@@ -48,12 +48,12 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
         _Item(place, new, f"{name}:{place}", key_of(new.job)) for place, new in enumerate(jobs)
     ]
     queues = {new.job.queue for new in jobs}
-    rules = await store.rules.restrictions(queues)
-    moved = moved_queues(rules)
+    restricted = await store.restrictions.of(queues)
+    moved = moved_queues(restricted)
     for item in items:
         if item.new.job.queue in moved:
             answers[item.place] = Pushed(PushStatus.MOVED, moved[item.new.job.queue])
-    sizes = sizes_of(rules)
+    sizes = sizes_of(restricted)
     if sizes:
         staying = [item for item in items if item.place not in answers]
         refused = await over(store.jobs, sizes, [item.new.job for item in staying])
@@ -72,27 +72,27 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
         raise StoreBusy("Others keep creating and removing the same jobs. Send it again.")
     lined = [one for one in staying if one.new.job.group is not None]
     created = [one for one in lined if answers[one.place].status is PushStatus.CREATED]
-    await ring.join(store, _lines_of(store, created))
+    await lines_ring.join(store, _lines_of(store, created))
     if time.monotonic() - began > RINGS_AGAIN:
         store.bell.ring(queues - moved.keys())
-    late = store.rules.doubtful(queues - moved.keys())
+    late = store.restrictions.doubtful(queues - moved.keys())
     if late:
-        await _take_back(store, staying, moved_queues(await store.rules.read(late)), answers)
+        await _take_back(store, staying, moved_queues(await store.restrictions.read(late)), answers)
     return [answers[place] for place in range(len(jobs))]
 
 
-def moved_queues(restrictions: dict[str, Rule]) -> dict[str, str]:
+def moved_queues(restricted: dict[str, Restriction]) -> dict[str, str]:
     """Return where the queues are that have moved, of those that are restricted."""
     return {
-        name: rule.settings.moved_to
-        for name, rule in restrictions.items()
-        if rule.settings.moved_to is not None
+        name: one.settings.moved_to
+        for name, one in restricted.items()
+        if one.settings.moved_to is not None
     }
 
 
-def _lines_of(store: Store, items: Iterable[_Item]) -> dict[ring.Place, int]:
+def _lines_of(store: Store, items: Iterable[_Item]) -> dict[lines_ring.Place, int]:
     """Return the lines that new jobs have come to, each with its first job's number."""
-    lines: dict[ring.Place, int] = {}
+    lines: dict[lines_ring.Place, int] = {}
     for item in items:
         job = item.new.job
         if job.group is not None and job.state is State.WAITING:

@@ -9,12 +9,12 @@ from uuid import uuid4
 from pymongo.errors import PyMongoError
 from taskmux.driver import NewJob, Pushed, PushStatus, State, StoreBusy, errors
 
-from taskmux_mongodb import ring
-from taskmux_mongodb.documents import REMOVED, key_of
+from taskmux_mongodb import lines_ring
 from taskmux_mongodb.failures import FAULTS, translate
-from taskmux_mongodb.pushing import moved_queues, owner_of, placed
+from taskmux_mongodb.lines_count import over, sizes_of
+from taskmux_mongodb.push import moved_queues, owner_of, placed
+from taskmux_mongodb.records import REMOVED, key_of
 from taskmux_mongodb.schema import identity
-from taskmux_mongodb.sizes import over, sizes_of
 from taskmux_mongodb.store import Store
 
 __all__ = ["TransactionInterrupted", "push_within"]
@@ -40,11 +40,11 @@ async def push_within(store: Store, session: Any, jobs: Sequence[NewJob]) -> lis
     queues = {new.job.queue for new in jobs}
     try:
         await store.clock.fresh()
-        rules = await store.rules.restrictions(queues)
-        moved = moved_queues(rules)
+        restricted = await store.restrictions.of(queues)
+        moved = moved_queues(restricted)
         collection = await _jobs(store, session)
         records = [new.job for new in jobs]
-        full = await over(collection, sizes_of(rules), records, session)
+        full = await over(collection, sizes_of(restricted), records, session)
         answers = [
             Pushed(PushStatus.MOVED, moved[new.job.queue])
             if new.job.queue in moved
@@ -62,7 +62,7 @@ async def push_within(store: Store, session: Any, jobs: Sequence[NewJob]) -> lis
         if job.group is not None and job.state is State.WAITING
     }
     store.bell.ring_after(
-        session, queues - moved.keys(), lambda: ring.join_if_waiting(store, places)
+        session, queues - moved.keys(), lambda: lines_ring.join_if_waiting(store, places)
     )
     return answers
 

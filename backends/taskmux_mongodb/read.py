@@ -9,7 +9,7 @@ from typing import Any, Final
 from pymongo import ASCENDING, DESCENDING
 from taskmux.driver import CorruptRecord, FindAsk, JobRecord, Page, Ref, State
 
-from taskmux_mongodb.documents import LINED, REMOVED, Document, key_of, readable, record
+from taskmux_mongodb.records import LINED, REMOVED, Document, key_of, readable, record
 from taskmux_mongodb.store import Store
 
 __all__ = ["counts", "find", "get", "queues"]

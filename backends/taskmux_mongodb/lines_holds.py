@@ -1,4 +1,4 @@
-"""What a transition does beside its job: holds, and room where claims found none."""
+"""Holds and room: what a transition does to its queue and line, beside what it does to its job."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from taskmux.driver import QueueSettings, State, Transition
 
-from taskmux_mongodb import ring
-from taskmux_mongodb.documents import Document, key_of
-from taskmux_mongodb.gates import expiry, gate_key
+from taskmux_mongodb import lines_ring
+from taskmux_mongodb.lines_gates import expiry, gate_key
+from taskmux_mongodb.records import Document, key_of
 from taskmux_mongodb.store import Store
 
-__all__ = ["end_holds", "hold", "made_room"]
+__all__ = ["close", "end_holds", "made_room"]
 
 
-async def hold(store: Store, transitions: Sequence[Transition]) -> set[str]:
+async def close(store: Store, transitions: Sequence[Transition]) -> set[str]:
     """Close the gates that transitions ask for, before the jobs move.
 
     A transition that is refused holds nothing: its job is looked at first. Claims of this
@@ -25,12 +25,12 @@ async def hold(store: Store, transitions: Sequence[Transition]) -> set[str]:
     for one in transitions:
         if one.hold and one.guard.fence is not None:
             async with store.turns[one.ref.queue]:
-                if await _hold(store, one):
+                if await _close(store, one):
                     news.add(one.ref.queue)
     return news
 
 
-async def _hold(store: Store, one: Transition) -> bool:
+async def _close(store: Store, one: Transition) -> bool:
     """Close a gate; return whether others may take the queue to be free of all restrictions."""
     queue = one.ref.queue
     held = {"_id": key_of(one.ref), "state": "active", "fence": one.guard.fence}
@@ -38,12 +38,12 @@ async def _hold(store: Store, one: Transition) -> bool:
     if job is None:
         return False
     line: str | None = job.get("line")
-    known = await store.rules.restrictions([queue])
+    known = await store.restrictions.of([queue])
     until = store.clock.latest() + one.hold
     closed = {"$max": {"held_until": until, "expire_at": expiry(until)}}
     key = gate_key(queue, line) if one.hold_line else queue
     await store.gates.update_one({"_id": key}, closed, upsert=True)
-    store.rules.forget(queue)
+    store.restrictions.forget(queue)
     return queue not in known and not (one.hold_line and line is not None)
 
 
@@ -61,8 +61,8 @@ async def made_room(store: Store, transitions: Sequence[Transition]) -> set[str]
         one for one in transitions
         if one.guard.fence is not None and one.to not in (None, State.ACTIVE)
     ]  # fmt: skip
-    rules = await store.rules.restrictions({one.ref.queue for one in stopped})
-    limits = {name: rule.settings for name, rule in rules.items()}
+    known = await store.restrictions.of({one.ref.queue for one in stopped})
+    limits = {name: rule.settings for name, rule in known.items()}
     full = {name for name, one in limits.items() if one.concurrency is not None}
     room = {name for name in full if await _was_full(store, name)}
     lined = [
@@ -75,7 +75,7 @@ async def made_room(store: Store, transitions: Sequence[Transition]) -> set[str]
         lines = {(one["queue"], one["line"]) for one in found}
         for queue in {queue for queue, _ in lines}:
             keys = [gate_key(*place) for place in lines if place[0] == queue]
-            if await ring.readmit(store, keys):
+            if await lines_ring.readmit(store, keys):
                 room.add(queue)
     return room
 

@@ -1,27 +1,29 @@
-"""Jobs and documents: which field holds what, and back.
+"""Records and documents: which field of a job is where in MongoDB, and back.
 
-One document per job, `_id` is `queue/id`. Fields that change have their own name; what never
-changes is one encoded record in `body`. Beside the record's own fields a document has:
+One document per job, `_id` is `queue/id`. Every field of `JobRecord` that can change has its own
+name there; what never changes is one encoded record in `body`. Beside the record's own fields a
+document has:
 
 - `rank`, `seq`: its place among the jobs of its queue and state. `rank` is the priority of a
   waiting or active job, `run_at` of a delayed, `created_at` of a blocked, `finished_at` of a
   finished one. `seq` breaks ties, and is a job's place within its priority.
-- `line`: its group, if it has one. While such a job waits its state is `lined`, not `waiting`: so
-  a claim sees by its first look whether there are lines but the common one.
-- `rev`: a number that no other write has: whoever read a document can write it if it is
-  unchanged.
-- `born`, `ops`: the operation that created it, and the last ones that moved it.
+- `line`: its group, if it has one. A waiting job with a group has the state `lined`, not
+  `waiting`: so the first look of a claim shows whether any group has jobs.
+- `rev`: a number that no other write has. Whoever read a document writes it only if it still has
+  the same `rev`.
+- `born`, `ops`: the operation that created it, and the last ones that changed it.
 - `claim`, `lapsed`: while active, the operation that leased it, and the worker it was taken from.
 - `dedup`: its deduplication key, owned while `finished_at` is absent.
-- `expires`, `keep_count`, `expire_at`: when a finished one goes; the server removes it itself
+- `expires`, `keep_count`, `expire_at`: when a finished one may go; the server removes it itself
   after `expire_at`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
-from operator import attrgetter
-from typing import Any, Final
+from operator import attrgetter, or_
+from typing import Annotated, Any, Final, get_args, get_origin
 
 import msgspec
 from msgspec.structs import replace
@@ -29,13 +31,16 @@ from taskmux.driver import BlockedCause, CorruptRecord, JobRecord, Ref, State
 
 __all__ = [
     "CORRUPT",
+    "FIXED",
     "LINED",
     "OPS_KEPT",
+    "OUTLINE",
     "REMOVED",
     "Document",
     "encode_field",
     "key_of",
     "new_document",
+    "outline",
     "readable",
     "record",
     "ref_of",
@@ -62,8 +67,6 @@ _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(JobRecor
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _body: Final = msgspec.msgpack.Decoder(JobRecord).decode
-_error: Final = msgspec.msgpack.Decoder(_FIELDS["error"].type).decode
-_history: Final = msgspec.msgpack.Decoder(_FIELDS["history"].type).decode
 
 
 def _integer(value: Any) -> int:
@@ -130,31 +133,40 @@ def _unescape(name: str) -> str:
     return name[1:]
 
 
-_CODECS: Final[dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]] = {
-    "state": (str, state_of),
-    "cause": (str, BlockedCause),
-    "priority": (_plain, _integer),
-    "created_at": (_plain, _integer),
-    "run_at": (_plain, _integer),
-    "finished_at": (_plain, _integer),
-    "attempts": (_plain, _integer),
-    "crashes": (_plain, _integer),
-    "children": (_plain, _integer),
-    "fence": (_plain, _integer),
-    "lease_until": (_plain, _integer),
-    "worker": (_plain, _text),
-    "started": (_plain, bool),
-    "cancel_requested": (_plain, bool),
-    "lifo": (_plain, bool),
-    "reason": (_plain, _text),
-    "result": (_plain, _data),
-    "progress": (_plain, _data),
-    "error": (_encode, _error),
-    "history": (_encode, _history),
-    "logs": (list, _lines),
-    "steps": (_escaped, _steps),
+Codec = tuple[Callable[[Any], Any], Callable[[Any], Any]]
+"""How a value goes into a document, and how it comes out."""
+
+_CODEC_OF: Final[dict[Any, Codec]] = {
+    State: (str, state_of),
+    BlockedCause: (str, BlockedCause),
+    int: (_plain, _integer),
+    bool: (_plain, bool),
+    str: (_plain, _text),
+    bytes: (_plain, _data),
+    tuple[str, ...]: (list, _lines),
+    dict[str, bytes]: (_escaped, _steps),
 }
-"""By field: how it goes into a document, and how it comes out. A default is not stored."""
+"""By type of a field. A field of any other type is stored as MessagePack."""
+
+
+def _codec(hint: Any) -> Codec:
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if type(None) in get_args(hint):
+        hint = functools.reduce(or_, (one for one in get_args(hint) if one is not type(None)))
+    return _CODEC_OF.get(hint) or (_encode, msgspec.msgpack.Decoder(hint).decode)
+
+
+FIXED: Final = frozenset(
+    {"queue", "id", "task", "payload", "headers", "policy", "group", "tags", "dedup", "parent"}
+    | {"schedule", "slot"}
+)
+"""Fields that push sets for good. All others can change, and have a codec."""
+
+_CODECS: Final[dict[str, Codec]] = {
+    name: _codec(field.type) for name, field in _FIELDS.items() if name not in FIXED
+}
+"""By field that can change. A default is not stored."""
 
 _BLANK: Final[dict[str, Any]] = {
     name: _FIELDS[name].default_factory()
@@ -247,6 +259,38 @@ def record(document: Document) -> JobRecord:
             f"{str(error)[:100]}). It is set aside and the queue goes on; look at the document, "
             f"then delete it."
         ) from None
+
+
+OUTLINE: Final = dict.fromkeys(
+    ("state", "fence", "priority", "created_at", "cause", "cancel_requested", "line", "rev"), 1
+)
+"""What `outline` needs of a document."""
+
+
+def outline(document: Document | None) -> JobRecord | None:
+    """Return what decides how a transition of this job goes; None if the document is no job.
+
+    That is a tombstone, a document that was set aside, or one of another program.
+    """
+    if document is None:
+        return None
+    try:
+        cause = document.get("cause")
+        _integer(document["rev"])
+        return JobRecord(
+            queue="",
+            id="",
+            task="",
+            state=state_of(document["state"]),
+            fence=_integer(document["fence"]),
+            priority=_integer(document["priority"]),
+            created_at=_integer(document["created_at"]),
+            cause=None if cause is None else BlockedCause(cause),
+            cancel_requested=bool(document.get("cancel_requested")),
+            group=document.get("line"),
+        )
+    except _UNREADABLE:
+        return None
 
 
 def readable(documents: Iterable[Document]) -> tuple[list[JobRecord], list[Any]]:

@@ -13,9 +13,9 @@ from pymongo import ASCENDING, UpdateMany, UpdateOne
 from pymongo.asynchronous.cursor import AsyncCursor
 from taskmux.driver import PROMOTE_LIMIT, Blocker, ClaimAsk, JobRecord, Op, State
 
-from taskmux_mongodb import ring
-from taskmux_mongodb.documents import LINED, Document, readable, stored_state
-from taskmux_mongodb.rules import Rule
+from taskmux_mongodb import lines_ring
+from taskmux_mongodb.records import LINED, Document, readable, stored_state
+from taskmux_mongodb.restrictions import Restriction
 from taskmux_mongodb.schema import LINE
 from taskmux_mongodb.store import Store, Write
 
@@ -77,7 +77,7 @@ class Asked(msgspec.Struct, frozen=True):
     claims: Claims
     mark: str
     ask: ClaimAsk
-    rule: Rule
+    restriction: Restriction
     now: int
 
 
@@ -113,7 +113,7 @@ async def promote(store: Store, queue: str, now: int) -> None:
     documents = await found.to_list(None)
     documents.sort(key=lambda one: (one["rank"], one.get("created_at", 0)))
     writes: list[Write] = []
-    lines: dict[ring.Place, int] = {}
+    lines: dict[lines_ring.Place, int] = {}
     for one in documents:
         seq = store.numbers.next()
         place = {
@@ -128,7 +128,7 @@ async def promote(store: Store, queue: str, now: int) -> None:
     if writes:
         await store.write(writes, to=store.hasty_jobs)
     if lines:
-        await ring.join(store, lines)
+        await lines_ring.join(store, lines)
 
 
 async def head(

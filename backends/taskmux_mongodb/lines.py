@@ -19,14 +19,14 @@ import msgspec
 from pymongo import ASCENDING
 from taskmux.driver import LINE_LIMIT, Blocker, ClaimAsk, JobRecord
 
-from taskmux_mongodb import ring
+from taskmux_mongodb import lines_ring
+from taskmux_mongodb.claim_jobs import IN_LINE, TRIES, Asked, write_leases
 from taskmux_mongodb.clock import Numbers
-from taskmux_mongodb.documents import LINED, Document, readable
-from taskmux_mongodb.gates import gate_key, gate_of
-from taskmux_mongodb.leasing import IN_LINE, TRIES, Asked, write_leases
-from taskmux_mongodb.locking import Lock
-from taskmux_mongodb.rules import Rule
-from taskmux_mongodb.settling import MERGED, Line, active_in, freed, kept, settle
+from taskmux_mongodb.lines_after import MERGED, Line, active_in, freed, kept, settle
+from taskmux_mongodb.lines_gates import gate_key, gate_of
+from taskmux_mongodb.lines_lock import Lock
+from taskmux_mongodb.records import LINED, Document, readable
+from taskmux_mongodb.restrictions import Restriction
 from taskmux_mongodb.store import Store
 
 __all__ = ["Served", "serve"]
@@ -45,12 +45,12 @@ class Served(msgspec.Struct, frozen=True):
 
 async def serve(asked: Asked, lock: Lock | None) -> Served:
     """Lease as many jobs as are asked for from the lines of a queue, each line in its turn."""
-    store, claims, ask, rule = asked.store, asked.claims, asked.ask, asked.rule
+    store, claims, ask, restriction = asked.store, asked.claims, asked.ask, asked.restriction
     if ask.limit <= 0:
         return Served([])
     for _ in range(TRIES):
         skipped = ask.limit * random.randrange(claims.spread(ask.queue))  # noqa: S311 - spreads rivals
-        walk = _Walk(store, ask, rule, skipped)
+        walk = _Walk(store, ask, restriction, skipped)
         chosen = await walk.choose()
         jobs, corrupt = readable(chosen)
         await store.set_aside(corrupt)
@@ -58,13 +58,13 @@ async def serve(asked: Asked, lock: Lock | None) -> Served:
             lock.check()
         line = [one for one in chosen if one["_id"] not in corrupt]
         ours = await write_leases(asked, jobs, line) if jobs else []
-        await settle(store, ask.queue, rule, walk.seen, ours)
+        await settle(store, ask.queue, restriction, walk.seen, ours)
         claims.met_rivals(ask.queue, lost=len(ours) < len(jobs))
         if ours:
             return Served(ours)
         if chosen or skipped:
             continue
-        if not await freed(store, ask.queue, rule) and not await ring.join_missing(
+        if not await freed(store, ask.queue, restriction) and not await lines_ring.join_missing(
             store, ask.queue
         ):
             return Served([], *await kept(store, ask.queue, walk.seen))
@@ -74,12 +74,12 @@ async def serve(asked: Asked, lock: Lock | None) -> Served:
 class _Walk:
     """One walk around the ring."""
 
-    def __init__(self, store: Store, ask: ClaimAsk, rule: Rule, skipped: int) -> None:
+    def __init__(self, store: Store, ask: ClaimAsk, restriction: Restriction, skipped: int) -> None:
         self._store = store
         self._queue = ask.queue
         self._left = ask.limit
         self._page = ask.limit
-        self._settings = rule.settings
+        self._settings = restriction.settings
         self._now = store.clock.earliest()
         self._fresh: deque[Line] = deque()
         self._again: deque[Line] = deque()
@@ -130,7 +130,7 @@ class _Walk:
 
     async def _read_ring(self) -> None:
         """Read the next lines of the ring, and leave out those that may not give."""
-        found = self._store.ring.find({"queue": self._queue, "parked": ring.IN_RING})
+        found = self._store.ring.find({"queue": self._queue, "parked": lines_ring.IN_RING})
         found = found.sort([("turn", ASCENDING), ("_id", ASCENDING)]).skip(self._read)
         documents = await found.limit(self._page).to_list(None)
         self._read += len(documents)
@@ -163,9 +163,9 @@ class _Walk:
             if own.concurrency is not None:
                 line.room = own.concurrency - active[line.name]
             if own.paused:
-                line.parked = ring.PAUSED
+                line.parked = lines_ring.PAUSED
             elif line.room <= 0:
-                line.parked = ring.FULL
+                line.parked = lines_ring.FULL
             elif opens_in := line.gate.opens_in(own.rate, self._now):
                 line.parked = self._now + opens_in
             else:
@@ -242,11 +242,11 @@ class _Walk:
             return
         own = self._settings.line(line.name)
         self._passed += 1
-        line.parked = ring.FULL
+        line.parked = lines_ring.FULL
         if own.rate is not None:
             after = line.gate.spent(own.rate, self._now, line.taken)
             opens_in = after.opens_in(own.rate, self._now)
-            line.parked = self._now + opens_in if opens_in else ring.FULL
+            line.parked = self._now + opens_in if opens_in else lines_ring.FULL
 
     @property
     def seen(self) -> list[Line]:

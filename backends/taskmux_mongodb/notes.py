@@ -1,4 +1,4 @@
-"""Annotate and extend: what the holder of a lease writes while the job runs."""
+"""Notes: what a running job leaves on its record."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from pymongo import UpdateOne
-from taskmux.driver import Applied, ApplyStatus, Extended, HeldLease, LeaseStatus, Note, Ref, State
+from taskmux.driver import Applied, ApplyStatus, Note, Ref, State
 
-from taskmux_mongodb.documents import LINED, Document, key_of, state_of, step_field
+from taskmux_mongodb.records import LINED, Document, key_of, state_of, step_field
 from taskmux_mongodb.store import Store, Write
 
-__all__ = ["annotate", "extend", "held_documents"]
+__all__ = ["annotate", "held_documents", "held_under", "status_under"]
 
 
-def _held(ref: Ref, fence: int) -> Document:
+def held_under(ref: Ref, fence: int) -> Document:
+    """Return the filter of a job that is active under a fence."""
     return {"_id": key_of(ref), "state": "active", "fence": fence}
 
 
@@ -22,7 +23,7 @@ async def annotate(store: Store, notes: Sequence[Note]) -> list[Applied]:
     """Write notes, then look which of them still held; see `Driver.annotate`."""
     writes: list[Write] = []
     for note in notes:
-        held = _held(note.ref, note.fence)
+        held = held_under(note.ref, note.fence)
         fields: dict[str, Any] = {step_field(k): v for k, v in (note.steps or {}).items()}
         if note.progress is not None:
             fields["progress"] = note.progress
@@ -34,32 +35,16 @@ async def annotate(store: Store, notes: Sequence[Note]) -> list[Applied]:
     if writes:
         await store.write(writes)
     there = await held_documents(store, [note.ref for note in notes])
-    return [_noted(there.get(key_of(note.ref)), note.fence) for note in notes]
+    return [status_under(there.get(key_of(note.ref)), note.fence) for note in notes]
 
 
-def _noted(document: Document | None, fence: int) -> Applied:
+def status_under(document: Document | None, fence: int) -> Applied:
+    """Return whether a job is active under a fence: APPLIED, STALE or GONE."""
     if document is None:
         return Applied(ApplyStatus.GONE)
     state = state_of(document["state"])
     holds = state is State.ACTIVE and document.get("fence") == fence
     return Applied(ApplyStatus.APPLIED if holds else ApplyStatus.STALE, state)
-
-
-async def extend(store: Store, leases: Sequence[HeldLease], lease: int) -> list[Extended]:
-    """Renew leases, then look which are lost; see `Driver.extend`."""
-    until = {"$set": {"lease_until": store.clock.latest() + lease}}
-    writes: list[Write] = [UpdateOne(_held(one.ref, one.fence), until) for one in leases]
-    if writes:
-        await store.write(writes)
-    there = await held_documents(store, [one.ref for one in leases])
-    return [Extended(_lease_of(there.get(key_of(one.ref)), one.fence)) for one in leases]
-
-
-def _lease_of(document: Document | None, fence: int) -> LeaseStatus:
-    if _noted(document, fence).status is not ApplyStatus.APPLIED:
-        return LeaseStatus.LOST
-    asked = document is not None and document.get("cancel_requested")
-    return LeaseStatus.CANCEL if asked else LeaseStatus.HELD
 
 
 async def held_documents(store: Store, refs: Sequence[Ref]) -> dict[str, Document]:

@@ -19,8 +19,8 @@ from typing import Any, Final
 from pymongo import ASCENDING, DeleteOne, UpdateOne
 from taskmux.driver import QueueSettings, StoreBusy
 
-from taskmux_mongodb.documents import LINED, Document
-from taskmux_mongodb.gates import gate_key
+from taskmux_mongodb.lines_gates import gate_key
+from taskmux_mongodb.records import LINED, Document
 from taskmux_mongodb.store import Store, Write
 
 __all__ = [

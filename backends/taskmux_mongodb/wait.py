@@ -9,9 +9,9 @@ from typing import Final
 
 from taskmux.driver import Blocker
 
-from taskmux_mongodb import ring
+from taskmux_mongodb import lines_ring
 from taskmux_mongodb.bell import RINGS_AGAIN, Bell
-from taskmux_mongodb.documents import LINED, Document
+from taskmux_mongodb.records import LINED, Document
 from taskmux_mongodb.store import Store
 
 __all__ = ["look", "wait"]
@@ -97,7 +97,7 @@ async def look(store: Store, queues: Sequence[str], blocked: Mapping[str, Blocke
         late: Document = {"queue": {"$in": [*free, *lined]}} | due
         asked.append(store.jobs.find_one({"$or": [waiting, late]}, {"_id": 1}))
     if lined:
-        ready: Document = {"queue": {"$in": lined}, "parked": ring.IN_RING}
+        ready: Document = {"queue": {"$in": lined}, "parked": lines_ring.IN_RING}
         asked.append(store.ring.find_one(ready, {"_id": 1}))
     asked += [_has_room(store, queue) for queue in why if why[queue] == "concurrency"]
     return any(found is not None for found in await asyncio.gather(*asked))

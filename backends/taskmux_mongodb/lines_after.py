@@ -11,10 +11,10 @@ import msgspec
 from pymongo import ASCENDING, DeleteOne, UpdateOne
 from taskmux.driver import Blocker, JobRecord, QueueSettings, gcra
 
-from taskmux_mongodb import ring
-from taskmux_mongodb.documents import LINED, Document
-from taskmux_mongodb.gates import Gate, expiry, gate_key, spending
-from taskmux_mongodb.rules import Rule
+from taskmux_mongodb import lines_ring
+from taskmux_mongodb.lines_gates import Gate, expiry, gate_key, spending
+from taskmux_mongodb.records import LINED, Document
+from taskmux_mongodb.restrictions import Restriction
 from taskmux_mongodb.store import Store, Write
 
 __all__ = ["MERGED", "Line", "active_in", "freed", "kept", "settle"]
@@ -50,7 +50,11 @@ class Line(msgspec.Struct, eq=False):
 
 
 async def settle(
-    store: Store, queue: str, rule: Rule, lines: Sequence[Line], ours: Sequence[JobRecord]
+    store: Store,
+    queue: str,
+    restriction: Restriction,
+    lines: Sequence[Line],
+    ours: Sequence[JobRecord],
 ) -> None:
     """Write the ring and the gates after a claim leased these jobs."""
     await _find_more(store, queue, lines)
@@ -65,12 +69,12 @@ async def settle(
         elif line.ended:
             writes.append(DeleteOne(where | {"v": line.v}))
         elif line.taken or line.back:
-            writes.append(UpdateOne(where, {"$set": turn | {"parked": ring.IN_RING}}))
+            writes.append(UpdateOne(where, {"$set": turn | {"parked": lines_ring.IN_RING}}))
     if writes:
         await store.write(writes, to=store.hasty_ring)
     await asyncio.gather(
-        _write_gates(store, queue, rule.settings, lines, ours),
-        _look_again(store, queue, rule.settings, lines),
+        _write_gates(store, queue, restriction.settings, lines, ours),
+        _look_again(store, queue, restriction.settings, lines),
     )
 
 
@@ -130,14 +134,14 @@ async def _look_again(
     parked = [line for line in lines if line.name is not None and line.parked is not None]
     if not parked:
         return
-    full = [line.name for line in parked if line.parked == ring.FULL]
+    full = [line.name for line in parked if line.parked == lines_ring.FULL]
     stored, roomy = await asyncio.gather(
         store.queues.find_one({"_id": queue}, {"rev": 1}), _roomy(store, queue, settings, full)
     )
     if (stored or {}).get("rev", 0) != settings.rev:
-        await ring.readmit_all(store, queue)
+        await lines_ring.readmit_all(store, queue)
     elif roomy:
-        await ring.readmit(store, [gate_key(queue, name) for name in roomy])
+        await lines_ring.readmit(store, [gate_key(queue, name) for name in roomy])
 
 
 async def active_in(store: Store, queue: str, lines: Sequence[str | None]) -> Counter[str | None]:
@@ -158,20 +162,20 @@ async def _roomy(
     return [name for name, most in limits.items() if most is None or active[name] < most]
 
 
-async def freed(store: Store, queue: str, rule: Rule) -> bool:
+async def freed(store: Store, queue: str, restriction: Restriction) -> bool:
     """Look again at the full lines that nobody looked at for longest; say whether one has room.
 
     Leases that were deleted by hand free their places this way.
     """
-    found = store.ring.find({"queue": queue, "parked": ring.FULL}).sort("turn", ASCENDING)
+    found = store.ring.find({"queue": queue, "parked": lines_ring.FULL}).sort("turn", ASCENDING)
     documents = await found.limit(_RECHECKED).to_list(None)
     if not documents:
         return False
     names = [one["line"] for one in documents]
-    roomy = await _roomy(store, queue, rule.settings, names)
+    roomy = await _roomy(store, queue, restriction.settings, names)
     if roomy:
-        return await ring.readmit(store, [gate_key(queue, name) for name in roomy])
-    looked_at = {"_id": {"$in": [one["_id"] for one in documents]}, "parked": ring.FULL}
+        return await lines_ring.readmit(store, [gate_key(queue, name) for name in roomy])
+    looked_at = {"_id": {"$in": [one["_id"] for one in documents]}, "parked": lines_ring.FULL}
     await store.hasty_ring.update_many(looked_at, {"$set": {"turn": store.numbers.next()}})
     return False
 
@@ -183,7 +187,7 @@ async def kept(
 
     That is at once if there are lines that nobody looked at yet.
     """
-    ready = await store.ring.find_one({"queue": queue, "parked": ring.IN_RING}, {"_id": 1})
+    ready = await store.ring.find_one({"queue": queue, "parked": lines_ring.IN_RING}, {"_id": 1})
     if ready is not None:
         return None, 0
     now = store.clock.earliest()

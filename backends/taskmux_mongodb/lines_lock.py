@@ -16,7 +16,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 from taskmux.driver import StoreBusy
 
-from taskmux_mongodb.gates import Gate, expiry, gate_of
+from taskmux_mongodb.lines_gates import Gate, expiry, gate_of
 from taskmux_mongodb.store import Store
 
 __all__ = ["Lock"]

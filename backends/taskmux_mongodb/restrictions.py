@@ -19,9 +19,9 @@ from pymongo.asynchronous.collection import AsyncCollection
 from taskmux.driver import QueueSettings
 
 from taskmux_mongodb.clock import Clock
-from taskmux_mongodb.gates import Gate, gate_key, gate_of
+from taskmux_mongodb.lines_gates import Gate, gate_key, gate_of
 
-__all__ = ["FREE", "Rule", "Rules", "restrictive"]
+__all__ = ["FREE", "Restriction", "Restrictions", "restrictive"]
 
 Document = dict[str, Any]
 
@@ -33,7 +33,7 @@ _WAITED_OUT: Final = 1.25 * _MOMENT
 _DEFAULT: Final = QueueSettings()
 
 
-class Rule(msgspec.Struct, frozen=True):
+class Restriction(msgspec.Struct, frozen=True):
     """What holds for a queue: its settings, its gate, and that of its common line."""
 
     settings: QueueSettings = _DEFAULT
@@ -41,10 +41,10 @@ class Rule(msgspec.Struct, frozen=True):
     common: Gate = Gate()
 
 
-FREE: Final = Rule()
+FREE: Final = Restriction()
 
 
-class Rules:
+class Restrictions:
     """The restrictions of queues, as one instance knows them.
 
     Args:
@@ -61,7 +61,7 @@ class Rules:
         self._clock = clock
         self._free_at: dict[str, float] = {}
 
-    async def restrictions(self, queues: Iterable[str]) -> dict[str, Rule]:
+    async def of(self, queues: Iterable[str]) -> dict[str, Restriction]:
         """Return what holds for those queues that are restricted in some way."""
         doubtful = self.doubtful(queues)
         return await self.read(doubtful) if doubtful else {}
@@ -71,7 +71,7 @@ class Rules:
         since = time.monotonic() - _MOMENT
         return [name for name in queues if self._free_at.get(name, since) <= since]
 
-    async def read(self, queues: list[str]) -> dict[str, Rule]:
+    async def read(self, queues: list[str]) -> dict[str, Restriction]:
         """Return what holds for those queues that are restricted in some way, read now."""
         read_at = time.monotonic()
         keys = [key for name in queues for key in (name, gate_key(name, None))]
@@ -82,13 +82,15 @@ class Rules:
         settings = {one["_id"]: _settings(one) for one in stored}
         gate = {one["_id"]: gate_of(one) for one in gates}
         now = self._clock.earliest()
-        held: dict[str, Rule] = {}
+        held: dict[str, Restriction] = {}
         for name in queues:
             common = gate.get(gate_key(name, None), FREE.common)
-            rule = Rule(settings.get(name, _DEFAULT), gate.get(name, FREE.gate), common)
-            until = max(rule.gate.held_until, common.held_until)
-            if until > now or restrictive(rule.settings):
-                held[name] = rule
+            restriction = Restriction(
+                settings.get(name, _DEFAULT), gate.get(name, FREE.gate), common
+            )
+            until = max(restriction.gate.held_until, common.held_until)
+            if until > now or restrictive(restriction.settings):
+                held[name] = restriction
                 self._free_at.pop(name, None)
             else:
                 self._free_at[name] = read_at
