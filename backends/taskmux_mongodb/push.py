@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +16,7 @@ from taskmux_mongodb import lines_ring
 from taskmux_mongodb.bell import RINGS_AGAIN
 from taskmux_mongodb.failures import store_error
 from taskmux_mongodb.lines_count import over, sizes_of
-from taskmux_mongodb.records import REMOVED, Document, key_of, new_document
+from taskmux_mongodb.records import LINED, REMOVED, Document, key_of, new_document
 from taskmux_mongodb.restrictions import Restriction
 from taskmux_mongodb.store import DUPLICATE_KEY, Store
 
@@ -26,14 +26,19 @@ _ROUNDS: Final = 100
 """How often a batch is looked at again: each round settles an item, or somebody else made way."""
 
 
+_UNCLAIMED: Final = [LINED, *sorted(state.value for state in PENDING)]
+"""The states of documents that no worker has had."""
+
+
 class _Item(msgspec.Struct):
-    """One job on its way in."""
+    """One job on its way in. `inserted`: this very call stored it; then `rev` is its number."""
 
     place: int
     new: NewJob
     born: str
     key: str
     rev: int = 0
+    inserted: bool = False
 
 
 async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
@@ -49,36 +54,54 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
     ]
     queues = {new.job.queue for new in jobs}
     restricted = await store.restrictions.of(queues)
-    moved = moved_queues(restricted)
-    for item in items:
-        if item.new.job.queue in moved:
-            answers[item.place] = Pushed(PushStatus.MOVED, moved[item.new.job.queue])
-    sizes = sizes_of(restricted)
-    if sizes:
-        staying = [item for item in items if item.place not in answers]
-        refused = await over(store.jobs, sizes, [item.new.job for item in staying])
-        answers.update(
-            (staying[at].place, Pushed(PushStatus.FULL, staying[at].new.job.id)) for at in refused
-        )
+    if restricted:
+        await _refuse(store, items, restricted, answers)
+    queues -= moved_queues(restricted).keys()
     # Rung beside the insert and not after it: whoever hears it looks when the jobs are there.
-    store.bell.ring(queues - moved.keys())
+    store.bell.ring(queues)
     began = time.monotonic()
-    left = staying = [item for item in items if item.place not in answers]
+    left = [item for item in items if item.place not in answers]
     for _ in range(_ROUNDS):
         if not left:
             break
         left = await _round(store, left, answers)
     else:
         raise StoreBusy("Others keep creating and removing the same jobs. Send it again.")
-    lined = [one for one in staying if one.new.job.group is not None]
-    created = [one for one in lined if answers[one.place].status is PushStatus.CREATED]
-    await lines_ring.join(store, _lines_of(store, created))
+    await _line_up(store, items, answers)
     if time.monotonic() - began > RINGS_AGAIN:
-        store.bell.ring(queues - moved.keys())
-    late = store.restrictions.doubtful(queues - moved.keys())
+        store.bell.ring(queues)
+    late = store.restrictions.doubtful(queues)
     if late:
-        await _take_back(store, staying, moved_queues(await store.restrictions.read(late)), answers)
+        await _take_back(store, items, moved_queues(await store.restrictions.read(late)), answers)
     return [answers[place] for place in range(len(jobs))]
+
+
+async def _refuse(
+    store: Store, items: list[_Item], restricted: dict[str, Restriction], answers: dict[int, Pushed]
+) -> None:
+    """Answer for jobs whose queue has moved or whose group is full.
+
+    But for those that this operation created before: to them that is still the answer.
+    """
+    moved, sizes = moved_queues(restricted), sizes_of(restricted)
+    refused = {
+        item.place: Pushed(PushStatus.MOVED, moved[item.new.job.queue])
+        for item in items if item.new.job.queue in moved
+    }  # fmt: skip
+    staying = [item for item in items if item.place not in refused]
+    if sizes:
+        full = await over(store.jobs, sizes, [item.new.job for item in staying])
+        refused |= {
+            staying[at].place: Pushed(PushStatus.FULL, staying[at].new.job.id) for at in full
+        }
+    if refused:
+        keys = [items[place].key for place in refused]
+        found = await store.jobs.find({"_id": {"$in": keys}}, {"born": 1}).to_list(None)
+        born = {one["_id"]: one.get("born") for one in found}
+        for place, answer in refused.items():
+            item = items[place]
+            ours = born.get(item.key) == item.born
+            answers[place] = Pushed(PushStatus.CREATED, item.new.job.id) if ours else answer
 
 
 def moved_queues(restricted: dict[str, Restriction]) -> dict[str, str]:
@@ -90,14 +113,22 @@ def moved_queues(restricted: dict[str, Restriction]) -> dict[str, str]:
     }
 
 
-def _lines_of(store: Store, items: Iterable[_Item]) -> dict[lines_ring.Place, int]:
-    """Return the lines that new jobs have come to, each with its first job's number."""
-    lines: dict[lines_ring.Place, int] = {}
+async def _line_up(store: Store, items: list[_Item], answers: dict[int, Pushed]) -> None:
+    """Give the lines that jobs have come to a place in the ring."""
+    come: dict[lines_ring.Place, int] = {}
+    known: set[lines_ring.Place] = set()
     for item in items:
         job = item.new.job
-        if job.group is not None and job.state is State.WAITING:
-            lines.setdefault((job.queue, job.group), item.rev or store.numbers.next())
-    return lines
+        if job.group is None or job.state is not State.WAITING:
+            continue
+        if item.inserted:
+            come.setdefault((job.queue, job.group), item.rev)
+        elif answers[item.place].status is PushStatus.CREATED:
+            known.add((job.queue, job.group))
+    if come:
+        await lines_ring.join(store, come)
+    if known:  # an earlier try may have died before it came to this
+        await lines_ring.join_if_waiting(store, known)
 
 
 async def _round(store: Store, items: list[_Item], answers: dict[int, Pushed]) -> list[_Item]:
@@ -106,6 +137,7 @@ async def _round(store: Store, items: list[_Item], answers: dict[int, Pushed]) -
     refused = await _insert(store, first)
     for item in first:
         if item.place not in refused:
+            item.inserted = True
             answers[item.place] = Pushed(PushStatus.CREATED, item.new.job.id)
     unsettled = [item for item in first if item.place in refused]
     if unsettled:
@@ -204,17 +236,23 @@ async def _replace(
     if written.errors:
         await _find_owner(store, item, answers)
     elif written.matched:
+        item.rev, item.inserted = document["rev"], True
         answers[item.place] = Pushed(PushStatus.CREATED, item.new.job.id)
 
 
 async def _take_back(
     store: Store, items: list[_Item], moved: dict[str, str], answers: dict[int, Pushed]
 ) -> None:
+    """Delete what this call inserted into queues that have moved meanwhile."""
+    emptied: set[lines_ring.Place] = set()
     for item in items:
-        if item.new.job.queue not in moved:
+        job = item.new.job
+        if not item.inserted or job.queue not in moved:
             continue
-        if answers[item.place].status is PushStatus.CREATED:
-            untouched = {"_id": item.key, "born": item.born, "state": {"$in": sorted(PENDING)}}
-            if not (await store.jobs.delete_one(untouched)).deleted_count:
-                continue
-        answers[item.place] = Pushed(PushStatus.MOVED, moved[item.new.job.queue])
+        untouched = {"_id": item.key, "born": item.born, "state": {"$in": _UNCLAIMED}}
+        if (await store.jobs.delete_one(untouched)).deleted_count:
+            answers[item.place] = Pushed(PushStatus.MOVED, moved[job.queue])
+            if job.group is not None:
+                emptied.add((job.queue, job.group))
+    if emptied:
+        await lines_ring.leave(store, emptied)
