@@ -28,6 +28,7 @@ from taskmux.driver import (
 )
 
 from taskmux_mongodb import lines_holds, lines_ring
+from taskmux_mongodb.deadlines import weight
 from taskmux_mongodb.failures import store_error
 from taskmux_mongodb.moves import tombstone, update
 from taskmux_mongodb.records import OUTLINE, Document, key_of, outline, stored_state
@@ -148,6 +149,7 @@ async def _write_unread(store: Store, items: list[_Item]) -> bool:
     for item in items:
         alike.setdefault(_likeness(item), []).append(item)
     writes: list[Write] = []
+    weights: list[int] = []
     for group in alike.values():
         one, mark = group[0].one, group[0].mark
         job = _assumed(one)
@@ -158,7 +160,8 @@ async def _write_unread(store: Store, items: list[_Item]) -> bool:
             item.rev = written["$set"]["rev"]
             item.answer = move.answer
         writes.append(UpdateMany(_as_assumed(group, job, move), written))
-    done = await store.write(writes)
+        weights.append(weight(written))
+    done = await store.write(writes, weights=weights)
     _raise_first(done.errors.values())
     return done.matched == len(items)
 
@@ -207,6 +210,7 @@ async def _decide(store: Store, items: list[_Item], answers: dict[int, Applied])
     jobs = {key: outline(one) for key, one in there.items()}
     tried: list[_Item] = []
     writes: list[Write] = []
+    weights: list[int] = []
     for item in items:
         document, job = there.get(item.key, {}), jobs.get(item.key)
         item.line = document.get("line")
@@ -215,10 +219,12 @@ async def _decide(store: Store, items: list[_Item], answers: dict[int, Applied])
             answers[item.place] = decided
         elif job is not None:
             tried.append(item)
-            writes.append(_planned(store, item, decided, document, job))
+            write, written = _planned(store, item, decided, document, job)
+            writes.append(write)
+            weights.append(weight(written))
     if not writes:
         return []
-    done = await store.write(writes)
+    done = await store.write(writes, weights=weights)
     conflicts = {at for at, one in done.errors.items() if one.get("code") == DUPLICATE_KEY}
     for at in conflicts:
         job = jobs[tried[at].key]
@@ -243,18 +249,20 @@ def _remembered(document: Document, job: JobRecord | None, item: _Item) -> Appli
     return None
 
 
-def _planned(store: Store, item: _Item, move: Move, document: Document, job: JobRecord) -> Write:
-    """Return the write of a move, if the document stays as it was read."""
+def _planned(
+    store: Store, item: _Item, move: Move, document: Document, job: JobRecord
+) -> tuple[Write, Document]:
+    """Return the write of a move, if the document stays as it was read; and what it writes."""
     item.answer, item.waited = move.answer, job.state is State.WAITING
     unchanged = {"_id": item.key} | {name: document[name] for name in ("rev", "state", "fence")}
     if move.removes:
         written = tombstone(store, document, item.mark)
         item.rev = written["rev"]
-        return ReplaceOne(unchanged, written)
+        return ReplaceOne(unchanged, written), written
     asks = move.answer.status is ApplyStatus.REQUESTED
     written = update(store, item.one, move, job, item.request if asks else item.mark)
     item.rev = written["$set"]["rev"]
-    return UpdateOne(unchanged, written)
+    return UpdateOne(unchanged, written), written
 
 
 def _raise_first(failed: Iterable[Document]) -> None:

@@ -14,6 +14,7 @@ from pymongo.asynchronous.cursor import AsyncCursor
 from taskmux.driver import PROMOTE_LIMIT, Blocker, ClaimAsk, JobRecord, Op, State
 
 from taskmux_mongodb import lines_ring
+from taskmux_mongodb.failures import store_error
 from taskmux_mongodb.records import LINED, Document, readable, stored_state
 from taskmux_mongodb.restrictions import Restriction
 from taskmux_mongodb.schema import LINE
@@ -207,6 +208,8 @@ async def write_leases(one: Asked, jobs: list[JobRecord], line: list[Document]) 
     else:
         writes.append(UpdateMany(_unchanged(line), change))
     written = await store.write(writes)
+    for failed in written.errors.values():
+        raise store_error(failed.get("code"), str(failed.get("errmsg")))
     if written.matched < len(jobs):
         keys = {job["_id"]: place for place, job in enumerate(line)}
         ours = await store.jobs.find({"_id": {"$in": list(keys)}, "claim": mark}).to_list(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 from uuid import uuid4
 
@@ -33,6 +34,8 @@ from taskmux.driver import (
     Ref,
     Standing,
     State,
+    StoreError,
+    StoreIncompatible,
     StoreUnavailable,
     Transition,
     WorkerInfo,
@@ -134,7 +137,11 @@ class MongoDriver(Driver):
             return
         client = connect(self._address) if self._address is not None else self._given
         assert client is not None
-        self._store = Store(client, self._database)
+        patience = None if self._address is None else self._address.patience
+        self._store = store = Store(client, self._database, patience)
+        self._caretaker = schema.Caretaker(store, self.url)
+        store.bell.mend = self._caretaker.mend
+        self._watch = transactions.Watch(store)
         try:
             await self._send(lambda store: schema.prepare(store, self.url))
         except BaseException:
@@ -151,6 +158,8 @@ class MongoDriver(Driver):
         if self._sent:
             await asyncio.wait(self._sent, timeout=_LAST_SENT)
         await store.bell.close()
+        await self._watch.close()
+        await self._caretaker.close()
         if self._given is None:
             await store.client.close()
 
@@ -181,7 +190,7 @@ class MongoDriver(Driver):
             UnsupportedFeature: the deployment is a single server.
             TransactionInterrupted: the transaction must be run again.
         """
-        return await transactions.push_within(self._opened(), session, jobs)
+        return await transactions.push_within(self._opened(), self._watch, session, jobs)
 
     async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
         """See `Driver.claim`."""
@@ -280,24 +289,39 @@ class MongoDriver(Driver):
     async def _shielded(self, do: Callable[[Store], Awaitable[Reply]]) -> Reply:
         task = asyncio.ensure_future(self._try(self._opened(), do))
         self._sent.add(task)
-        task.add_done_callback(self._sent.discard)
+        task.add_done_callback(self._forget)
         return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        """Let go of what was sent. A caller that was cancelled does not ask how it ended."""
+        self._sent.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     async def _try(self, store: Store, do: Callable[[Store], Awaitable[Reply]]) -> Reply:
         """Do it, again if the connection broke: every verb can be repeated."""
         for left in reversed(range(_TRIES)):
             try:
                 await store.clock.fresh()
+                self._caretaker.look_soon()
                 return await do(store)
-            except (*FAULTS, StoreUnavailable) as error:
-                store.clock.forget()
-                known = isinstance(error, StoreUnavailable)
-                mapped = error if known else translate(error, self.url)
-                waited = isinstance(error, ServerSelectionTimeoutError)
-                if waited or not left or not isinstance(mapped, StoreUnavailable):
+            except (*FAULTS, StoreError) as error:
+                mapped = error if isinstance(error, StoreError) else translate(error, self.url)
+                if isinstance(mapped, StoreUnavailable):
+                    store.clock.forget()
+                if not left or not await self._may_help(error, mapped):
                     raise mapped from None
             await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311 - jitter
         raise AssertionError("unreachable")
+
+    async def _may_help(self, error: BaseException, mapped: BaseException) -> bool:
+        """Return whether sending it again may help after an error, mapped to the store's."""
+        if isinstance(error, ServerSelectionTimeoutError):
+            return False  # it was waited for
+        if isinstance(mapped, StoreIncompatible):
+            with suppress(*FAULTS, StoreError):
+                return await self._caretaker.mend()
+        return isinstance(mapped, StoreUnavailable)
 
     def _opened(self) -> Store:
         if self._store is None:

@@ -8,6 +8,7 @@ from typing import Any
 from pymongo import UpdateOne
 from taskmux.driver import Applied, ApplyStatus, Note, Ref, State
 
+from taskmux_mongodb.deadlines import weight
 from taskmux_mongodb.records import LINED, Document, key_of, state_of, step_field
 from taskmux_mongodb.store import Store, Write
 
@@ -22,18 +23,22 @@ def held_under(ref: Ref, fence: int) -> Document:
 async def annotate(store: Store, notes: Sequence[Note]) -> list[Applied]:
     """Write notes, then look which of them still held; see `Driver.annotate`."""
     writes: list[Write] = []
+    weights: list[int] = []
     for note in notes:
         held = held_under(note.ref, note.fence)
         fields: dict[str, Any] = {step_field(k): v for k, v in (note.steps or {}).items()}
         if note.progress is not None:
             fields["progress"] = note.progress
         if fields:
-            writes.append(UpdateOne(held, {"$set": fields}))
+            written: Document = {"$set": fields}
+            writes.append(UpdateOne(held, written))
+            weights.append(weight(written))
         if note.log is not None:
             untaken = held | {f"logs.{note.log_index}": {"$exists": False}}
             writes.append(UpdateOne(untaken, {"$push": {"logs": note.log}}))
+            weights.append(len(note.log))
     if writes:
-        await store.write(writes)
+        await store.write(writes, weights=weights)
     there = await held_documents(store, [note.ref for note in notes])
     return [status_under(there.get(key_of(note.ref)), note.fence) for note in notes]
 

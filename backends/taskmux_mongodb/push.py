@@ -14,6 +14,7 @@ from taskmux.driver import PENDING, JobRecord, NewJob, Op, Pushed, PushStatus, S
 
 from taskmux_mongodb import lines_ring
 from taskmux_mongodb.bell import RINGS_AGAIN
+from taskmux_mongodb.deadlines import allowance, parts
 from taskmux_mongodb.failures import store_error
 from taskmux_mongodb.lines_count import over, sizes_of
 from taskmux_mongodb.records import LINED, REMOVED, Document, key_of, new_document
@@ -179,6 +180,16 @@ async def _insert(store: Store, items: list[_Item]) -> set[int]:
     for item, number in zip(items, store.numbers.take(len(items)), strict=True):
         item.rev = number
         documents.append(_placed(store, item.new, item.born, now, number))
+    taken: set[int] = set()
+    weights = [len(document["body"]) for document in documents]
+    for part in parts(weights):
+        with allowance(store.patience, sum(weights[part])):
+            refused = await _insert_part(store, documents[part])
+        taken |= {items[part.start + at].place for at in refused}
+    return taken
+
+
+async def _insert_part(store: Store, documents: list[Document]) -> set[int]:
     try:
         await store.jobs.insert_many(documents, ordered=False)
     except BulkWriteError as error:
@@ -188,7 +199,7 @@ async def _insert(store: Store, items: list[_Item]) -> set[int]:
         for one in details["writeErrors"]:
             if one["code"] != DUPLICATE_KEY:
                 raise store_error(one["code"], one["errmsg"]) from None
-        return {items[one["index"]].place for one in details["writeErrors"]}
+        return {one["index"] for one in details["writeErrors"]}
     return set()
 
 

@@ -25,6 +25,7 @@ from pymongo.read_concern import ReadConcern
 
 from taskmux_mongodb.bell import Bell
 from taskmux_mongodb.clock import Clock, Numbers
+from taskmux_mongodb.deadlines import allowance, parts
 from taskmux_mongodb.records import CORRUPT, Document
 from taskmux_mongodb.restrictions import Restrictions
 
@@ -56,8 +57,11 @@ class Store:
     for the majority too, so an operation that is sent again is durable when it is answered.
     """
 
-    def __init__(self, client: AsyncMongoClient[Document], database: str) -> None:
+    def __init__(
+        self, client: AsyncMongoClient[Document], database: str, patience: float | None = None
+    ) -> None:
         self.client = client
+        self.patience = patience
         self.name = database
         self.database = self.database_of(client)
         self.transactional = False
@@ -94,10 +98,33 @@ class Store:
         return round(told.replace(tzinfo=UTC).timestamp() * 1000)
 
     async def write(
-        self, writes: Sequence[Write], *, to: AsyncCollection[Document] | None = None
+        self,
+        writes: Sequence[Write],
+        *,
+        to: AsyncCollection[Document] | None = None,
+        weights: Sequence[int] | None = None,
     ) -> Written:
-        """Write, each write for itself, in order: to the jobs unless told where else."""
+        """Write, each write for itself, in order.
+
+        Args:
+            writes: what to write.
+            to: where to; the jobs unless told.
+            weights: about how many bytes each write has, where that may be many.
+        """
         collection = self.jobs if to is None else to
+        if weights is None:
+            return await self._write(collection, writes)
+        done = Written(0, {})
+        for part in parts(weights):
+            with allowance(self.patience, sum(weights[part])):
+                one = await self._write(collection, writes[part])
+            done.matched += one.matched
+            done.errors |= {part.start + at: error for at, error in one.errors.items()}
+        return done
+
+    async def _write(
+        self, collection: AsyncCollection[Document], writes: Sequence[Write]
+    ) -> Written:
         try:
             result = await collection.bulk_write(list(writes), ordered=False)
         except BulkWriteError as error:

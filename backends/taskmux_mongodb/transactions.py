@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Any, Final
 from uuid import uuid4
 
+import msgspec
 from pymongo.errors import PyMongoError
-from taskmux.driver import NewJob, Pushed, PushStatus, State, StoreBusy, errors
+from taskmux.driver import NewJob, Pushed, PushStatus, State, StoreBusy, StoreError, errors
 
 from taskmux_mongodb import lines_ring
 from taskmux_mongodb.failures import FAULTS, translate
@@ -17,7 +21,12 @@ from taskmux_mongodb.records import REMOVED, key_of
 from taskmux_mongodb.schema import identity
 from taskmux_mongodb.store import Store
 
-__all__ = ["TransactionInterrupted", "push_within"]
+__all__ = ["TransactionInterrupted", "Watch", "push_within"]
+
+_PAUSES: Final = (0.002, 0.25)
+"""Seconds between two looks whether a transaction is over: the first, and the longest."""
+
+_SLOWER: Final = 1.25
 
 _TRANSIENT: Final = "TransientTransactionError"
 _SESSIONS: Final = {"AsyncClientSession", "AsyncIOMotorClientSession"}
@@ -31,7 +40,60 @@ class TransactionInterrupted(StoreBusy, PyMongoError):
     """
 
 
-async def push_within(store: Store, session: Any, jobs: Sequence[NewJob]) -> list[Pushed]:
+class Watch:
+    """Waits for transactions to end, to ring the bell for what they committed.
+
+    A transaction cannot write the bell itself, nor the ring, which every claim writes too; and a
+    session tells nobody that its transaction has ended. So one task looks, while there are any.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open: list[_Pushed] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def after(self, session: Any, queues: AbstractSet[str], places: set[lines_ring.Place]) -> None:
+        """Ring for queues, and give lines a place in the ring, when a transaction has ended."""
+        self._open.append(_Pushed(session, queues, places))
+        if self._task is None:
+            self._task = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        pause, longest = _PAUSES
+        while self._open:
+            await asyncio.sleep(pause)
+            pause = min(pause * _SLOWER, longest)
+            ended = [one for one in self._open if not one.session.in_transaction]
+            if ended:
+                pause = _PAUSES[0]
+                self._open = [one for one in self._open if one.session.in_transaction]
+                await self._tell(ended)
+        self._task = None
+
+    async def _tell(self, ended: list[_Pushed]) -> None:
+        places = {place for one in ended for place in one.places}
+        with suppress(*FAULTS, StoreError):
+            await lines_ring.join_if_waiting(self._store, places)
+        self._store.bell.ring({queue for one in ended for queue in one.queues})
+
+    async def close(self) -> None:
+        """Stop looking."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+
+class _Pushed(msgspec.Struct):
+    """What was pushed in a session's transaction: its queues, and its lines."""
+
+    session: Any
+    queues: AbstractSet[str]
+    places: set[lines_ring.Place]
+
+
+async def push_within(
+    store: Store, watch: Watch, session: Any, jobs: Sequence[NewJob]
+) -> list[Pushed]:
     """Create jobs in the session's transaction; see `Transactions.push_within`.
 
     Nothing is sent again here: only the application can run its transaction again.
@@ -61,9 +123,7 @@ async def push_within(store: Store, session: Any, jobs: Sequence[NewJob]) -> lis
         for job in records
         if job.group is not None and job.state is State.WAITING
     }
-    store.bell.ring_after(
-        session, queues - moved.keys(), lambda: lines_ring.join_if_waiting(store, places)
-    )
+    watch.after(session, queues - moved.keys(), places)
     return answers
 
 
