@@ -73,7 +73,7 @@ def parse(url: str) -> Address:
     if parts.scheme == "mongodb":
         try:
             parse_uri(url, validate=True, warn=False)
-        except _REFUSED as error:
+        except (*_REFUSED, OSError) as error:
             raise _no_url(url, shown, error) from None
     elif _MANY.search(parts.netloc.rpartition("@")[2]):
         raise InvalidURL(
@@ -115,17 +115,17 @@ def connect(address: Address) -> AsyncMongoClient[Document]:
         return AsyncMongoClient(
             address.url, retryWrites=False, retryReads=False, connect=False, **address.options
         )
-    except _REFUSED as error:
+    except (*_REFUSED, OSError) as error:
         raise _no_url(address.url, address.shown, error) from None
-    except OSError as error:
-        raise InvalidURL(
-            f"{address.shown!r} names a file for TLS that cannot be read as one "
-            f"({type(error).__name__}). Mend tlsCAFile or tlsCertificateKeyFile."
-        ) from None
 
 
 def _no_url(url: str, shown: str, error: Exception) -> InvalidURL:
     """Return the error for what PyMongo refuses; with its reason, if that quotes no secret."""
+    if isinstance(error, OSError):
+        return InvalidURL(
+            f"{shown!r} names a file for TLS that cannot be read as one ({type(error).__name__}). "
+            f"Mend tlsCAFile or tlsCertificateKeyFile."
+        )
     parts, options = split_url(url)
     given = [*parts.netloc.rpartition("@")[0].split(":"), *options.values()]
     reason = str(error)

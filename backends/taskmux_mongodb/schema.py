@@ -46,6 +46,9 @@ _NAMESPACE_EXISTS: Final = 48
 _INDEX_DIFFERS: Final = {67, 85, 86}
 _MEANWHILE: Final = {26, 48, 117}
 _TRIES: Final = 8
+_SAID_FOR: Final = 10.0
+"""Seconds for which one line tells of all losses of a store."""
+
 _LOOK_AFTER: Final = 2.0
 """Seconds of use between two looks whether everything is there still."""
 
@@ -202,6 +205,10 @@ async def missing(store: Store) -> list[str]:
     return lost
 
 
+_said: dict[str, float] = {}
+"""When this process last told of a loss, by store."""
+
+
 class Caretaker:
     """Makes again what somebody drops while a driver is open, and says so.
 
@@ -238,11 +245,18 @@ class Caretaker:
             if not lost:
                 return False
             await prepare(self._store, self._where)
+            self._say(lost)
+            return True
+
+    def _say(self, lost: list[str]) -> None:
+        """Tell of a loss once in a while, however many instances of this process see it."""
+        now = time.monotonic()
+        if now - _said.get(self._where, -_SAID_FOR) >= _SAID_FOR:
+            _said[self._where] = now
             logger.warning(
                 "The database at %s lost %s while it was in use, and they are made again. Jobs "
                 "that were dropped with their collection are gone.", self._where, ", ".join(lost)
             )  # fmt: skip
-            return True
 
     async def close(self) -> None:
         """Stop looking."""
