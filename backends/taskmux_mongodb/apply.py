@@ -67,16 +67,16 @@ async def apply(store: Store, op: Op, transitions: Sequence[Transition]) -> list
     """Apply transitions in order; see `Driver.apply`."""
     answers: dict[int, Applied] = {}
     items = [_Item(place, one, key_of(one.ref)) for place, one in enumerate(transitions)]
-    held: set[str] = set()
+    closed: set[str] = set()
     for batch in _one_of_each(op, items):
-        held |= await lines_holds.close(store, [item.one for item in batch])
+        closed |= await lines_holds.close(store, [item.one for item in batch])
         await _apply(store, batch, answers)
     await _line_up(store, items, answers)
     queues = {item.one.ref.queue for item in items if answers[item.place].state in _WAKING}
     queues |= await lines_holds.made_room(store, [item.one for item in items])
     store.bell.ring(queues)
-    if held:
-        await asyncio.gather(*(store.restrictions.in_force(queue) for queue in held))
+    if closed:
+        await asyncio.gather(*(store.restrictions.in_force(queue) for queue in closed))
     return [answers[place] for place in range(len(transitions))]
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from taskmux.driver import Blocker, ClaimAsk, Claimed, Op
 
 from taskmux_mongodb import claim_jobs
-from taskmux_mongodb.claim_jobs import Asked, Claims
+from taskmux_mongodb.claim_jobs import Claim, ClaimMemory
 from taskmux_mongodb.lines import Served, serve
 from taskmux_mongodb.lines_gates import spending
 from taskmux_mongodb.lines_lock import Lock
@@ -19,7 +19,7 @@ from taskmux_mongodb.store import Store
 __all__ = ["claim"]
 
 
-async def claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed:
+async def claim(store: Store, claims: ClaimMemory, op: Op, ask: ClaimAsk) -> Claimed:
     """Lease waiting jobs; see `Driver.claim`.
 
     A handler runs only for a claim that a majority holds, and then the majority holds the job's
@@ -29,17 +29,17 @@ async def claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed:
         return await _claim(store, claims, op, ask)
 
 
-async def _claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed:
+async def _claim(store: Store, claims: ClaimMemory, op: Op, ask: ClaimAsk) -> Claimed:
     store.bell.ask([ask.queue])
     mark, now = f"claim {op}", store.clock.earliest()
     repeat = claims.answered("claim", op, ask.queue)
-    restrictions, (held, found) = await asyncio.gather(
+    restrictions, (before, found) = await asyncio.gather(
         store.restrictions.of([ask.queue]), claim_jobs.head(store, claims, mark, ask, now)
     )
     restriction = restrictions.get(ask.queue, FREE)
-    one = Asked(store, claims, mark, ask, restriction, now)
-    if held or repeat:
-        serving = _again(one, held)
+    one = Claim(store, claims, mark, ask, restriction, now)
+    if before or repeat:
+        serving = _again(one, before)
     elif restriction.settings.paused:
         serving = _none("paused")
     else:
@@ -53,8 +53,8 @@ async def _claim(store: Store, claims: Claims, op: Op, ask: ClaimAsk) -> Claimed
     return Claimed(served.jobs, now, next_in, served.blocked_by, restriction.settings.limited)
 
 
-async def _again(one: Asked, held: list[Document]) -> Served:
-    jobs = await claim_jobs.leased(one.store, held)
+async def _again(one: Claim, before: list[Document]) -> Served:
+    jobs = await claim_jobs.leased(one.store, before)
     paused = one.restriction.settings.paused and not jobs
     return Served(jobs, "paused" if paused else None)
 
@@ -63,7 +63,7 @@ async def _none(blocked_by: Blocker, opens_in: int | None = None) -> Served:
     return Served([], blocked_by, opens_in)
 
 
-async def _promoted(one: Asked, first: list[Document]) -> tuple[list[Document] | None, bool]:
+async def _promoted(one: Claim, first: list[Document]) -> tuple[list[Document] | None, bool]:
     """Promote due jobs; return what is first in the common line, and whether there are others.
 
     `first` is what came first before. None: it has to be read.
@@ -77,7 +77,7 @@ async def _promoted(one: Asked, first: list[Document]) -> tuple[list[Document] |
     return None if due else first, lined or one.restriction.common.held_until > one.now
 
 
-async def _serve(one: Asked, found: list[Document] | None, *, lined: bool) -> Served:
+async def _serve(one: Claim, found: list[Document] | None, *, lined: bool) -> Served:
     """Serve a queue that is not paused; `found` is what comes first in the common line."""
     if one.restriction.settings.limited:
         async with Lock(one.store, one.ask.queue, one.mark) as lock:
@@ -88,7 +88,7 @@ async def _serve(one: Asked, found: list[Document] | None, *, lined: bool) -> Se
     return await _take(one, found, lined=lined)
 
 
-async def _serve_limited(one: Asked, lock: Lock, *, lined: bool) -> Served:
+async def _serve_limited(one: Claim, lock: Lock, *, lined: bool) -> Served:
     """Serve a queue that has limits; nobody else does meanwhile."""
     settings, ask, now = one.restriction.settings, one.ask, one.store.clock.earliest()
     most = ask.limit - ask.prefetch
@@ -112,13 +112,13 @@ async def _serve_limited(one: Asked, lock: Lock, *, lined: bool) -> Served:
     return served
 
 
-async def _active(one: Asked, most: int) -> int:
+async def _active(one: Claim, most: int) -> int:
     active = {"queue": one.ask.queue, "state": "active"}
     return await one.store.jobs.count_documents(active, limit=most)
 
 
 async def _take(
-    one: Asked, found: list[Document] | None, *, lined: bool, lock: Lock | None = None
+    one: Claim, found: list[Document] | None, *, lined: bool, lock: Lock | None = None
 ) -> Served:
     """Lease what may go, from the common line if there is no other; `found` is its head."""
     if lined:

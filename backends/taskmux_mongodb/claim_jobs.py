@@ -23,13 +23,13 @@ from taskmux_mongodb.store import Store, Write
 __all__ = [
     "IN_LINE",
     "TRIES",
-    "Asked",
-    "Claims",
+    "Claim",
+    "ClaimMemory",
     "candidates",
     "head",
-    "held",
     "lease",
     "leased",
+    "leased_before",
     "lined",
     "promote",
     "soonest",
@@ -44,7 +44,7 @@ IN_LINE: Final = [("rank", ASCENDING), ("seq", ASCENDING)]
 _IN_LINES: Final = [("state", ASCENDING), *IN_LINE]
 
 
-class Claims:
+class ClaimMemory:
     """What one instance remembers: the last answered operations, and how many rivals it met."""
 
     def __init__(self) -> None:
@@ -71,18 +71,18 @@ class Claims:
         self._spread[queue] = min(spread * 2, _WIDEST) if lost else max(spread // 2, 1)
 
 
-class Asked(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True):
     """One claim on its way, and what holds for its queue."""
 
     store: Store
-    claims: Claims
+    claims: ClaimMemory
     mark: str
     ask: ClaimAsk
     restriction: Restriction
     now: int
 
 
-async def held(store: Store, mark: str, queue: str) -> list[Document]:
+async def leased_before(store: Store, mark: str, queue: str) -> list[Document]:
     """Return what this operation leased before."""
     ours = {"claim": mark, "queue": queue, "state": "active"}
     found = await store.jobs.find(ours).to_list(None)
@@ -133,7 +133,7 @@ async def promote(store: Store, queue: str, now: int) -> None:
 
 
 async def head(
-    store: Store, claims: Claims, mark: str, ask: ClaimAsk, now: int
+    store: Store, claims: ClaimMemory, mark: str, ask: ClaimAsk, now: int
 ) -> tuple[list[Document], list[Document]]:
     """Return what this operation leased before; and due jobs, jobs with a line, and others.
 
@@ -148,9 +148,9 @@ async def head(
     if alone and ask.limit > 0:
         parts.append({"claim": mark, "queue": ask.queue, "state": "active"})
     found = await _some(store.jobs.find({"$or": parts}).sort(_IN_LINES), claims, ask)
-    leased_before = any(one["state"] == "active" for one in found)
-    if leased_before or not alone or ask.limit <= 0:
-        return await held(store, mark, ask.queue), found
+    again = any(one["state"] == "active" for one in found)
+    if again or not alone or ask.limit <= 0:
+        return await leased_before(store, mark, ask.queue), found
     return [], found
 
 
@@ -160,13 +160,13 @@ async def lined(store: Store, queue: str) -> bool:
     return found is not None
 
 
-async def candidates(store: Store, claims: Claims, ask: ClaimAsk) -> list[Document]:
+async def candidates(store: Store, claims: ClaimMemory, ask: ClaimAsk) -> list[Document]:
     """Return the head of the common line; with rivals about, one of the batches at the head."""
     waiting = {"queue": ask.queue, "state": "waiting"}
     return await _some(store.jobs.find(waiting).sort(IN_LINE), claims, ask)
 
 
-async def _some(found: AsyncCursor[Document], claims: Claims, ask: ClaimAsk) -> list[Document]:
+async def _some(found: AsyncCursor[Document], claims: ClaimMemory, ask: ClaimAsk) -> list[Document]:
     if ask.limit <= 0:
         return []
     spread = claims.spread(ask.queue)
@@ -175,7 +175,7 @@ async def _some(found: AsyncCursor[Document], claims: Claims, ask: ClaimAsk) -> 
     return await found.limit(ask.limit).to_list(None)
 
 
-async def lease(one: Asked, found: list[Document]) -> list[JobRecord]:
+async def lease(one: Claim, found: list[Document]) -> list[JobRecord]:
     """Lease candidates, looking for others while rivals are faster."""
     store, claims, ask = one.store, one.claims, one.ask
     for _ in range(TRIES):
@@ -195,7 +195,7 @@ async def lease(one: Asked, found: list[Document]) -> list[JobRecord]:
     return []
 
 
-async def write_leases(one: Asked, jobs: list[JobRecord], line: list[Document]) -> list[JobRecord]:
+async def write_leases(one: Claim, jobs: list[JobRecord], line: list[Document]) -> list[JobRecord]:
     """Lease the jobs that are unchanged since they were read; return them as stored."""
     store, mark, ask = one.store, one.mark, one.ask
     until = store.clock.latest() + ask.lease

@@ -56,7 +56,7 @@ from taskmux_mongodb import (
     wait,
 )
 from taskmux_mongodb.address import DATABASE, Address, check_database, connect, parse
-from taskmux_mongodb.claim_jobs import Claims
+from taskmux_mongodb.claim_jobs import ClaimMemory
 from taskmux_mongodb.failures import FAULTS, translate
 from taskmux_mongodb.home import Home
 from taskmux_mongodb.leases import extend, reclaim
@@ -94,7 +94,7 @@ class MongoDriver(Driver):
         self._home: Home | None = None
         self._database = self._address.database
         self._store: Store | None = None
-        self._claims: Final = Claims()
+        self._claims: Final = ClaimMemory()
         self._sent: Final[set[asyncio.Task[Any]]] = set()
 
     @classmethod

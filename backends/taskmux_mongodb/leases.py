@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pymongo import ASCENDING, UpdateOne
 from taskmux.driver import ApplyStatus, Extended, HeldLease, JobRecord, LeaseStatus, Op, ReclaimAsk
 
-from taskmux_mongodb.claim_jobs import Claims, held
-from taskmux_mongodb.notes import held_documents, held_under, status_under
+from taskmux_mongodb.claim_jobs import ClaimMemory, leased_before
+from taskmux_mongodb.notes import lease_states, running, status_under
 from taskmux_mongodb.records import Document, key_of, readable
 from taskmux_mongodb.store import Store, Write
 
@@ -18,10 +18,10 @@ __all__ = ["extend", "reclaim"]
 async def extend(store: Store, leases: Sequence[HeldLease], lease: int) -> list[Extended]:
     """Renew leases, then look which are lost; see `Driver.extend`."""
     until = {"$set": {"lease_until": store.clock.latest() + lease}}
-    writes: list[Write] = [UpdateOne(held_under(one.ref, one.fence), until) for one in leases]
+    writes: list[Write] = [UpdateOne(running(one.ref, one.fence), until) for one in leases]
     if writes:
         await store.write(writes)
-    there = await held_documents(store, [one.ref for one in leases])
+    there = await lease_states(store, [one.ref for one in leases])
     return [Extended(_lease_of(there.get(key_of(one.ref)), one.fence)) for one in leases]
 
 
@@ -32,10 +32,12 @@ def _lease_of(document: Document | None, fence: int) -> LeaseStatus:
     return LeaseStatus.CANCEL if asked else LeaseStatus.HELD
 
 
-async def reclaim(store: Store, claims: Claims, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
+async def reclaim(
+    store: Store, claims: ClaimMemory, op: Op, ask: ReclaimAsk
+) -> Sequence[JobRecord]:
     """Lease lapsed jobs anew; see `Driver.reclaim`."""
     mark = f"reclaim {op}"
-    ours = await _reclaimed(store, await held(store, mark, ask.queue))
+    ours = await _reclaimed(store, await leased_before(store, mark, ask.queue))
     if ours or ask.limit <= 0 or claims.answered("reclaim", op, ask.queue):
         return ours
     now, until = store.clock.earliest(), store.clock.latest() + ask.lease

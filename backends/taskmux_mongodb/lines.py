@@ -20,7 +20,7 @@ from pymongo import ASCENDING
 from taskmux.driver import LINE_LIMIT, Blocker, ClaimAsk, JobRecord
 
 from taskmux_mongodb import lines_ring
-from taskmux_mongodb.claim_jobs import IN_LINE, TRIES, Asked, write_leases
+from taskmux_mongodb.claim_jobs import IN_LINE, TRIES, Claim, write_leases
 from taskmux_mongodb.clock import Numbers
 from taskmux_mongodb.lines_after import MERGED, Line, active_in, freed, kept, settle
 from taskmux_mongodb.lines_gates import gate_key, gate_of
@@ -43,9 +43,9 @@ class Served(msgspec.Struct, frozen=True):
     opens_in: int | None = None
 
 
-async def serve(asked: Asked, lock: Lock | None) -> Served:
+async def serve(one: Claim, lock: Lock | None) -> Served:
     """Lease as many jobs as are asked for from the lines of a queue, each line in its turn."""
-    store, claims, ask, restriction = asked.store, asked.claims, asked.ask, asked.restriction
+    store, claims, ask, restriction = one.store, one.claims, one.ask, one.restriction
     if ask.limit <= 0:
         return Served([])
     for _ in range(TRIES):
@@ -56,8 +56,8 @@ async def serve(asked: Asked, lock: Lock | None) -> Served:
         await store.set_aside(corrupt)
         if lock is not None:
             lock.check()
-        line = [one for one in chosen if one["_id"] not in corrupt]
-        ours = await write_leases(asked, jobs, line) if jobs else []
+        line = [job for job in chosen if job["_id"] not in corrupt]
+        ours = await write_leases(one, jobs, line) if jobs else []
         await settle(store, ask.queue, restriction, walk.seen, ours)
         claims.met_rivals(ask.queue, lost=len(ours) < len(jobs))
         if ours:
@@ -115,11 +115,11 @@ class _Walk:
             self._store.ring.find(opened).sort("parked", ASCENDING).limit(LINE_LIMIT).to_list(None),
         )
         if common:
-            held = gate_of(gate)
+            common_gate = gate_of(gate)
             # It stands where it gave last, or where it came when it was empty or held since.
             came = min(one.get("rev", 0) for one in common)
-            turn = max((gate or {}).get("turn", 0), Numbers.at(held.held_until), came)
-            line = Line(None, turn, gate=held, jobs=deque(common))
+            turn = max((gate or {}).get("turn", 0), Numbers.at(common_gate.held_until), came)
+            line = Line(None, turn, gate=common_gate, jobs=deque(common))
             line.more = len(common) == self._left
             self._common = line
         self._back = [self._line(one, back=True) for one in back]

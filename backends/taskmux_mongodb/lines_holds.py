@@ -33,8 +33,8 @@ async def close(store: Store, transitions: Sequence[Transition]) -> set[str]:
 async def _close(store: Store, one: Transition) -> bool:
     """Close a gate; return whether others may take the queue to be free of all restrictions."""
     queue = one.ref.queue
-    held = {"_id": key_of(one.ref), "state": "active", "fence": one.guard.fence}
-    job = await store.jobs.find_one(held, {"line": 1})
+    running = {"_id": key_of(one.ref), "state": "active", "fence": one.guard.fence}
+    job = await store.jobs.find_one(running, {"line": 1})
     if job is None:
         return False
     line: str | None = job.get("line")

@@ -23,11 +23,11 @@ __all__ = ["Lock"]
 
 Document = dict[str, Any]
 
-_HELD_MS: Final = 4_000
+_LOCKED_MS: Final = 4_000
 _LEASED_WITHIN: Final = 2.0
 """Seconds after which a holder does not begin to lease; the rest is for its writes to arrive."""
 
-_PATIENCE: Final = 3 * _HELD_MS / 1000
+_PATIENCE: Final = 3 * _LOCKED_MS / 1000
 _PAUSES: Final = (0.001, 0.05)
 """Seconds between two tries: the first, doubled each time up to the last."""
 
@@ -70,7 +70,7 @@ class Lock:
         self._since = time.monotonic()
         clock = self._store.clock
         free = [{"by": self._mark}, {"until": {"$not": {"$gt": clock.earliest()}}}]
-        until = clock.latest() + _HELD_MS
+        until = clock.latest() + _LOCKED_MS
         mine = {"$set": {"by": self._mark, "until": until}, "$max": {"expire_at": expiry(until)}}
         try:
             found = await self._store.hasty_gates.find_one_and_update(

@@ -12,34 +12,34 @@ from taskmux_mongodb.deadlines import weight
 from taskmux_mongodb.records import LINED, Document, key_of, state_of, step_field
 from taskmux_mongodb.store import Store, Write
 
-__all__ = ["annotate", "held_documents", "held_under", "status_under"]
+__all__ = ["annotate", "lease_states", "running", "status_under"]
 
 
-def held_under(ref: Ref, fence: int) -> Document:
+def running(ref: Ref, fence: int) -> Document:
     """Return the filter of a job that is active under a fence."""
     return {"_id": key_of(ref), "state": "active", "fence": fence}
 
 
 async def annotate(store: Store, notes: Sequence[Note]) -> list[Applied]:
-    """Write notes, then look which of them still held; see `Driver.annotate`."""
+    """Write notes, then look which of them still counted; see `Driver.annotate`."""
     writes: list[Write] = []
     weights: list[int] = []
     for note in notes:
-        held = held_under(note.ref, note.fence)
+        active = running(note.ref, note.fence)
         fields: dict[str, Any] = {step_field(k): v for k, v in (note.steps or {}).items()}
         if note.progress is not None:
             fields["progress"] = note.progress
         if fields:
             written: Document = {"$set": fields}
-            writes.append(UpdateOne(held, written))
+            writes.append(UpdateOne(active, written))
             weights.append(weight(written))
         if note.log is not None:
-            untaken = held | {f"logs.{note.log_index}": {"$exists": False}}
+            untaken = active | {f"logs.{note.log_index}": {"$exists": False}}
             writes.append(UpdateOne(untaken, {"$push": {"logs": note.log}}))
             weights.append(len(note.log))
     if writes:
         await store.write(writes, weights=weights)
-    there = await held_documents(store, [note.ref for note in notes])
+    there = await lease_states(store, [note.ref for note in notes])
     return [status_under(there.get(key_of(note.ref)), note.fence) for note in notes]
 
 
@@ -52,7 +52,7 @@ def status_under(document: Document | None, fence: int) -> Applied:
     return Applied(ApplyStatus.APPLIED if holds else ApplyStatus.STALE, state)
 
 
-async def held_documents(store: Store, refs: Sequence[Ref]) -> dict[str, Document]:
+async def lease_states(store: Store, refs: Sequence[Ref]) -> dict[str, Document]:
     """Return state, fence and cancel request of jobs, by `_id`."""
     states = [LINED, *(state.value for state in State)]
     wanted = {"_id": {"$in": [key_of(ref) for ref in refs]}, "state": {"$in": states}}

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from pymongo import ASCENDING, ReturnDocument
 from taskmux.driver import Beat, BeatReply, Command, WorkerInfo
 
-from taskmux_mongodb.notes import held_documents
+from taskmux_mongodb.notes import lease_states
 from taskmux_mongodb.records import Document, key_of
 from taskmux_mongodb.store import Store
 
@@ -33,7 +33,7 @@ async def beat(store: Store, beat: Beat) -> BeatReply:
             upsert=True,
             return_document=ReturnDocument.BEFORE,
         )
-    there = await held_documents(store, [held.ref for held in beat.held])
+    there = await lease_states(store, [held.ref for held in beat.held])
     asked = {
         (key, one.get("fence"))
         for key, one in there.items()

@@ -1,9 +1,9 @@
-"""What a queue's settings and holds forbid, read seldom and yet in force when it must be.
+"""What a queue's settings and holds forbid, without reading them for every operation.
 
-A queue that was read to be free of all restrictions is taken to be so for a moment, without being
-read for each push, claim and apply. Whoever restricts a queue waits that moment out before
-answering. So from then on every instance reads what holds first; and a push whose insert took
-longer than the moment reads once more, and takes its jobs back if the queue has moved.
+An instance that read that a queue is free of all restrictions believes it for a moment. Whoever
+restricts a queue waits for the end of that moment before answering; from then on every instance
+has to read the restriction. A push whose insert took longer than the moment reads once more, and
+takes its jobs back if the queue has moved. `docs/decisions/0011` says why.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["FREE", "Restriction", "Restrictions", "restrictive"]
 Document = dict[str, Any]
 
 _MOMENT: Final = 0.4
-"""Seconds for which a queue without restrictions is taken to have none."""
+"""Seconds for which a queue that was read to be free is believed to be."""
 
 _WAITED_OUT: Final = 1.25 * _MOMENT
 
@@ -82,7 +82,7 @@ class Restrictions:
         settings = {one["_id"]: _settings(one) for one in stored}
         gate = {one["_id"]: gate_of(one) for one in gates}
         now = self._clock.earliest()
-        held: dict[str, Restriction] = {}
+        found: dict[str, Restriction] = {}
         for name in queues:
             common = gate.get(gate_key(name, None), FREE.common)
             restriction = Restriction(
@@ -90,11 +90,11 @@ class Restrictions:
             )
             until = max(restriction.gate.held_until, common.held_until)
             if until > now or restrictive(restriction.settings):
-                held[name] = restriction
+                found[name] = restriction
                 self._free_at.pop(name, None)
             else:
                 self._free_at[name] = read_at
-        return held
+        return found
 
     def forget(self, queue: str) -> None:
         """Read what holds for the queue before it is used next."""
