@@ -30,10 +30,10 @@ _AWAIT_MS: Final = 2_000
 
 _RETRY_AFTER: Final = 0.5
 _STEP_BACK: Final = 0.001
-"""Seconds that a listener leaves to those whom it woke, once for what comes together."""
+"""Seconds that the listener sleeps after an event, so that those it woke run before it goes on."""
 
 _REST: Final = 0.002
-"""Seconds between two events of one instance; what rings meanwhile shares the second."""
+"""Seconds between two events of one instance; what rings meanwhile goes into one event."""
 
 _LAST_RING: Final = 1.0
 """Seconds that closing gives to an event under way."""

@@ -1,4 +1,4 @@
-"""Serving: which jobs a claim takes when a queue has several lines, each in its turn.
+"""Lines: which jobs a claim takes when a queue has several lines, each in its turn.
 
 The lines at the head of the ring are read, and with them what keeps each from giving: its pause,
 its concurrency, its rate or a hold. Those that may give are served in turn from what waits in
@@ -22,7 +22,7 @@ from taskmux.driver import LINE_LIMIT, Blocker, ClaimAsk, JobRecord
 from taskmux_mongodb import lines_ring
 from taskmux_mongodb.claim_jobs import IN_LINE, TRIES, Claim, write_leases
 from taskmux_mongodb.clock import Numbers
-from taskmux_mongodb.lines_after import MERGED, Line, active_in, freed, kept, settle
+from taskmux_mongodb.lines_after import MERGED, Line, active_in, freed, kept, write_back
 from taskmux_mongodb.lines_gates import gate_key, gate_of
 from taskmux_mongodb.lines_lock import Lock
 from taskmux_mongodb.records import LINED, Document, readable
@@ -32,7 +32,7 @@ from taskmux_mongodb.store import Store
 __all__ = ["Served", "serve"]
 
 _MERGES: Final = 3
-"""How many queries may look for the first jobs of many lines together; then each line has one."""
+"""How many queries look for the first jobs of many lines at once. Then each line has its own."""
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ async def serve(one: Claim, lock: Lock | None) -> Served:
             lock.check()
         line = [job for job in chosen if job["_id"] not in corrupt]
         ours = await write_leases(one, jobs, line) if jobs else []
-        await settle(store, ask.queue, restriction, walk.seen, ours)
+        await write_back(store, ask.queue, restriction, walk.seen, ours)
         claims.met_rivals(ask.queue, lost=len(ours) < len(jobs))
         if ours:
             return Served(ours)
@@ -175,7 +175,7 @@ class _Walk:
             self._passed += 1
 
     async def _read_jobs(self) -> None:
-        """Read for the lines whose turn it is as many jobs as they will give, if all have them."""
+        """Read the jobs that the lines whose turn it is will give, if each has its share of them."""
         lines = [*self._fresh, *self._again][: self._left]
         share = -(-self._left // len(lines))
         empty = [line for line in lines if not line.jobs and line.more]

@@ -1,4 +1,4 @@
-"""Settling: how a claim leaves the lines it looked at, and what it tells if it gives nothing."""
+"""What a claim writes of the lines it looked at, and what it tells if it gives nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from taskmux_mongodb.records import LINED, Document
 from taskmux_mongodb.restrictions import Restriction
 from taskmux_mongodb.store import Store, Write
 
-__all__ = ["MERGED", "Line", "active_in", "freed", "kept", "settle"]
+__all__ = ["MERGED", "Line", "active_in", "freed", "kept", "write_back"]
 
 MERGED: Final = 100
 """How many lines one query reads in order: the server merges no more than 200 without a sort."""
@@ -49,7 +49,7 @@ class Line(msgspec.Struct, eq=False):
         return not self.jobs and not self.more
 
 
-async def settle(
+async def write_back(
     store: Store,
     queue: str,
     restriction: Restriction,
@@ -79,7 +79,7 @@ async def settle(
 
 
 async def _find_more(store: Store, queue: str, lines: Sequence[Line]) -> None:
-    """Learn which of the lines that gave all that was read of them have more.
+    """Learn which lines have more jobs, of those that gave all that was read of them.
 
     One walk through a little of their index; a line that it does not reach counts as having more,
     until a claim finds that it has not.
@@ -130,7 +130,7 @@ async def _write_gates(
 async def _look_again(
     store: Store, queue: str, settings: QueueSettings, lines: Sequence[Line]
 ) -> None:
-    """Let lines come back for which all has changed while they were parked."""
+    """Let lines come back whose settings or jobs changed while this claim parked them."""
     parked = [line for line in lines if line.name is not None and line.parked is not None]
     if not parked:
         return

@@ -56,7 +56,7 @@ async def end_holds(store: Store, queue: str) -> None:
 
 
 async def made_room(store: Store, transitions: Sequence[Transition]) -> set[str]:
-    """Let full queues and lines give again whose jobs have stopped; return their queues."""
+    """Let full queues and lines give again where jobs have stopped; return the queues."""
     stopped = [
         one for one in transitions
         if one.guard.fence is not None and one.to not in (None, State.ACTIVE)

@@ -1,10 +1,10 @@
 """The ring: which lines of a queue have waiting jobs, in the order of their turns.
 
-One document for each line but the common one; it comes after the line's first job, and goes when
-a claim finds the line empty. `turn` orders the ring. `parked` is `no`
-for a line in the ring; one that may not give is parked as `paused`, `full` or until an instant,
-and no claim looks at it. `v` is another number with every job that comes, one that never was, so
-that whoever found the line empty before removes nothing.
+One document for each line but the common one; it is made just after the line's first job, and
+deleted when the line is found empty. `turn` orders the ring. `parked` is `no` for a line in the
+ring; one that may not give is parked as `paused`, `full` or until an instant, and no claim looks
+at it. `v` changes with every job that comes and never has an old value again: who found the line
+empty deletes it only if `v` is still the same.
 
 The common line has no such document: how it stands follows from its first job and from its last
 turn, which its gate keeps.
@@ -47,7 +47,7 @@ PAUSED: Final = "paused"
 _TRIES: Final = 8
 _JOINED: Final = 1000
 _MENDED: Final = 100
-"""How many lines are looked at in one go, to see whether they are in the ring rightly."""
+"""How many lines one pruning looks at, to see whether they belong in the ring."""
 
 
 async def join(store: Store, places: Mapping[Place, int]) -> None:
@@ -102,7 +102,7 @@ async def readmit_all(store: Store, queue: str) -> None:
 
 
 async def mend(store: Store, queue: str, settings: QueueSettings) -> None:
-    """Put right what somebody who died on the way has left undone.
+    """Put right what processes that died on the way have left undone.
 
     Lines with jobs that are not in the ring join it; paused ones that are paused no more come
     back, and so do full ones, of which the next claim sees whether they still are; some lines
@@ -123,7 +123,7 @@ async def mend(store: Store, queue: str, settings: QueueSettings) -> None:
 
 
 async def join_missing(store: Store, queue: str) -> bool:
-    """Put the lines of the jobs that come first into the ring; say whether one was missing.
+    """Put the lines of the queue's first jobs into the ring; say whether one was missing.
 
     Lines are missing where a producer died between a job and its line, or has not come to that
     yet. Such jobs come to be the first ones: nothing stays wrong, and no backlog is walked.

@@ -53,8 +53,8 @@ class Written:
 class Store:
     """Collections with every guarantee explicit, whatever the client's own defaults are.
 
-    Writes are acknowledged by a majority, from its journals. A write that changes nothing waits
-    for the majority too, so an operation that is sent again is durable when it is answered.
+    A write is acknowledged when a majority has it in its journals. A write that changes nothing
+    waits for the majority, too: so an operation that is sent again is durable when it is answered.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Store:
         self.database = self.database_of(client)
         self.transactional = False
         self.jobs = self.database.get_collection("jobs")
-        # For what a later write makes durable, or what costs nothing but order if it is undone.
+        # Hasty writes do not wait for a majority: a later write does, or only an order is lost.
         self.hasty_jobs = self.jobs.with_options(write_concern=WriteConcern(1))
         self.queues = self.database.get_collection("queues")
         self.ring = self.database.get_collection("ring")

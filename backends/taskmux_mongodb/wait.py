@@ -20,14 +20,14 @@ _DEAF: Final = (0.005, 0.25)
 """Seconds between looks while nobody can listen: the first, doubled each time up to the last."""
 
 _EARLY: Final = (0.01, 2 * RINGS_AGAIN)
-"""Seconds after the bell was heard by which jobs may have come that it rang for; then it rings
-again for them. Who last asked before looks once more."""
+"""The bell rings beside the insert, so who hears it may look before the jobs are there. Seconds
+after the bell by which they should be there: who last looked before that looks once more."""
 
 _LISTENING: Final = 1.0
 """Seconds between looks while the bell is heard, for what rings no bell."""
 
 _MOST: Final = 10
-"""Doublings that reach any of the longest."""
+"""As many doublings as any pause needs to reach its longest."""
 
 
 async def wait(
