@@ -175,7 +175,7 @@ class _Walk:
             self._passed += 1
 
     async def _read_jobs(self) -> None:
-        """Read the jobs that the lines whose turn it is will give, if each has its share of them."""
+        """Read what the lines whose turn it is will give, if each has its share of jobs."""
         lines = [*self._fresh, *self._again][: self._left]
         share = -(-self._left // len(lines))
         empty = [line for line in lines if not line.jobs and line.more]

@@ -10,11 +10,15 @@ import pytest
 from taskmux.driver import (
     ApplyStatus,
     ClaimAsk,
+    Dedup,
     JobRecord,
+    Keep,
     NewJob,
     Note,
     Op,
     PushStatus,
+    Ref,
+    State,
     transition,
 )
 from tests.mongo_servers import MongoServer, mongod_program, running
@@ -93,6 +97,32 @@ async def test_a_batch_is_sent_in_parts_of_bounded_bytes(server, driver, monkeyp
         database.drop_collection("system.profile")
     claimed = await driver.claim(Op("w", 1), ClaimAsk("q", "w", 9, 60_000))
     assert [job.id for job in claimed.jobs] == [f"job-{n}" for n in range(5)]
+
+
+async def test_each_job_has_its_own_answer_whatever_part_it_went_in(driver, monkeypatch) -> None:
+    monkeypatch.setattr(deadlines, "_PART", 1)
+    names = ["a", "b", "c", "d", "e", "f"]
+    keys = {"b": "one", "f": "two"}
+
+    def new(name: str, **fields) -> NewJob:
+        return NewJob(JobRecord(**{"queue": "q", "id": name, "task": "t"} | fields))
+
+    await driver.push(Op("p", 1), [new("c"), new("e")])
+    jobs = [new(name, dedup=Dedup(keys[name]) if name in keys else None) for name in names]
+    pushed = [one.status for one in await driver.push(Op("p", 2), jobs)]
+    created, duplicate = PushStatus.CREATED, PushStatus.DUPLICATE
+    assert pushed == [created, created, duplicate, created, duplicate, created]
+    gone = [transition.cancel(Ref("q", name), Keep()) for name in names]
+    await driver.apply(Op("x", 1), gone)
+    await driver.push(Op("p", 3), [new("g", dedup=Dedup("one")), new("h", dedup=Dedup("two"))])
+    back = [transition.redrive(one.ref, frozenset({State.CANCELLED})) for one in gone]
+    applied = [one.status for one in await driver.apply(Op("x", 2), back)]
+    conflicts = [name for name, one in zip(names, applied, strict=True) if one == "conflict"]
+    assert conflicts == ["b", "f"]
+    waiting = [
+        one.id for one in await driver.get([one.ref for one in gone]) if one.state == "waiting"
+    ]
+    assert waiting == ["a", "c", "d", "e"]
 
 
 def test_parts_are_whole_and_bounded() -> None:
