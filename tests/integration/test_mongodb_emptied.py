@@ -126,6 +126,17 @@ async def test_a_worker_makes_everything_again_and_says_so_once(
     await newcomer.close()
 
 
+@pytest.mark.parametrize("drop", [drop_all, drop_bell])
+async def test_who_only_listens_makes_it_again(driver, database, drop) -> None:
+    await driver.claim(Op("w", 1), ClaimAsk("q", "w", 1, 60_000))
+    async with asyncio.timeout(PATIENCE):
+        while not driver._store.bell.listening:
+            await asyncio.sleep(0.01)
+        drop(database)
+        while not whole(database):  # nothing is asked of the driver meanwhile
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("drop", [drop_all, drop_jobs, drop_index_of_keys])
 async def test_a_producer_keeps_keys_apart_again(driver, database, drop) -> None:
     """Nobody listens here, so the loss is seen when somebody looks."""
