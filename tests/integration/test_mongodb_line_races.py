@@ -116,6 +116,15 @@ async def test_a_line_that_is_left_empty_leaves_the_ring(server, driver) -> None
     assert in_ring(server) == []
 
 
+async def test_the_line_of_a_committed_job_comes_into_the_ring_by_itself(server, driver) -> None:
+    async with driver._store.client.start_session() as session:
+        await session.start_transaction()
+        job = JobRecord(queue="q", id="job", task="t", group="g")
+        await driver.push_within(session, [NewJob(job)])
+        await session.commit_transaction()
+    await until(lambda: in_ring(server) == ["g"])
+
+
 # -- the lock of a queue with limits --------------------------------------------------------------
 
 
