@@ -3,7 +3,7 @@
 An instance that read that a queue is free of all restrictions believes it for a moment. Whoever
 restricts a queue waits for the end of that moment before answering; from then on every instance
 has to read the restriction. A push whose insert took longer than the moment reads once more, and
-takes its jobs back if the queue has moved. `docs/decisions/0011` says why.
+takes its jobs back if the queue has moved. `docs/decisions/0007-mongodb-moments.md` says why.
 """
 
 from __future__ import annotations
