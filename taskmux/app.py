@@ -28,7 +28,7 @@ from taskmux.model.units import Duration, check_name, check_queue, milliseconds
 from taskmux.model.workers import Command, WorkerInfo
 from taskmux.plugins.instrument import Hooks
 from taskmux.plugins.loading import driver_for, driver_for_client, plugin_manager
-from taskmux.worker import Link, Worker, WorkerOptions, check_concurrency
+from taskmux.worker import Worker, WorkerOptions, check_concurrency
 
 __all__ = ["Taskmux"]
 
@@ -335,11 +335,11 @@ class Taskmux:
         by_url: defaultdict[str, list[str]] = defaultdict(list)
         for name in options.queues:
             by_url[self._url_of(name)].append(name)
-        links = [Link(self._roots[url].fork(), tuple(names)) for url, names in by_url.items()]
+        stores = [(self._roots[url].fork(), tuple(names)) for url, names in by_url.items()]
         lifespan = self._lifespan
         return Worker(
             self._registry,
-            links,
+            stores,
             options,
             hooks=self._hooks,
             limits=self._limits,

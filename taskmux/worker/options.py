@@ -1,4 +1,4 @@
-"""A worker's settings, and the stores it serves."""
+"""A worker's settings."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from taskmux.driver import Driver
 from taskmux.model.errors import DeclarationError
 from taskmux.model.units import brief, check_queue
 
-__all__ = ["MAX_CONCURRENCY", "Link", "WorkerOptions", "check_concurrency"]
+__all__ = ["MAX_CONCURRENCY", "WorkerOptions", "check_concurrency"]
 
 MIN_LEASE_MS = 50
 MAX_CONCURRENCY = 10_000
 MAX_WEIGHT = 1_000
-
-
-class Link(msgspec.Struct, frozen=True):
-    """A store, and which of the worker's queues live in it."""
-
-    driver: Driver
-    queues: tuple[str, ...]
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):

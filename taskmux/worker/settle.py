@@ -13,7 +13,7 @@ from taskmux.api.batch import GroupCommit
 from taskmux.driver import Applied, ApplyStatus, Driver, Op
 from taskmux.model import transition
 from taskmux.model.transition import Transition
-from taskmux.worker.lanes import Held
+from taskmux.worker.held import Held
 
 __all__ = ["Settler"]
 

@@ -96,7 +96,12 @@ class TestHooks:
         assert began[1:] == (name, ("default", "other"))
         assert (started[1].ref, started[1].state, started[2]) == (job.ref, State.ACTIVE, name)
         assert entered[1] == started[1]
-        assert (settled[1], settled[2].to) == (started[1], State.COMPLETED)
+        assert (settled[1].ref, settled[2].to) == (job.ref, State.COMPLETED)
+        assert (settled[1].state, settled[1].attempts, settled[1].result) == (
+            State.COMPLETED,
+            1,
+            b"1",
+        )
         assert settled[3] >= 0
         assert ended[1:] == (name,)
 

@@ -14,18 +14,16 @@ from taskmux.model.backoff import DEFAULT_BACKOFF, Fixed, Steps
 from taskmux.model.job import Attempt, ErrorInfo, JobRecord, Keep, Policy, State
 from taskmux.model.signals import Fail, RateLimited, Retry, Snooze
 from taskmux.model.transition import Changes, Place, Transition
-from taskmux.policy.lifecycle import (
+from taskmux.policy.lifecycle import Run, decide, last_chance
+from taskmux.policy.outcome import (
     Cancelled,
     Completed,
     Crashed,
     Failed,
     Outcome,
     Released,
-    Run,
     Snoozed,
-    decide,
     describe,
-    last_chance,
     outcome_of,
     timed_out,
     unknown_task,
