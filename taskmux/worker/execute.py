@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskmux.api.codec import encode_value
@@ -81,30 +81,34 @@ class Runner:
         try:
             if alone:
                 await self._seclude(held)
-            if await self._may_begin(held, alone=alone):
-                task = self._with.registry.get(held.job.task)
-                loaded = load(held, task, self._with)
-                if isinstance(loaded, Loaded):
-                    ended = await self._run(held, loaded, lane)
-                    self._settle(held, task, self._meaning(held, loaded.task, ended))
-                    if type(ended) is Raised:
-                        free(ended.error)
-                else:
-                    self._settle(held, task, loaded)
+            at_once = not alone and held.station.starts_at_once(held)
+            if not at_once and not await self._may_begin(held, alone=alone):
+                return
+            task = self._with.registry.get(held.job.task)
+            loaded = load(held, task, self._with)
+            if isinstance(loaded, Loaded):
+                ended = await self._run(held, loaded, lane)
+                held.invocation, held.ended = None, monotonic()
+                self._settle(held, task, self._meaning(held, loaded.task, ended))
+                if type(ended) is Raised:
+                    free(ended.error)
+            else:
+                self._settle(held, task, loaded)
             if alone:  # what comes next must not take this one's outcome with it
                 await self._quiet()
-        except asyncio.CancelledError:  # before its handler was called
-            if held.outcome is None and not held.began:
+        except asyncio.CancelledError:
+            if held.outcome is None and not held.began:  # its handler was not called
                 held.station.give_back(held)
             raise
         except Exception:
             logger.exception("job %s: taskmux itself failed; its lease will lapse", held.job.ref)
             self._lanes.forget(held)
         finally:
+            held.invocation = None
             self._lanes.done(held)
 
     async def _may_begin(self, held: Held, *, alone: bool) -> bool:
-        """Say whether its handler may be called.
+        """Say whether a handler may be called for which the store must be asked.
 
         What may not because the worker stops is given back when handlers have been stopped.
         """
@@ -117,17 +121,13 @@ class Runner:
 
     # -- run ----------------------------------------------------------------------------------
 
-    async def _run(self, held: Held, loaded: Loaded, lane: Lane) -> Any:
-        """Call the handler; return what it returned, or `Raised`."""
+    def _run(self, held: Held, loaded: Loaded, lane: Lane) -> Awaitable[Any]:
+        """Call the handler; awaited, it gives what the handler returned, or `Raised`."""
         held.began = monotonic()
-        try:
-            if self._plain and loaded.task.is_async and held.job.policy.timeout_ms is None:
-                held.invocation = loaded.invocation(self._context_vars.copy(), lane)
-                return await held.invocation
-            return await self._attended(held, loaded, lane)
-        finally:
-            held.invocation = None
-            held.ended = monotonic()
+        if self._plain and loaded.task.is_async and held.job.policy.timeout_ms is None:
+            held.invocation = loaded.invocation(self._context_vars.copy(), lane)
+            return held.invocation
+        return self._attended(held, loaded, lane)
 
     async def _attended(self, held: Held, loaded: Loaded, lane: Lane) -> Any:
         """Run what somebody observes, what has a timeout, and what needs a thread."""

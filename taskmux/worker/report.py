@@ -43,13 +43,15 @@ class Report:
         self._worker = worker
         self._lease_ms = lease_ms
         self._unknown: dict[str, float] = {}
-        self.talks = False
-        """Whether the log takes INFO: asked once a second, not for each job."""
+        self._talks = False
+        self.on_completion = hooks.settled is not None
+        """Whether anybody wants to hear of a job that was done. The log is asked every second."""
 
     async def listen(self) -> None:
-        """Ask the log every second what it takes."""
+        """Ask the log every second whether it takes INFO."""
         while True:
-            self.talks = logger.isEnabledFor(logging.INFO)
+            self._talks = logger.isEnabledFor(logging.INFO)
+            self.on_completion = self._talks or self._hooks.settled is not None
             await asyncio.sleep(1)
 
     def settled(self, job: JobRecord, what: Transition, applied: Applied, seconds: float) -> None:
@@ -58,13 +60,13 @@ class Report:
             self._hooks.settled(_after(job, what, applied), what, seconds)
         state = applied.state or what.to
         if state is State.COMPLETED:
-            if self.talks:
+            if self._talks:
                 self._done(job, seconds)
         elif state is State.DEAD:
             self._dead(job, what, seconds)
         elif what.changes.attempts is not UNSET or what.changes.crashes is not UNSET:
             self._retried(job, what, seconds)
-        elif self.talks:
+        elif self._talks:
             reason = what.changes.reason or "given back"
             logger.info("job %s (%s): %s", job.ref, job.task, reason, extra=_facts(job, seconds))
 

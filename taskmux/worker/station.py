@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from taskmux.api.batch import Replies, resend
 from taskmux.driver import Applied, ApplyStatus, Driver, LeaseStatus, Note, Op, Presence
 from taskmux.model import transition
+from taskmux.model.job import State
 from taskmux.model.transition import Transition
 from taskmux.model.workers import Command, WorkerInfo
 from taskmux.worker.beat import Heart
@@ -124,14 +125,22 @@ class Station:
         """Give a job back that was not begun."""
         self.settler.settle(held, transition.release(held.job))
 
-    async def may_start(self, held: Held) -> bool:
-        """Say whether a run may begin: the store is told, and the lease holds."""
+    def starts_at_once(self, held: Held) -> bool:
+        """Say whether a run may begin without asking the store, which is told of it later.
+
+        So may the first delivery of a job: one uncounted crash does no harm.
+        """
+        job = held.job
         if not held.started:
-            first = held.job.fence == held.job.created_at + 1
-            if first and held.job.policy.max_crashes > 1:  # one uncounted crash does no harm
-                self.settler.mark_started(held)
-            elif not await self.settler.confirm_started(held):
+            if job.fence != job.created_at + 1 or job.policy.max_crashes <= 1:
                 return False
+            self.settler.mark_started(held)
+        return held.until > monotonic()
+
+    async def may_start(self, held: Held) -> bool:
+        """Say whether a run may begin: the store has heard of it, and the lease holds."""
+        if not held.started and not await self.settler.confirm_started(held):
+            return False
         return held.until > monotonic() or await self._still_holds(held)
 
     async def _still_holds(self, held: Held) -> bool:
@@ -153,5 +162,5 @@ class Station:
         self._lanes.forget(held)
         if applied.status in (ApplyStatus.STALE, ApplyStatus.GONE):
             self._report.refused(held.job)
-        else:
+        elif what.to is not State.COMPLETED or self._report.on_completion:
             self._report.settled(held.job, what, applied, max(0.0, held.ended - held.began))
