@@ -308,6 +308,8 @@ class Worker:
             )
 
     async def _handlers_end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        if not tasks:
+            return
         _, late = await asyncio.wait(tasks, timeout=GRACE * HANDLERS_SHARE)
         if not late:
             return
