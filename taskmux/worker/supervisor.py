@@ -13,12 +13,13 @@ from typing import Any, Self
 from taskmux.api.task import Registry
 from taskmux.config import Limits
 from taskmux.driver import Driver, LeaseStatus
-from taskmux.model.errors import ConfigError, StoreError
+from taskmux.model.errors import ConfigError
 from taskmux.model.job import Ref
 from taskmux.model.workers import Command
 from taskmux.plugins.instrument import Hooks
 from taskmux.worker.clock import monotonic
 from taskmux.worker.declare import store_declared
+from taskmux.worker.drain import GRACE, Drain
 from taskmux.worker.duties import Crew
 from taskmux.worker.execute import Runner
 from taskmux.worker.held import Held, Stop
@@ -33,12 +34,6 @@ from taskmux.worker.watch import Watch
 __all__ = ["Worker"]
 
 logger = logging.getLogger("taskmux.worker")
-
-GRACE = 5.0
-"""Seconds after the drain deadline in which cancelled handlers end and the last writes are made."""
-
-HANDLERS_SHARE = 0.6
-"""How much of them handlers may take."""
 
 MakeLifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -81,12 +76,10 @@ class Worker:
         self._crew = Crew()
         self._duties = Crew()
         self._stopping: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
         self._told = asyncio.Event()
         self._begun = False
         self._thread_prefix = f"taskmux-{options.name}"
-        self.cut_off: tuple[Ref, ...] = ()
-        """The jobs whose handlers still ran at the drain deadline."""
+        self._drain = Drain(self._lanes, self._stations, self._crew, options)
 
     @property
     def name(self) -> str:
@@ -97,6 +90,11 @@ class Worker:
     def running(self) -> int:
         """How many handlers run now."""
         return self._lanes.running
+
+    @property
+    def cut_off(self) -> tuple[Ref, ...]:
+        """The jobs whose handlers were stopped at the drain deadline."""
+        return self._drain.cut_off
 
     @property
     def left_behind(self) -> bool:
@@ -128,7 +126,7 @@ class Worker:
 
     async def _start(self) -> None:
         enter = self._resources
-        self._stations = [
+        self._stations += [
             Station(driver, queues, self._lanes, self.options, self._report)
             for driver, queues in self._stores
         ]
@@ -237,28 +235,42 @@ class Worker:
         self._told.set()
         if self._runner is None:  # it has not begun, so there is nothing to drain
             return
-        stopping = self._begin_to_stop()
-        try:
-            await asyncio.shield(stopping)
-        except asyncio.CancelledError:
-            # The caller has no more time, but what runs must still be given back.
-            self.abort()
-            await asyncio.wait([stopping], timeout=2 * GRACE)
-            raise
+        caller = asyncio.current_task()
+        asked = caller.cancelling() if caller else 0
+        while True:
+            try:
+                await asyncio.shield(self._begin_to_stop())
+                break
+            except asyncio.CancelledError:
+                if caller is None or caller.cancelling() > asked:
+                    # The caller has no more time, but what runs must still be given back.
+                    self.abort()
+                    await self._stopped_within(2 * GRACE)
+                    raise
+                # else somebody cancelled the task that stops it: another one goes on
+
+    async def _stopped_within(self, limit: float) -> None:
+        deadline = monotonic() + limit
+        while (left := deadline - monotonic()) > 0:
+            stopping = self._begin_to_stop()
+            await asyncio.wait([stopping], timeout=left)
+            if stopping.done() and not stopping.cancelled():
+                return
 
     def _begin_to_stop(self) -> asyncio.Task[None]:
+        """Return the task that stops it; one that was cancelled before it began is none."""
         self._told.set()
-        if self._stopping is None:
+        if self._stopping is None or self._stopping.cancelled():
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
         return self._stopping
 
     def abort(self) -> None:
         """End the drain now: running handlers are cancelled and their jobs released."""
-        self._hurry.set()
+        self._drain.hurry.set()
 
     async def _stop(self) -> None:
         try:
-            await self._drain_surely()
+            await self._drain.run()
         finally:
             self._lanes.phase = Phase.ENDING
             crews = [self._duties.end(), self._crew.end()]
@@ -266,82 +278,3 @@ class Worker:
             await self._resources.aclose()
             if self._hooks.worker_stopped is not None:
                 self._hooks.worker_stopped(self.name)
-
-    async def _drain_surely(self) -> None:
-        """Drain; in a hurry where this very task is cancelled, as its whole event loop may be."""
-        for _ in range(2):
-            try:
-                return await self._drain()
-            except asyncio.CancelledError:
-                self.abort()
-        return await self._drain()
-
-    async def _drain(self) -> None:
-        self._give_back_unstarted()
-        fetching = [
-            task
-            for station in self._stations
-            for task in station.stop_fetching(self._give_back_unstarted)
-        ]
-        await self._until_idle(self.options.drain_ms / 1000)
-        deadline = monotonic() + GRACE
-        self._lanes.phase = Phase.CUTTING
-        running = self._lanes.running_jobs()
-        if not self._hurry.is_set():
-            self._tell_cut_off(running)
-        for held in running:
-            held.interrupt(Stop.DRAIN)
-        await self._handlers_end([*self._crew.tasks, *fetching])
-        for held in list(self._lanes.held):
-            if held.outcome is None and held.invocation is None:
-                held.station.give_back(held)
-        await self._flush(deadline)
-
-    def _tell_cut_off(self, running: Sequence[Held]) -> None:
-        self.cut_off = tuple(held.job.ref for held in running)
-        for held in running:
-            logger.warning(
-                "job %s (%s): its handler is stopped at the drain deadline, and it is given back",
-                held.job.ref,
-                held.job.task,
-                extra={"queue": held.job.queue, "job": held.job.id, "task": held.job.task},
-            )
-
-    async def _handlers_end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=GRACE * HANDLERS_SHARE)
-        if not late:
-            return
-        for held in self._lanes.running_jobs():
-            logger.error(
-                "job %s (%s): its handler ignores that it is stopped; its lease will lapse",
-                held.job.ref,
-                held.job.task,
-            )
-        if not self._lanes.running_jobs():
-            logger.error("the store does not answer")
-
-    def _give_back_unstarted(self) -> None:
-        for held in self._lanes.drain():
-            held.station.give_back(held)
-
-    async def _until_idle(self, limit: float) -> None:
-        """Wait until no handler runs, the drain deadline passes, or somebody is in a hurry."""
-        idle = asyncio.ensure_future(self._lanes.idle())
-        hurry = asyncio.ensure_future(self._hurry.wait())
-        try:
-            await asyncio.wait([idle, hurry], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            idle.cancel()
-            hurry.cancel()
-
-    async def _flush(self, deadline: float) -> None:
-        for station in self._stations:
-            if not await station.settler.flush(max(0.1, deadline - monotonic())):
-                logger.error("some outcomes could not be stored; their leases will lapse")
-        for station in self._stations:
-            try:
-                await asyncio.wait_for(station.say_goodbye(), 1)
-            except (StoreError, TimeoutError) as error:
-                logger.warning("the last heartbeat failed: %s", error)
