@@ -310,7 +310,7 @@ class Taskmux:
         *,
         concurrency: int = 10,
         lease: Duration = "30s",
-        drain: Duration = "25s",
+        drain: Duration = "20s",
     ) -> Worker:
         """Return a worker for these queues: `async with mux.worker(["email"]): ...`.
 

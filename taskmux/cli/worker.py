@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +16,7 @@ import click
 from taskmux.app import Taskmux
 from taskmux.cli.common import complaints, errors_to_exit_codes, load_app, settings_from
 from taskmux.cli.processes import supervise
+from taskmux.cli.signals import CUT_OFF, Signals, quietly
 from taskmux.config import Settings, parent_process
 from taskmux.model.errors import ConfigError
 from taskmux.model.units import milliseconds, show_ms
@@ -50,7 +51,7 @@ def worker() -> None:
 )
 @click.option("--concurrency", type=int, help="Handlers at once [TASKMUX_CONCURRENCY].")
 @click.option("--lease", help="How long a silent worker keeps a job: 30s [TASKMUX_LEASE].")
-@click.option("--drain", help="How long stopping waits for handlers: 25s [TASKMUX_DRAIN].")
+@click.option("--drain", help="How long stopping waits for handlers: 20s [TASKMUX_DRAIN].")
 @click.option(
     "--processes",
     type=click.IntRange(1, 256),
@@ -82,7 +83,8 @@ def worker_run(app: str | None, queues: str | None, url: str | None, **flags: An
     if settings.processes > 1:
         sys.exit(supervise(settings.processes, _again(settings, url)))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(mux, one, settings))
+        code = runner.run(_serve(mux, one, settings))
+    sys.exit(code)
 
 
 def _weighted(queues: Sequence[str]) -> Sequence[str] | dict[str, int]:
@@ -98,37 +100,42 @@ def _weighted(queues: Sequence[str]) -> Sequence[str] | dict[str, int]:
     return weights
 
 
-async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> None:
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if one.stopping:
-            complaints.print("Stopping now; what runs is given back.")
-            one.abort()
-            return
-        drain = show_ms(milliseconds(settings.drain))
-        complaints.print(
-            f"Draining: {one.running} running, at most {drain}. Once more to stop now."
-        )
-        one.stop_soon()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
+    signals = Signals(
+        one,
+        complaints.print,
+        drain=show_ms(milliseconds(settings.drain)),
+        supervised=parent_process() is not None,
+    )
+    signals.listen()
     try:
         async with one:
-            complaints.print(
+            quietly(
+                complaints.print,
                 f"Worker {one.name} serves {', '.join(one.options.queues)} on {mux.url} "
                 f"({one.options.concurrency} at once, lease {show_ms(one.options.lease_ms)}, "
-                f"{len(mux.tasks.names())} tasks). Ctrl-C drains."
+                f"{len(mux.tasks.names())} tasks). Ctrl-C drains.",
             )
-            watching = loop.create_task(_stop_with_parent(one))
+            watching = asyncio.get_running_loop().create_task(_stop_with_parent(one))
             await one.stopping_began()
             watching.cancel()
     finally:
+        signals.ended()
         await mux.close()
-    complaints.print("Stopped.")
+    return _farewell(one)
+
+
+def _farewell(one: Worker) -> int:
+    """Say how it ended; return the exit status."""
+    code = 0
+    if one.cut_off:
+        code = CUT_OFF
+        jobs = ", ".join(map(str, one.cut_off))
+        quietly(complaints.print, f"Handlers were stopped at the drain deadline: {jobs}.")
+    quietly(complaints.print, "Stopped.")
     if one.left_behind:
-        _leave()
+        _leave(code)
+    return code
 
 
 async def _stop_with_parent(one: Worker) -> None:
@@ -137,8 +144,8 @@ async def _stop_with_parent(one: Worker) -> None:
     while parent is not None and os.getppid() == parent:  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(1)
     if parent is not None:
-        complaints.print("The supervising process is gone; draining.")
         one.stop_soon()
+        quietly(complaints.print, "The supervising process is gone; draining.")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -151,12 +158,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-def _leave() -> None:
+def _leave(code: int) -> None:
     """End the process at once: a handler that ignores its cancellation would keep it for ever."""
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _log(level: str) -> None:

@@ -24,14 +24,15 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `prefetch`: how many claimed jobs may wait for a free lane. `max_block_ms`: how long the
     renewal thread keeps leases for an event loop that does not turn. `idle_ms`: the longest sleep
-    of an idle fetcher. `weights`: how often each queue comes first; empty: in their order.
+    of an idle fetcher. `drain_ms`: with the grace for the last writes below the 30 s of Kubernetes.
+    `weights`: how often each queue comes first; empty: in their order.
     """
 
     queues: tuple[str, ...]
     name: str
     concurrency: int = 10
     lease_ms: int = 30_000
-    drain_ms: int = 25_000
+    drain_ms: int = 20_000
     prefetch: int = 10
     max_block_ms: int = 300_000
     idle_ms: int = 5_000
