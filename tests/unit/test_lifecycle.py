@@ -160,6 +160,37 @@ def attempt(number: int) -> Attempt:
     return Attempt(number, number, "w", "failed")
 
 
+class Drawn(Random):
+    """Draws what the test says."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self._number = number
+
+    def random(self) -> float:
+        return self._number
+
+
+class TestCrashBackoff:
+    def test_it_doubles_up_to_a_minute(self):
+        delays = [
+            decide(job(crashes=crashes, max_crashes=99), Crashed(), RUN, Drawn(0.0)).delay
+            for crashes in range(9)
+        ]
+        assert delays == [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]
+
+    @pytest.mark.parametrize("crashes", range(4))
+    def test_it_is_never_nothing(self, crashes):
+        one = decide(job(crashes=crashes, max_crashes=99), Crashed(), RUN, Drawn(1 - 1e-9))
+        assert (one.to, one.delay) == (State.DELAYED, 1)
+
+    def test_it_is_spread(self):
+        rng = Random(3)
+        delays = {decide(job(max_crashes=99), Crashed(), RUN, rng).delay for _ in range(50)}
+        assert len(delays) > 30
+        assert max(delays) <= 1000
+
+
 class TestHistory:
     @pytest.mark.parametrize(
         ("limit", "kept"), [(20, [1, 2, 3, 4]), (2, [3, 4]), (1, [4]), (0, [])]
