@@ -35,12 +35,10 @@ def handler(function: Any, name: str) -> Callable[..., Any]:
 
 
 def annotated(function: Any) -> Callable[..., Any]:
-    """Return the function that has the annotations: a partial's, or a callable object's method."""
+    """Return the function that has the annotations: of a partial, what it calls."""
     while isinstance(function, functools.partial):
         function = function.func
-    plain = inspect.isroutine(function) or inspect.isclass(function)
-    is_object = callable(function) and not plain
-    found: Callable[..., Any] = type(function).__call__ if is_object else function
+    found: Callable[..., Any] = function
     return found
 
 

@@ -46,9 +46,6 @@ class Waiting:
         assert threading.current_thread() is threading.main_thread()
         return ctx.id
 
-    async def __call__(self, ctx: Context, seconds: float = 60) -> str:
-        return await self.wait(ctx, seconds)
-
     def forms(self) -> dict[str, Callable[..., Any]]:
         async def plain(ctx: Context, seconds: float = 60) -> str:
             return await self.wait(ctx, seconds)
@@ -63,7 +60,6 @@ class Waiting:
             "partial of a decorated": functools.partial(traced(plain)),
             "static": staticmethod(plain),
             "bound method": self.wait,
-            "object": self,
             "returns a coroutine": returns,
         }
 
