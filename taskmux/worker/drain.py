@@ -66,7 +66,7 @@ class Drain:
         ]
         await self._until_idle(self._options.drain_ms / 1000)
         deadline = monotonic() + GRACE
-        self._lanes.phase = Phase.CUTTING
+        self._lanes.go_on_to(Phase.CUTTING)
         running = self._lanes.running_jobs()
         if not self.hurry.is_set():
             self._tell_cut_off(running)

@@ -166,9 +166,9 @@ class Runner:
         library may turn a cancellation into an error of its own.
         """
         if type(ended) is not Raised:
-            if held.stop is Stop.TIMEOUT and not task.is_async:
-                return timed_out(held.job.policy.timeout_ms or 0)
-            return self._completed(held.job, ended)
+            if held.stop is None or task.is_async or held.stop is not Stop.TIMEOUT:
+                return self._completed(held.job, ended)
+            return timed_out(held.job.policy.timeout_ms or 0)
         if signal_in(ended.error) is None:
             if held.stop is not None:
                 return _stopped(held.job, held.stop)

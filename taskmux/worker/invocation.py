@@ -57,12 +57,11 @@ class CoroutineInvocation:
 
     __slots__ = ("_args", "_context", "_function", "_lane", "_named", "_variables")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - one a job, and by place it is made faster
         self,
         function: Callable[..., Awaitable[Any]],
         args: Sequence[Any],
         named: Mapping[str, Any],
-        *,
         variables: contextvars.Context,
         lane: Lane,
         context: Context | None,
@@ -84,7 +83,7 @@ class CoroutineInvocation:
         run, lane, cut_off = self._variables.run, self._lane, False
         argument: Any = None
         try:
-            coroutine = run(self._function, *self._args, **self._named)
+            coroutine: Any = self._function(*self._args, **self._named)
             if type(coroutine) is not CoroutineType:
                 coroutine = _awaited(coroutine)
         except BaseException as error:  # noqa: BLE001 - as below
@@ -172,12 +171,7 @@ class ThreadInvocation:
         if type(ended) is Raised or not _can_be_awaited(ended):
             return ended
         self._awaiting = CoroutineInvocation(
-            _awaited,
-            (ended,),
-            {},
-            variables=self._variables,
-            lane=self._lane,
-            context=self._context,
+            _awaited, (ended,), {}, self._variables, self._lane, self._context
         )
         if self._stopped:
             self._awaiting.interrupt()

@@ -55,6 +55,8 @@ class Lanes:
         self.open = 0
         """Lanes that there are; more than `concurrency` until the surplus ones have ended."""
         self.phase = Phase.SERVING
+        self.serving = True
+        """Whether what waits here may begin: the phase as each job asks for it, several times."""
         self.paused = False
         self.want = asyncio.Event()
         """Set when there may be room to fetch."""
@@ -68,10 +70,10 @@ class Lanes:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @property
-    def serving(self) -> bool:
-        """Whether what waits here may begin."""
-        return self.phase is Phase.SERVING
+    def go_on_to(self, phase: Phase) -> None:
+        """Enter a phase of the worker's life, if that has not come yet."""
+        self.phase = max(self.phase, phase)
+        self.serving = self.phase is Phase.SERVING
 
     @property
     def room(self) -> int:
@@ -119,7 +121,7 @@ class Lanes:
 
     @property
     def _surplus(self) -> bool:
-        return self.phase > Phase.SERVING or self.open > self.concurrency
+        return not self.serving or self.open > self.concurrency
 
     def resize(self, concurrency: int) -> int:
         """Change how many handlers run at once; return how many lanes must be opened for it.
@@ -189,7 +191,7 @@ class Lanes:
 
     def drain(self) -> list[Held]:
         """Start nothing more from now on; return the jobs that were not started."""
-        self.phase = max(self.phase, Phase.DRAINING)
+        self.go_on_to(Phase.DRAINING)
         rest = self.withdraw()
         self._wake()
         self.want.set()

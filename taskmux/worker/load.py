@@ -37,8 +37,8 @@ class Equipment(msgspec.Struct, frozen=True):
     state: Any = None
 
 
-class Loaded(msgspec.Struct, frozen=True):
-    """A handler with its arguments."""
+class Loaded(msgspec.Struct, frozen=True, gc=False):
+    """A handler with its arguments. Only the running lane points to it, so it is in no circle."""
 
     task: AnyTask
     args: list[Any]
@@ -48,12 +48,7 @@ class Loaded(msgspec.Struct, frozen=True):
     def invocation(self, variables: contextvars.Context, lane: Lane) -> Invocation:
         """Return it as a coroutine in the lane."""
         return CoroutineInvocation(
-            self.task.function,
-            self.args,
-            self.named,
-            variables=variables,
-            lane=lane,
-            context=self.context,
+            self.task.function, self.args, self.named, variables, lane, self.context
         )
 
     def in_thread(

@@ -33,6 +33,10 @@ BEAT_EVERY = 1.0
 PRUNE_EVERY = 60.0
 TRIES = 3
 
+# Looked up once: each job needs them.
+_COMPLETED = State.COMPLETED
+_REFUSED = frozenset({ApplyStatus.STALE, ApplyStatus.GONE})
+
 
 class Station:
     """One store, some of the worker's queues in it, and the duties there.
@@ -160,7 +164,7 @@ class Station:
 
     def _stored(self, held: Held, what: Transition, applied: Applied) -> None:
         self._lanes.forget(held)
-        if applied.status in (ApplyStatus.STALE, ApplyStatus.GONE):
+        if applied.status in _REFUSED:
             self._report.refused(held.job)
-        elif what.to is not State.COMPLETED or self._report.on_completion:
+        elif what.to is not _COMPLETED or self._report.on_completion:
             self._report.settled(held.job, what, applied, max(0.0, held.ended - held.began))

@@ -272,7 +272,7 @@ class Worker:
         try:
             await self._drain.run()
         finally:
-            self._lanes.phase = Phase.ENDING
+            self._lanes.go_on_to(Phase.ENDING)
             crews = [self._duties.end(), self._crew.end()]
             await asyncio.gather(*crews, *(station.end() for station in self._stations))
             await self._resources.aclose()
