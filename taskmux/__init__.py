@@ -1,10 +1,12 @@
 """taskmux: a task queue for Python with pluggable storage. All that users import is here."""
 
+from taskmux.api.blocking import BlockingHandle, BlockingQueue
+from taskmux.api.call import Call
 from taskmux.api.context import BlockingContext, Context, Sent
-from taskmux.api.handle import BlockingHandle, JobHandle
+from taskmux.api.handle import JobHandle
 from taskmux.api.options import JobOptions, QueueOptions, Retention
 from taskmux.api.queue import Counts, Queue
-from taskmux.api.task import BlockingTask, Call, Task
+from taskmux.api.task import BlockingTask, Task
 from taskmux.app import Taskmux
 from taskmux.config import Limits
 from taskmux.driver.hook import hookimpl
@@ -53,6 +55,7 @@ __all__ = [
     "Attempt",
     "BlockingContext",
     "BlockingHandle",
+    "BlockingQueue",
     "BlockingTask",
     "Call",
     "Cause",

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import fnmatch
-import sys
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
-from typing import Any, Self, TypeVar, Unpack, cast
+from typing import Any, Self, TypeVar, Unpack
 
 from taskmux.api.blocking import BackgroundLoop
+from taskmux.api.call import Call, Terms
 from taskmux.api.codec import encode_mapping
-from taskmux.api.connection import Connection
 from taskmux.api.handle import JobHandle
+from taskmux.api.naming import task_name
 from taskmux.api.options import JobOptions, QueueOptions, parse_call, parse_shared
-from taskmux.api.pool import Pool
 from taskmux.api.producing import Producing
 from taskmux.api.queue import Queue, declared_limits
-from taskmux.api.task import Call, Registry, Task, TaskDecorator, Terms, decorator, task_line
-from taskmux.config import Limits, load_settings
-from taskmux.driver import Driver, Presence, require
-from taskmux.model.errors import ConfigError, DeclarationError
+from taskmux.api.serving import mismatches, queues_of
+from taskmux.api.stores import Stores
+from taskmux.api.task import Registry, Task, TaskDecorator, decorator
+from taskmux.config import Limits
+from taskmux.model.errors import DeclarationError
 from taskmux.model.job import Ref
 from taskmux.model.queue import Rate
 from taskmux.model.units import Duration, check_name, check_queue, milliseconds
 from taskmux.model.workers import Command, WorkerInfo
 from taskmux.plugins.instrument import Hooks
-from taskmux.plugins.loading import driver_for, driver_for_client, plugin_manager
 from taskmux.worker import Worker, WorkerOptions, check_concurrency
 
 __all__ = ["Taskmux"]
 
 R = TypeVar("R")
+
+logger = logging.getLogger("taskmux.worker")
 
 Lifespan = Callable[["Taskmux"], AbstractAsyncContextManager[Any]]
 
@@ -72,26 +71,14 @@ class Taskmux:
         limits: Limits | None = None,
         plugins: Sequence[object] = (),
     ) -> None:
-        self._plugins = plugin_manager(plugins)
-        self._routes = dict(routes or {})
-        self._roots: dict[str, Driver] = {}
-        if client is not None:
-            if url is not None:
-                raise DeclarationError("Give a url or a client: each says where the store is.")
-            given = driver_for_client(client, self._plugins)
-            url = given.url
-            self._roots[url] = given
-        self._url = load_settings().url if url is None else url
-        for one in (self._url, *self._routes.values()):
-            if one not in self._roots:
-                self._roots[one] = driver_for(one, self._plugins)
+        self._stores = Stores(url, client, routes, plugins)
+        self._connect = self._stores.connect
         self._defaults = parse_shared(defaults or {})
         self._lifespan = lifespan
         self._limits = limits or Limits()
         self._registry = Registry()
-        self._hooks = Hooks(self._plugins)
-        self._pool = Pool()
-        self._producing = Producing(self._connect, self, self._hooks)
+        self._hooks = Hooks(self._stores.plugins)
+        self._producing = Producing(self._connect, self._stores.opened, self, self._hooks)
         self._background = BackgroundLoop()
 
     def __repr__(self) -> str:
@@ -100,7 +87,12 @@ class Taskmux:
     @property
     def url(self) -> str:
         """The default store's URL, credentials hidden."""
-        return self._roots[self._url].url
+        return self._stores.url
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The URLs of all its stores, the default one first, credentials hidden."""
+        return self._stores.urls
 
     @property
     def tasks(self) -> Registry:
@@ -119,12 +111,7 @@ class Taskmux:
             InvalidURL, UnknownScheme, MissingExtra: the URL cannot be served.
             ConfigError: a store is open already.
         """
-        if self._pool.in_use:
-            raise ConfigError("This app has open stores; choose another URL before first use.")
-        self._roots[url] = driver_for(url, self._plugins)
-        if self._url != url and self._url not in self._routes.values():
-            del self._roots[self._url]
-        self._url = url
+        self._stores.use(url)
 
     # -- declaring ----------------------------------------------------------------------------
 
@@ -163,9 +150,8 @@ class Taskmux:
         limits = declared_limits(concurrency, rate, own_line=own_line)
 
         def register(function: Callable[..., Any]) -> Task[Any, Any, Any, Any]:
-            task_name = name or _default_name(function)
             task: Task[Any, Any, Any, Any] = Task(
-                check_name(task_name, "task name"),
+                check_name(name or task_name(function), "task name"),
                 function,
                 parsed,
                 self,
@@ -185,6 +171,8 @@ class Taskmux:
         Cancelling the await does not take the job back.
 
         Raises:
+            StoreUnavailable: the store could not be reached within `enqueue_timeout`; the job may
+                be stored all the same.
             Moved: the queue lives in another store now.
             GroupFull: its group has as many waiting jobs as the queue allows.
             UnsupportedFeature: `session` is given and the store has no transactions, or a group
@@ -198,9 +186,13 @@ class Taskmux:
     ) -> JobHandle[Any]:
         """Store a job by its task's name, which need not be registered here.
 
+        If it is, its declared options hold and its signature is checked, as if the task itself
+        had been enqueued.
+
         Args:
             task: the name.
-            arguments: values by parameter name; checked by the worker that runs the job.
+            arguments: values by parameter name; of an unknown task they are checked by the worker
+                that runs the job.
             options: see `JobOptions`.
 
         Raises:
@@ -208,20 +200,23 @@ class Taskmux:
                 anything is sent.
             StoreError: the store refused or could not be reached.
         """
-        check_name(task, "task name")
-        said = parse_call(options)
+        known = self._registry.get(check_name(task, "task name"))
+        if known is not None:
+            return await self.submit(known.options(**options).bind_named(arguments or {}))
         payload = encode_mapping(task, arguments or {}, self._limits.payload)
-        known = self._registry.get(task)
-        line = None if known is None or known.limits is None else task_line(task)
-        return await self.submit(Call(task, payload, Terms.settled(said, self._defaults, line)))
+        terms = Terms.settled(parse_call(options), self._defaults)
+        return await self.submit(Call(task, payload, terms))
 
-    async def enqueue_many(self, calls: Sequence[Call[R]]) -> list[JobHandle[R]]:
+    async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """Store many calls, in order, a few hundred per round trip.
+
+        They may be calls of different tasks. `enqueue_timeout` is for each round trip.
 
         Not all-or-nothing: if the store fails in between, the first ones are stored; if a group
         is full, all but the jobs that found it so.
 
         Raises:
+            InvalidArguments: one of them is no call.
             Moved: a queue lives in another store now.
             GroupFull: a job's group has as many waiting jobs as its queue allows.
             StoreError: the store refused or could not be reached.
@@ -241,7 +236,7 @@ class Taskmux:
 
         Raises:
             InvalidName: the name cannot be stored everywhere.
-            DeclarationError: an option is wrong, or none that a queue can say.
+            DeclarationError: an option is wrong, or not one of a queue.
         """
         queue = Queue(name, self._connect, self)
         if defaults is not None:
@@ -259,11 +254,7 @@ class Taskmux:
 
     async def queues(self) -> list[str]:
         """Return the names of all queues in this app's stores, sorted."""
-        names: set[str] = set()
-        for url in self._roots:
-            connection = await self._connection(url)
-            names.update(await connection.driver.queues())
-        return sorted(names)
+        return await self._stores.queues()
 
     async def workers(self) -> list[WorkerInfo]:
         """Return the live workers of this app's stores, by id; one of two stores is listed twice.
@@ -271,12 +262,7 @@ class Taskmux:
         Raises:
             UnsupportedFeature: a store has no registry of workers.
         """
-        found: list[WorkerInfo] = []
-        for url in self._roots:
-            driver = (await self._connection(url)).driver
-            require(driver, "presence", feature="Listing workers")
-            found += await cast("Presence", driver).workers()
-        return sorted(found, key=lambda worker: worker.id)
+        return await self._stores.workers()
 
     async def tell(self, worker: str, command: Command) -> bool:
         """Tell a live worker something; it does so within a second or two.
@@ -295,18 +281,13 @@ class Taskmux:
         """
         if command.verb == "concurrency":
             check_concurrency(command.value)
-        for url in self._roots:
-            driver = (await self._connection(url)).driver
-            require(driver, "presence", feature="Telling workers")
-            if await cast("Presence", driver).tell(worker, command):
-                return True
-        return False
+        return await self._stores.tell(worker, command)
 
     # -- working ------------------------------------------------------------------------------
 
     def worker(
         self,
-        queues: Sequence[str] | Mapping[str, int] = ("default",),
+        queues: Sequence[str] | Mapping[str, int] | None = None,
         *,
         concurrency: int = 10,
         lease: Duration = "30s",
@@ -314,10 +295,13 @@ class Taskmux:
     ) -> Worker:
         """Return a worker for these queues: `async with mux.worker(["email"]): ...`.
 
+        A queue that no task uses, and a task whose queue is not served, are warned about.
+
         Args:
             queues: names, in order of preference: a later one is served when the earlier are
                 empty. Or with weights: `{"email": 3, "reports": 1}` comes to email first three
-                times of four.
+                times of four. None: every queue of the tasks registered by now, each as often;
+                `default` if there are no tasks.
             concurrency: how many handlers run at once.
             lease: how long a job is kept for a worker that does not renew it.
             drain: how long a stopping worker lets handlers finish before it gives jobs back.
@@ -326,16 +310,16 @@ class Taskmux:
             DeclarationError: a number or duration is out of range.
             InvalidName: a queue's name cannot be stored everywhere.
         """
+        used = queues_of(self._registry)
         options = WorkerOptions.checked(
-            queues,
+            dict.fromkeys(used or ("default",), 1) if queues is None else queues,
             concurrency=concurrency,
             lease_ms=milliseconds(lease, "lease"),
             drain_ms=milliseconds(drain, "drain"),
         )
-        by_url: defaultdict[str, list[str]] = defaultdict(list)
-        for name in options.queues:
-            by_url[self._url_of(name)].append(name)
-        stores = [(self._roots[url].fork(), tuple(names)) for url, names in by_url.items()]
+        for sentence in mismatches(self._registry, options.queues):
+            logger.warning("%s", sentence)
+        stores = list(self._stores.by_store(options.queues))
         lifespan = self._lifespan
         return Worker(
             self._registry,
@@ -350,7 +334,7 @@ class Taskmux:
 
     async def __aenter__(self) -> Self:
         """Open the default store, so that a wrong URL shows at once."""
-        await self._connection(self._url)
+        await self._stores.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -359,7 +343,7 @@ class Taskmux:
 
     async def close(self) -> None:
         """Let what is under way finish, then close this event loop's stores."""
-        await self._pool.close()
+        await self._stores.close()
 
     def run_blocking(self, make: Callable[[], Awaitable[R]]) -> R:
         """Run a coroutine on the app's background loop and wait for it."""
@@ -369,25 +353,3 @@ class Taskmux:
         """Close what the blocking verbs opened, and their thread."""
         self._background.run(self.close)
         self._background.stop()
-
-    def _url_of(self, queue: str) -> str:
-        for pattern, url in self._routes.items():
-            if fnmatch.fnmatchcase(queue, pattern):
-                return url
-        return self._url
-
-    async def _connect(self, queue: str) -> Connection:
-        return await self._connection(self._url_of(queue))
-
-    async def _connection(self, url: str) -> Connection:
-        return await self._pool.connection(self._roots[url])
-
-
-def _default_name(function: Callable[..., Any]) -> str:
-    module = function.__module__
-    if module == "__main__":  # the worker will import it under its real name
-        main = sys.modules["__main__"]
-        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-        module = spec.name.removesuffix(".__main__") if spec else Path(file or "main").stem
-    name = f"{module}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-    return name.replace("<locals>.", "").replace("<lambda>", "lambda")

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote_plus, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -36,7 +36,40 @@ DEFAULT_URL = "sqlite:///taskmux.db"
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.\-]{0,31}):", re.IGNORECASE)
 _HEAD = re.compile(r"[a-z][a-z0-9+.\-]{0,31}://", re.IGNORECASE)
-_SECRET = re.compile(r"pass|secret|token|key|user|auth", re.IGNORECASE)
+_HOST = re.compile(r"(?:\[[0-9A-Za-z:.%_\-]+\]|[^\[\]:@/?#\\]*)(?::([0-9]{1,5}))?")
+_PLAIN_HOSTS = re.compile(r"[0-9A-Za-z_.,:\[\]\-]*")
+_OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{0,63}")
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_.\-]{0,64}")
+_SUSPECT = re.compile(r"@|=|:\S")
+"""What a text without a scheme may not have if it is shown."""
+_AZURE = re.compile(r"appname=@[\w\-]+@", re.IGNORECASE)
+"""The one option with '@' in it: Azure gives out MongoDB URLs with the account's name like that."""
+_FILES = frozenset({"sqlite", "unix"})
+"""Schemes whose path is a file's, which may have '@' or ':' in its name."""
+_HARMLESS = frozenset(
+    [
+        "allow_eviction",
+        "busy_timeout",
+        "connecttimeoutms",
+        "db",
+        "directconnection",
+        "journal",
+        "maxpoolsize",
+        "prefix",
+        "readpreference",
+        "replicaset",
+        "retryreads",
+        "retrywrites",
+        "serverselectiontimeoutms",
+        "sockettimeoutms",
+        "ssl",
+        "synchronous",
+        "timeout",
+        "tls",
+        "w",
+    ]
+)
+"""Options that say how a store is reached and never who reaches it: their values are shown."""
 MAX_SHOWN = 300
 
 
@@ -54,16 +87,20 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What flags, environment and file can say. Durations are text such as `"30s"`."""
+    """What flags, environment and file can say. Durations are text such as `"30s"`.
+
+    `queues`: empty means every queue of the app's tasks.
+    """
 
     url: str = DEFAULT_URL
     app: str | None = None
-    queues: tuple[str, ...] = ("default",)
+    queues: tuple[str, ...] = ()
     concurrency: int = 10
     lease: str = "30s"
     drain: str = "20s"
     processes: int = 1
     log_level: str = "info"
+    log_format: str = "text"
 
 
 def load_settings(
@@ -149,25 +186,49 @@ def split_url(url: str) -> tuple[SplitResult, dict[str, str]]:
     """Return the URL's parts and its query options (a repeated option keeps the last value).
 
     Raises:
-        InvalidURL: it has no scheme, a control character, a bad port or bad brackets.
+        InvalidURL: it has no `scheme://`, a control character, a host or port that cannot be one,
+            or an `@` where no URL has it: a password that was not percent-encoded.
     """
-    scheme_of(url)
+    scheme = scheme_of(url)
     shown = _shown(url)
-    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in url):  # noqa: PLR2004 - ASCII controls
+    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in url):  # noqa: PLR2004 - C0, C1
         raise InvalidURL(f"{shown} has a control character. Percent-encode it or take it out.")
     try:
         parts = urlsplit(url)
-        _ = parts.hostname if "," in parts.netloc else parts.port
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        astray = parts.netloc and "@" in parts.path + parts.query + parts.fragment
     except ValueError:  # its text may quote a piece of the password
-        astray = True
-    if astray:
+        parts, options = None, {}
+    if parts is None or not _HEAD.match(url) or _astray(scheme, parts):
         raise InvalidURL(
             f"{shown} is not a URL: its host, port or brackets are malformed, or its password has "
-            f"characters that end it. Percent-encode '@', ':', '/', '?' and '#' in credentials."
+            f"characters that end it. Write scheme://user:password@host:port/path, and "
+            f"percent-encode '@', ':', '/', '?' and '#' in credentials."
         )
     return parts, options
+
+
+def _astray(scheme: str, parts: SplitResult) -> bool:
+    """Say whether something stands where it cannot: then a piece of a password may be anywhere."""
+    hosts = parts.netloc.rpartition("@")[2]
+    return (
+        not all(map(_is_host, hosts.split(",")))
+        or _odd_path(scheme, parts.path)
+        or "@" in parts.fragment
+        or any("@" in option and not _AZURE.fullmatch(option) for option in parts.query.split("&"))
+    )
+
+
+def _is_host(text: str) -> bool:
+    match = _HOST.fullmatch(text)
+    return match is not None and int(match[1] or 0) < 2**16
+
+
+def _odd_path(scheme: str, path: str) -> bool:
+    """Say whether a path looks like credentials: `/u:p@h`. A file's name may have one `@`."""
+    decoded = unquote(path)
+    if scheme in _FILES:
+        return "@" in decoded and ":" in decoded
+    return "@" in path or ("@" in decoded and ":" in decoded)
 
 
 def check_options(url: str, options: Mapping[str, str], known: set[str]) -> None:
@@ -178,30 +239,48 @@ def check_options(url: str, options: Mapping[str, str], known: set[str]) -> None
     """
     unknown = sorted(set(options) - known)
     if unknown:
+        # A name without a value may be a piece of a password that began with '?'.
+        name = brief(unknown[0]) if options[unknown[0]] else "(one without a value)"
         raise InvalidURL(
-            f"{_shown(url)} has the unknown option {brief(unknown[0])}. "
+            f"{_shown(url)} has the unknown option {name}. "
             f"Known options: {', '.join(sorted(known)) or 'none'}."
         )
 
 
 def hide_credentials(url: str) -> str:
-    """Return the URL with user, password and secret-looking options replaced by `***`.
+    """Return the URL as it may be shown: user and password are `***`, as are most options.
 
-    People write passwords with `@`, `/` or `?` in them and forget to encode those, so whatever
-    stands before the last `@` goes, unless the authority is empty, as in `sqlite:///a@b.db`.
+    What cannot be taken apart without doubt is shown as its scheme alone, `redis://…`: people
+    write passwords with `@`, `/` or `?` in them, and forget the user, the host or a slash. Of the
+    options, those of `_HARMLESS` keep their values; of others only the name is shown.
     """
-    match = _HEAD.match(url)
-    head = match[0] if match else ""
-    rest = url.removeprefix(head)
-    if "@" in rest and not (head and rest.startswith("/")):
-        rest = "***@" + rest.rpartition("@")[2]
-    start, mark, query = rest.partition("?")
-    return head + start + mark + "&".join(map(_hide_option, query.split("&")))
+    match = _SCHEME.match(url)
+    if match is None:
+        return "…" if _SUSPECT.search(url) else url
+    scheme = match[1]
+    try:
+        parts = urlsplit(url)
+        plain = _HEAD.match(url) and not parts.fragment and not _astray(scheme.lower(), parts)
+    except ValueError:
+        plain = False
+    if not plain:
+        return f"{scheme}://…"
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    path_is_odd = scheme.lower() not in _FILES and ":" in unquote(parts.path)
+    if path_is_odd or not _PLAIN_HOSTS.fullmatch(hosts) or "\\" in credentials:
+        return f"{scheme}://…"
+    query = "&".join(map(_hide_option, parts.query.split("&")))
+    mark = "?" if "?" in url else ""
+    return f"{scheme}://{'***' if at else ''}{at}{hosts}{parts.path}{mark}{query}"
 
 
 def _hide_option(option: str) -> str:
-    name, equals, _ = option.partition("=")
-    return f"{name}=***" if equals and _SECRET.search(unquote_plus(name)) else option
+    name, equals, value = option.partition("=")
+    if not equals or not value:  # the name itself may be a piece of a password
+        return "***" if option else ""
+    if name.lower() in _HARMLESS and _PLAIN_VALUE.fullmatch(value):
+        return option
+    return f"{name}=***" if _OPTION.fullmatch(name) else "***"
 
 
 def _shown(url: str) -> str:

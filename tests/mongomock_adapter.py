@@ -38,9 +38,12 @@ class MockClient:
 class MockDatabase:
     def __init__(self, database: Any) -> None:
         self._database = database
+        self._collections: dict[str, MockCollection] = {}
 
     def get_collection(self, name: str, **_options: Any) -> MockCollection:
-        return MockCollection(self._database.get_collection(name))
+        if name not in self._collections:
+            self._collections[name] = MockCollection(self._database.get_collection(name))
+        return self._collections[name]
 
     async def create_collection(self, name: str, **_options: Any) -> None:
         """Every collection is there already."""
@@ -54,6 +57,7 @@ class MockDatabase:
 class MockCollection:
     def __init__(self, collection: Any) -> None:
         self._collection = collection
+        self._named: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._collection, name)
@@ -69,8 +73,12 @@ class MockCollection:
             raise OperationFailure("tailable cursor requested on a collection that is not capped")
         return MockCursor(self._collection.find(*args, **kwargs))
 
+    async def index_information(self) -> dict[str, Any]:
+        return self._named
+
     async def create_indexes(self, models: list[Any]) -> None:
         """Make the indexes that change what happens; the others only change how fast."""
+        self._named |= {model.document["name"]: {} for model in models}
         there = await self._collection.index_information()
         for document in (model.document for model in models):
             if document.get("unique") and document["name"] not in there:

@@ -68,11 +68,12 @@ class Proxy:
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for one in (writer, forth):  # before anything is awaited: the test may end meanwhile
+                one.close()
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             for one in (writer, forth):
-                one.close()
                 with contextlib.suppress(OSError):
                     await one.wait_closed()
 

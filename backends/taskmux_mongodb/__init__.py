@@ -5,7 +5,7 @@ from __future__ import annotations
 from taskmux.driver import Driver, hookimpl
 
 from taskmux_mongodb.driver import MongoDriver, taskmux_driver
-from taskmux_mongodb.within import TransactionInterrupted
+from taskmux_mongodb.transactions import TransactionInterrupted
 
 __all__ = ["MongoDriver", "TransactionInterrupted", "taskmux_client_driver", "taskmux_driver"]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 from pymongo import AsyncMongoClient
@@ -20,22 +22,40 @@ DATABASE: Final = "taskmux"
 
 _DATABASE = re.compile(r"[A-Za-z0-9_\-]{1,63}\Z")
 
+_AZURE: Final = re.compile(r"(?<=[?&])appname=@[\w\-]+@(?=&|$)", re.IGNORECASE)
+"""Azure gives out URLs whose `appName` has the account's name between two '@'."""
+
+_MANY: Final = re.compile(r":|,")
+_REFUSED: Final = (InvalidURI, ConfigurationError, ValueError)
+
+_ANSWERED_WITHIN_MS: Final = 30_000
+
 _DEFAULTS: Final = {
     "appname": "taskmux",
     "serverselectiontimeoutms": 5_000,
     "connecttimeoutms": 5_000,
-    "sockettimeoutms": 30_000,
+    "sockettimeoutms": _ANSWERED_WITHIN_MS,
 }
 """What the URL may override. PyMongo's own defaults wait for half a minute, or for ever."""
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A checked URL; `shown` is the URL without credentials."""
+    """A checked URL.
+
+    Attributes:
+        url: as the client takes it.
+        shown: the URL without credentials.
+        database: where the collections go.
+        options: defaults for what the URL does not say.
+        patience: seconds within which a small command must be answered; None: the URL limits
+            whole operations itself, by `timeoutMS`.
+    """
 
     url: str
     shown: str
     database: str
     options: dict[str, Any]
+    patience: float | None
 
 
 def parse(url: str) -> Address:
@@ -44,6 +64,7 @@ def parse(url: str) -> Address:
     Raises:
         InvalidURL: host, database or an option is wrong.
     """
+    url = _AZURE.sub(lambda match: match[0].replace("@", "%40"), url)
     shown = hide_credentials(url)
     parts, options = split_url(url)
     if not parts.netloc:
@@ -52,12 +73,22 @@ def parse(url: str) -> Address:
     if parts.scheme == "mongodb":
         try:
             parse_uri(url, validate=True, warn=False)
-        except (InvalidURI, ConfigurationError, ValueError) as error:
-            reason = _without_secrets(str(error), parts.netloc)
-            raise InvalidURL(f"{shown!r} is not a MongoDB URL: {reason}") from None
-    given = {name.lower() for name in options}
+        except (*_REFUSED, OSError) as error:
+            raise _no_url(url, shown, error) from None
+    elif _MANY.search(parts.netloc.rpartition("@")[2]):
+        raise InvalidURL(
+            f"{shown!r} has a port, or several hosts. mongodb+srv:// takes one name, and finds "
+            f"hosts and ports by DNS. Take them out, or write mongodb://host:27017/database."
+        )
+    given = {name.lower(): value for name, value in options.items()}
     defaults = {name: value for name, value in _DEFAULTS.items() if name not in given}
-    return Address(url, shown, database, defaults)
+    return Address(url, shown, database, defaults, _patience(given))
+
+
+def _patience(given: Mapping[str, str]) -> float | None:
+    text = given.get("sockettimeoutms", str(_ANSWERED_WITHIN_MS))
+    unlimited = "timeoutms" in given or not text.isdigit() or int(text) == 0
+    return None if unlimited else int(text) / 1000
 
 
 def check_database(name: str) -> str:
@@ -84,13 +115,24 @@ def connect(address: Address) -> AsyncMongoClient[Document]:
         return AsyncMongoClient(
             address.url, retryWrites=False, retryReads=False, connect=False, **address.options
         )
-    except (InvalidURI, ConfigurationError, ValueError) as error:
-        reason = _without_secrets(str(error), split_url(address.url)[0].netloc)
-        raise InvalidURL(f"{address.shown!r} is not a MongoDB URL: {reason}") from None
+    except (*_REFUSED, OSError) as error:
+        raise _no_url(address.url, address.shown, error) from None
 
 
-def _without_secrets(text: str, netloc: str) -> str:
-    for secret in re.split(r"[:]", netloc.rpartition("@")[0]):
-        if secret:
-            text = text.replace(secret, "***")
-    return hide_credentials(text)
+def _no_url(url: str, shown: str, error: Exception) -> InvalidURL:
+    """Return the error for what PyMongo refuses; with its reason, if that quotes no secret."""
+    if isinstance(error, OSError):
+        return InvalidURL(
+            f"{shown!r} names a file for TLS that cannot be read as one ({type(error).__name__}). "
+            f"Mend tlsCAFile or tlsCertificateKeyFile."
+        )
+    parts, options = split_url(url)
+    given = [*parts.netloc.rpartition("@")[0].split(":"), *options.values()]
+    reason = str(error)
+    if any(one and (one in reason or unquote(one) in reason) for one in given):
+        reason = "PyMongo refuses a part of it"
+    return InvalidURL(
+        f"{shown!r} is not a MongoDB URL: {reason}. Write mongodb://user:password@host:27017/"
+        f"database?option=value with PyMongo's options, and percent-encode '@', ':' and '/' in "
+        f"credentials."
+    )

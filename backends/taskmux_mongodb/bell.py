@@ -30,15 +30,10 @@ _AWAIT_MS: Final = 2_000
 
 _RETRY_AFTER: Final = 0.5
 _STEP_BACK: Final = 0.001
-"""Seconds that a listener leaves to those whom it woke, once for what comes together."""
+"""Seconds that the listener sleeps after an event, so that those it woke run before it goes on."""
 
 _REST: Final = 0.002
-"""Seconds between two events of one instance; what rings meanwhile shares the second."""
-
-_WATCH: Final = (0.002, 0.25)
-"""Seconds between two looks whether a transaction is over: the first, and the longest."""
-
-_WATCH_SLOWER: Final = 1.25
+"""Seconds between two events of one instance; what rings meanwhile goes into one event."""
 
 _LAST_RING: Final = 1.0
 """Seconds that closing gives to an event under way."""
@@ -46,11 +41,20 @@ _LAST_RING: Final = 1.0
 _CANCEL_AGAIN: Final = 0.1
 
 
+async def _nothing() -> None:
+    pass
+
+
 class Bell:
-    """Rings for queues, and counts what it heard."""
+    """Rings for queues, and counts what it heard.
+
+    `mend`: makes the collection again; whoever makes the bell gives it. It is called when the
+    cursor ends, for somebody may have dropped the collection.
+    """
 
     def __init__(self, collection: AsyncCollection[Document]) -> None:
         self.collection = collection
+        self.mend: Callable[[], Awaitable[object]] = _nothing
         self.listening = False
         self._heard: Counter[str] = Counter()
         self._heard_at: dict[str, float] = {}
@@ -60,41 +64,12 @@ class Bell:
         self._to_ring: set[str] = set()
         self._ringer: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._after: dict[int, tuple[set[str], list[Callable[[], Awaitable[None]]]]] = {}
-        self._watchers: set[asyncio.Task[None]] = set()
 
     def ring(self, queues: Iterable[str]) -> None:
         """Tell every listener, soon and in the background; what comes meanwhile goes together."""
         self._to_ring.update(queues)
         if self._to_ring and self._ringer is None:
             self._ringer = asyncio.create_task(self._ring())
-
-    def ring_after(
-        self, session: Any, queues: Iterable[str], before: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Ring when the session's transaction is over, which cannot write the bell itself.
-
-        `before` is done first, unless the server fails it.
-        """
-        known = self._after.get(id(session))  # Motor's sessions have no hash
-        if known is not None:
-            known[0].update(queues)
-            known[1].append(before)
-            return
-        self._after[id(session)] = set(queues), [before]
-        watcher = asyncio.create_task(self._ring_after(session))
-        self._watchers.add(watcher)
-        watcher.add_done_callback(self._watchers.discard)
-
-    async def _ring_after(self, session: Any) -> None:
-        pause = _WATCH[0]
-        while session.in_transaction:
-            await asyncio.sleep(pause)
-            pause = min(pause * _WATCH_SLOWER, _WATCH[1])
-        queues, before = self._after.pop(id(session))
-        with suppress(PyMongoError, StoreError):
-            await asyncio.gather(*(do() for do in before))
-        self.ring(queues)
 
     async def _ring(self) -> None:
         try:
@@ -124,6 +99,8 @@ class Bell:
                 self.listening = False
             self._hear(())
             await asyncio.sleep(_RETRY_AFTER)
+            with suppress(PyMongoError, StoreError):
+                await self.mend()
 
     async def _follow(self, ready: asyncio.Event) -> None:
         if await self.collection.find_one() is None:  # a cursor on nothing is dead at once
@@ -192,10 +169,9 @@ class Bell:
         """Let the last event go out, and stop listening."""
         if self._ringer is not None:
             await asyncio.wait([self._ringer], timeout=_LAST_RING)
-        tasks = {one for one in (self._ringer, self._listener, *self._watchers) if one is not None}
+        tasks = {one for one in (self._ringer, self._listener) if one is not None}
         while tasks:  # the client swallows a cancellation that comes just after an event
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN)
         self._listener = None
-        self._after.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 from uuid import uuid4
 
@@ -33,6 +34,8 @@ from taskmux.driver import (
     Ref,
     Standing,
     State,
+    StoreError,
+    StoreIncompatible,
     StoreUnavailable,
     Transition,
     WorkerInfo,
@@ -40,22 +43,26 @@ from taskmux.driver import (
 )
 
 from taskmux_mongodb import (
-    claiming,
-    moving,
-    noting,
-    pushing,
-    reading,
+    apply,
+    claim,
+    lines_count,
+    presence,
+    prune,
+    push,
+    read,
     schema,
-    standing,
-    upkeep,
-    waiting,
-    within,
+    settings,
+    transactions,
+    wait,
 )
 from taskmux_mongodb.address import DATABASE, Address, check_database, connect, parse
-from taskmux_mongodb.documents import Document
+from taskmux_mongodb.claim_jobs import ClaimMemory
 from taskmux_mongodb.failures import FAULTS, translate
 from taskmux_mongodb.home import Home
-from taskmux_mongodb.leasing import Claims
+from taskmux_mongodb.leases import extend, reclaim
+from taskmux_mongodb.notes import annotate
+from taskmux_mongodb.records import Document
+from taskmux_mongodb.settings import put_settings
 from taskmux_mongodb.store import Store
 
 __all__ = ["MongoDriver", "taskmux_driver"]
@@ -87,7 +94,7 @@ class MongoDriver(Driver):
         self._home: Home | None = None
         self._database = self._address.database
         self._store: Store | None = None
-        self._claims: Final = Claims()
+        self._claims: Final = ClaimMemory()
         self._sent: Final[set[asyncio.Task[Any]]] = set()
 
     @classmethod
@@ -130,7 +137,11 @@ class MongoDriver(Driver):
             return
         client = connect(self._address) if self._address is not None else self._given
         assert client is not None
-        self._store = Store(client, self._database)
+        patience = None if self._address is None else self._address.patience
+        self._store = store = Store(client, self._database, patience)
+        self._caretaker = schema.Caretaker(store, self.url)
+        store.bell.mend = self._caretaker.mend
+        self._watch = transactions.Watch(store)
         try:
             await self._send(lambda store: schema.prepare(store, self.url))
         except BaseException:
@@ -147,6 +158,8 @@ class MongoDriver(Driver):
         if self._sent:
             await asyncio.wait(self._sent, timeout=_LAST_SENT)
         await store.bell.close()
+        await self._watch.close()
+        await self._caretaker.close()
         if self._given is None:
             await store.client.close()
 
@@ -162,7 +175,7 @@ class MongoDriver(Driver):
 
     async def push(self, op: Op, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
         """See `Driver.push`."""
-        return await self._send(lambda store: pushing.push(store, op, jobs))
+        return await self._send(lambda store: push.push(store, op, jobs))
 
     async def push_within(self, session: Any, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
         """Create jobs in a transaction of the application's own; see `Transactions.push_within`.
@@ -177,89 +190,89 @@ class MongoDriver(Driver):
             UnsupportedFeature: the deployment is a single server.
             TransactionInterrupted: the transaction must be run again.
         """
-        return await within.push_within(self._opened(), session, jobs)
+        return await transactions.push_within(self._opened(), self._watch, session, jobs)
 
     async def claim(self, op: Op, ask: ClaimAsk) -> Claimed:
         """See `Driver.claim`."""
         await self._at_home(self._opened().bell.listen)
         self._opened().bell.mark([ask.queue])
-        return await self._send(lambda store: claiming.claim(store, self._claims, op, ask))
+        return await self._send(lambda store: claim.claim(store, self._claims, op, ask))
 
     async def apply(self, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
         """See `Driver.apply`."""
-        return await self._send(lambda store: moving.apply(store, op, transitions))
+        return await self._send(lambda store: apply.apply(store, op, transitions))
 
     async def annotate(self, notes: Sequence[Note]) -> Sequence[Applied]:
         """See `Driver.annotate`."""
-        return await self._send(lambda store: noting.annotate(store, notes))
+        return await self._send(lambda store: annotate(store, notes))
 
     # -- leases ---------------------------------------------------------------------------------
 
     async def extend(self, leases: Sequence[HeldLease], lease: int) -> Sequence[Extended]:
         """See `Driver.extend`."""
-        return await self._send(lambda store: noting.extend(store, leases, lease))
+        return await self._send(lambda store: extend(store, leases, lease))
 
     async def reclaim(self, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
         """See `Driver.reclaim`."""
-        return await self._send(lambda store: claiming.reclaim(store, self._claims, op, ask))
+        return await self._send(lambda store: reclaim(store, self._claims, op, ask))
 
     # -- reading --------------------------------------------------------------------------------
 
     async def get(self, refs: Sequence[Ref]) -> Sequence[JobRecord | None]:
         """See `Driver.get`."""
-        return await self._send(lambda store: reading.get(store, refs))
+        return await self._send(lambda store: read.get(store, refs))
 
     async def find(self, ask: FindAsk) -> Page:
         """See `Driver.find`."""
-        return await self._send(lambda store: reading.find(store, ask))
+        return await self._send(lambda store: read.find(store, ask))
 
     async def counts(self, queue: str) -> dict[State, int]:
         """See `Driver.counts`."""
-        return await self._send(lambda store: reading.counts(store, queue))
+        return await self._send(lambda store: read.counts(store, queue))
 
     async def queues(self) -> Sequence[str]:
         """See `Driver.queues`."""
-        return await self._send(reading.queues)
+        return await self._send(read.queues)
 
     async def standing(self, ref: Ref) -> Standing | None:
         """See `Lines.standing`."""
-        return await self._send(lambda store: standing.standing(store, ref))
+        return await self._send(lambda store: lines_count.standing(store, ref))
 
     async def prune(self, ask: PruneAsk) -> int:
         """See `Driver.prune`."""
-        return await self._send(lambda store: upkeep.prune(store, ask))
+        return await self._send(lambda store: prune.prune(store, ask))
 
     # -- settings, wake-ups, presence -----------------------------------------------------------
 
     async def settings(self, queue: str) -> QueueSettings:
         """See `Driver.settings`."""
-        return await self._send(lambda store: upkeep.settings(store, queue))
+        return await self._send(lambda store: settings.settings(store, queue))
 
     async def put_settings(self, queue: str, settings: QueueSettings) -> bool:
         """See `Driver.put_settings`."""
         call = uuid4().hex
-        return await self._send(lambda store: upkeep.put_settings(store, queue, settings, call))
+        return await self._send(lambda store: put_settings(store, queue, settings, call))
 
     async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109 - the interface's
         """See `Driver.wait`."""
         bell = self._opened().bell
 
         async def look() -> bool:
-            return await self._send(lambda store: waiting.look(store, queues, self._claims.blocked))
+            return await self._send(lambda store: wait.look(store, queues, self._claims.blocked))
 
-        return await self._at_home(lambda: waiting.wait(bell, queues, timeout, look))
+        return await self._at_home(lambda: wait.wait(bell, queues, timeout, look))
 
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""
-        return await self._send(lambda store: upkeep.beat(store, beat))
+        return await self._send(lambda store: presence.beat(store, beat))
 
     async def tell(self, worker: str, command: Command) -> bool:
         """See `Presence.tell`."""
-        return await self._send(lambda store: upkeep.tell(store, worker, command))
+        return await self._send(lambda store: presence.tell(store, worker, command))
 
     async def workers(self) -> Sequence[WorkerInfo]:
         """See `Presence.workers`."""
-        return await self._send(upkeep.workers)
+        return await self._send(presence.workers)
 
     # -- helpers --------------------------------------------------------------------------------
 
@@ -276,24 +289,39 @@ class MongoDriver(Driver):
     async def _shielded(self, do: Callable[[Store], Awaitable[Reply]]) -> Reply:
         task = asyncio.ensure_future(self._try(self._opened(), do))
         self._sent.add(task)
-        task.add_done_callback(self._sent.discard)
+        task.add_done_callback(self._forget)
         return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        """Let go of what was sent. A caller that was cancelled does not ask how it ended."""
+        self._sent.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     async def _try(self, store: Store, do: Callable[[Store], Awaitable[Reply]]) -> Reply:
         """Do it, again if the connection broke: every verb can be repeated."""
         for left in reversed(range(_TRIES)):
             try:
                 await store.clock.fresh()
+                self._caretaker.look_soon()
                 return await do(store)
-            except (*FAULTS, StoreUnavailable) as error:
-                store.clock.forget()
-                known = isinstance(error, StoreUnavailable)
-                mapped = error if known else translate(error, self.url)
-                waited = isinstance(error, ServerSelectionTimeoutError)
-                if waited or not left or not isinstance(mapped, StoreUnavailable):
+            except (*FAULTS, StoreError) as error:
+                mapped = error if isinstance(error, StoreError) else translate(error, self.url)
+                if isinstance(mapped, StoreUnavailable):
+                    store.clock.forget()
+                if not left or not await self._may_help(error, mapped):
                     raise mapped from None
             await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311 - jitter
         raise AssertionError("unreachable")
+
+    async def _may_help(self, error: BaseException, mapped: BaseException) -> bool:
+        """Return whether sending it again may help after an error, mapped to the store's."""
+        if isinstance(error, ServerSelectionTimeoutError):
+            return False  # it was waited for
+        if isinstance(mapped, StoreIncompatible):
+            with suppress(*FAULTS, StoreError):
+                return await self._caretaker.mend()
+        return isinstance(mapped, StoreUnavailable)
 
     def _opened(self) -> Store:
         if self._store is None:

@@ -25,8 +25,9 @@ from pymongo.read_concern import ReadConcern
 
 from taskmux_mongodb.bell import Bell
 from taskmux_mongodb.clock import Clock, Numbers
-from taskmux_mongodb.documents import CORRUPT, Document
-from taskmux_mongodb.rules import Rules
+from taskmux_mongodb.deadlines import allowance, parts
+from taskmux_mongodb.records import CORRUPT, Document
+from taskmux_mongodb.restrictions import Restrictions
 
 __all__ = ["DUPLICATE_KEY", "Store", "Written"]
 
@@ -52,17 +53,20 @@ class Written:
 class Store:
     """Collections with every guarantee explicit, whatever the client's own defaults are.
 
-    Writes are acknowledged by a majority, from its journals. A write that changes nothing waits
-    for the majority too, so an operation that is sent again is durable when it is answered.
+    A write is acknowledged when a majority has it in its journals. A write that changes nothing
+    waits for the majority, too: so an operation that is sent again is durable when it is answered.
     """
 
-    def __init__(self, client: AsyncMongoClient[Document], database: str) -> None:
+    def __init__(
+        self, client: AsyncMongoClient[Document], database: str, patience: float | None = None
+    ) -> None:
         self.client = client
+        self.patience = patience
         self.name = database
         self.database = self.database_of(client)
         self.transactional = False
         self.jobs = self.database.get_collection("jobs")
-        # For what a later write makes durable, or what costs nothing but order if it is undone.
+        # Hasty writes do not wait for a majority: a later write does, or only an order is lost.
         self.hasty_jobs = self.jobs.with_options(write_concern=WriteConcern(1))
         self.queues = self.database.get_collection("queues")
         self.ring = self.database.get_collection("ring")
@@ -75,7 +79,7 @@ class Store:
         self.numbers = Numbers(self.clock)
         # Claims of one instance take turns: at once they would only collide.
         self.turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self.rules = Rules(self.queues, self.gates, self.clock)
+        self.restrictions = Restrictions(self.queues, self.gates, self.clock)
         self.bell = Bell(self.database.get_collection("bell", write_concern=WriteConcern(0)))
 
     def database_of(self, client: AsyncMongoClient[Document]) -> AsyncDatabase[Document]:
@@ -94,10 +98,33 @@ class Store:
         return round(told.replace(tzinfo=UTC).timestamp() * 1000)
 
     async def write(
-        self, writes: Sequence[Write], *, to: AsyncCollection[Document] | None = None
+        self,
+        writes: Sequence[Write],
+        *,
+        to: AsyncCollection[Document] | None = None,
+        weights: Sequence[int] | None = None,
     ) -> Written:
-        """Write, each write for itself, in order: to the jobs unless told where else."""
+        """Write, each write for itself, in order.
+
+        Args:
+            writes: what to write.
+            to: where to; the jobs unless told.
+            weights: about how many bytes each write has, where that may be many.
+        """
         collection = self.jobs if to is None else to
+        if weights is None:
+            return await self._write(collection, writes)
+        done = Written(0, {})
+        for part in parts(weights):
+            with allowance(self.patience, sum(weights[part])):
+                one = await self._write(collection, writes[part])
+            done.matched += one.matched
+            done.errors |= {part.start + at: error for at, error in one.errors.items()}
+        return done
+
+    async def _write(
+        self, collection: AsyncCollection[Document], writes: Sequence[Write]
+    ) -> Written:
         try:
             result = await collection.bulk_write(list(writes), ordered=False)
         except BulkWriteError as error:

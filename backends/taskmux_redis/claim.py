@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from taskmux.driver import LINE_LIMIT, PROMOTE_LIMIT, ClaimAsk, Claimed, Op, State
+from taskmux.driver import LINE_LIMIT, PROMOTE_LIMIT, ClaimAsk, Claimed, Op
 
+from taskmux_redis.records import Lease
 from taskmux_redis.scripts import script
 from taskmux_redis.store import Store
 
@@ -33,12 +34,7 @@ async def claim(store: Store, op: Op, ask: ClaimAsk) -> Claimed:
             (found[at], found[at + 1], None, found[at + 2], found[at + 3])
             for at in range(0, len(found), 4)
         ]
-        lease = {
-            "state": State.ACTIVE,
-            "worker": ask.worker,
-            "lease_until": now + ask.lease,
-        }
-        jobs = await store.readable(ask.queue, rows, lease)
+        jobs = await store.readable(ask.queue, rows, Lease(ask.worker, now + ask.lease))
     return Claimed(
         jobs,
         now,

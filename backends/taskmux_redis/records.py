@@ -17,7 +17,7 @@ log, `#` how many lines there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -197,25 +197,36 @@ def _notes(job: JobRecord) -> list[Any]:
     return [len(pairs) // 2, *pairs] if pairs else []
 
 
-def read_job(queue: str, row: Sequence[Any], lease: Mapping[str, Any] | None = None) -> JobRecord:
+class Lease(msgspec.Struct, frozen=True):
+    """What a claim has just written on every job that it leased."""
+
+    worker: str
+    until: int
+
+
+def read_job(queue: str, row: Sequence[Any], lease: Lease | None = None) -> JobRecord:
     """Return the record of a row: id, work, lease end, live string, notes; the last three or None.
 
-    `lease` has the fields that a claim has just written; the row is as it was before.
+    With a `lease`, the row is as it was before the claim that wrote it.
 
     Raises:
         CorruptRecord: what is stored is not a job of this driver.
     """
     job_id, work, lease_end, live, notes = row
     try:
-        fields = _as_pushed(work)
-        fields["queue"], fields["id"] = queue, job_id.decode()
+        if live is None and lease is not None:
+            job = _first_claimed(queue, job_id.decode(), work, lease)
+            if job is not None:
+                return job
+        fields = _as_pushed(queue, job_id.decode(), work)
         if live is not None:
             _overlay(fields, live, lease_end)
         if notes:
             _annotate(fields, notes)
         if lease is not None:
             fields["fence"] += 1
-            fields.update(lease)
+            fields["state"] = State.ACTIVE
+            fields["worker"], fields["lease_until"] = lease.worker, lease.until
         return JobRecord(**fields)
     except _UNREADABLE as error:
         shown = Ref(queue, job_id.decode(errors="replace"))
@@ -226,21 +237,43 @@ def read_job(queue: str, row: Sequence[Any], lease: Mapping[str, Any] | None = N
         ) from None
 
 
-def _as_pushed(stored: bytes) -> dict[str, Any]:
-    """Return the fields that `work` has, written out: every claimed job comes through here."""
+def _first_claimed(queue: str, job_id: str, stored: bytes, lease: Lease) -> JobRecord | None:
+    """Return a job at its first claim, in one step: nearly every job comes through here.
+
+    None for one with fields that few have. Python makes a dictionary for a call of more than 15
+    named arguments, which takes three times as long.
+    """
     created_at = int(stored[:_CREATED])
     group, at = _group_in(stored)
     work = _work_decoder.decode(stored[at:])
-    return {
-        "task": work.task,
-        "payload": work.payload,
-        "headers": work.headers,
-        "policy": work.policy,
-        "tags": work.tags,
+    if work.parent is not None or work.schedule is not None or work.slot is not None:
+        return None
+    return JobRecord(
+        queue=queue,
+        id=job_id,
+        task=work.task,
+        payload=work.payload,
+        headers=work.headers,
+        policy=work.policy,
+        group=group,
+        tags=work.tags,
+        state=State.ACTIVE,
+        created_at=created_at,
+        fence=created_at + 1,
+        worker=lease.worker,
+        lease_until=lease.until,
+    )
+
+
+def _as_pushed(queue: str, job_id: str, stored: bytes) -> dict[str, Any]:
+    """Return the fields of a job as it was pushed."""
+    created_at = int(stored[:_CREATED])
+    group, at = _group_in(stored)
+    fields = msgspec.structs.asdict(_work_decoder.decode(stored[at:]))
+    return fields | {
+        "queue": queue,
+        "id": job_id,
         "group": group,
-        "parent": work.parent,
-        "schedule": work.schedule,
-        "slot": work.slot,
         "created_at": created_at,
         "fence": created_at,
     }

@@ -12,7 +12,7 @@ from taskmux.driver import CorruptRecord, JobRecord, StoreError
 from taskmux_redis.connection import Connection
 from taskmux_redis.failures import WrongType
 from taskmux_redis.keys import OF_A_QUEUE, TYPES, QueueKeys, store_key
-from taskmux_redis.records import read_job
+from taskmux_redis.records import Lease, read_job
 from taskmux_redis.scripts import Script, script
 
 __all__ = ["Known", "Store"]
@@ -154,7 +154,9 @@ class Store:
             return
         raise await self.named(found, [key])
 
-    async def readable(self, queue: str, rows: Sequence[Any], lease: Any = None) -> list[JobRecord]:
+    async def readable(
+        self, queue: str, rows: Sequence[Any], lease: Lease | None = None
+    ) -> list[JobRecord]:
         """Return the records of rows; unreadable ones are set aside."""
         jobs: list[JobRecord] = []
         bad: list[bytes] = []

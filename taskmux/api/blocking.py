@@ -1,18 +1,43 @@
-"""The one blocking facade: a background thread with an event loop, for code without one."""
+"""Blocking verbs for code without an event loop: a background thread with one runs the async verbs.
+
+Each verb here does, returns and raises what its namesake does.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack
 
+from msgspec import UNSET, UnsetType
+
+from taskmux.api.options import QueueOptions
+from taskmux.driver import Page
 from taskmux.model.errors import ConfigError
+from taskmux.model.job import JobRecord, State
+from taskmux.model.queue import QueueSettings, Rate
+from taskmux.model.units import Duration
+from taskmux.policy.explain import Explanation
 
-__all__ = ["BackgroundLoop"]
+if TYPE_CHECKING:  # they lead here
+    from taskmux.api.handle import JobHandle
+    from taskmux.api.queue import Counts, Queue
+
+__all__ = ["BackgroundLoop", "BlockingHandle", "BlockingQueue", "Portal"]
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Portal(Protocol):
+    """Runs coroutines for code without an event loop."""
+
+    def run_blocking(self, make: Callable[[], Awaitable[R]]) -> R:
+        """Run a coroutine on a background loop and wait for it."""
+        ...
 
 
 class BackgroundLoop:
@@ -69,3 +94,157 @@ class BackgroundLoop:
                 )
                 self._thread.start()
             return self._loop
+
+
+class BlockingHandle(Generic[R_co]):
+    """A handle's verbs for synchronous code; see `JobHandle`."""
+
+    def __init__(self, handle: JobHandle[R_co], portal: Portal) -> None:
+        self._handle = handle
+        self._run = portal.run_blocking
+
+    def __repr__(self) -> str:
+        return f"<BlockingHandle {self._handle.ref}>"
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._handle.id
+
+    def record(self) -> JobRecord:
+        """Return the stored record; see `JobHandle.record`."""
+        return self._run(self._handle.record)
+
+    def status(self) -> State:
+        """Return the job's state; see `JobHandle.status`."""
+        return self._run(self._handle.status)
+
+    def progress(self) -> Any:
+        """Return the last progress, decoded; see `JobHandle.progress`."""
+        return self._run(self._handle.progress)
+
+    def result(self, timeout: Duration | None = None) -> R_co:
+        """Wait for the result; see `JobHandle.result`."""
+        return self._run(lambda: self._handle.result(timeout))
+
+    def explain(self) -> Explanation:
+        """Say why the job does not run now; see `JobHandle.explain`."""
+        return self._run(self._handle.explain)
+
+    def cancel(self) -> State:
+        """Cancel the job; see `JobHandle.cancel`."""
+        return self._run(self._handle.cancel)
+
+    def retry(self) -> None:
+        """Make a finished job wait again; see `JobHandle.retry`."""
+        self._run(self._handle.retry)
+
+    def promote(self) -> None:
+        """Make a delayed job wait now; see `JobHandle.promote`."""
+        self._run(self._handle.promote)
+
+    def reschedule(self, *, delay: Duration | None = None, run_at: datetime | None = None) -> None:
+        """Let the job run later, or sooner; see `JobHandle.reschedule`."""
+        self._run(lambda: self._handle.reschedule(delay=delay, run_at=run_at))
+
+    def set_priority(self, priority: int | str) -> None:
+        """Give the job another priority; see `JobHandle.set_priority`."""
+        self._run(lambda: self._handle.set_priority(priority))
+
+    def hold(self) -> None:
+        """Keep the job back; see `JobHandle.hold`."""
+        self._run(self._handle.hold)
+
+    def unhold(self) -> None:
+        """Let a job that was held go on; see `JobHandle.unhold`."""
+        self._run(self._handle.unhold)
+
+    def remove(self) -> None:
+        """Remove the job's record; see `JobHandle.remove`."""
+        self._run(self._handle.remove)
+
+
+class BlockingQueue:
+    """A queue's verbs for synchronous code; see `Queue`."""
+
+    def __init__(self, queue: Queue, portal: Portal) -> None:
+        self._queue = queue
+        self._portal = portal
+        self._run = portal.run_blocking
+
+    def __repr__(self) -> str:
+        return f"<BlockingQueue {self._queue.name}>"
+
+    def counts(self) -> Counts:
+        """Return the number of jobs in each state; see `Queue.counts`."""
+        return self._run(self._queue.counts)
+
+    def job(self, job_id: str) -> BlockingHandle[object]:
+        """Return a handle on a job; nothing is asked yet."""
+        return BlockingHandle(self._queue.job(job_id), self._portal)
+
+    def get(self, job_id: str) -> JobRecord:
+        """Return a job's record; see `Queue.get`."""
+        return self._run(lambda: self._queue.get(job_id))
+
+    def page(
+        self,
+        state: State | str,
+        *,
+        tag: str | None = None,
+        newest: bool = False,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        """Return one page of the jobs in a state; see `Queue.page`."""
+        return self._run(
+            lambda: self._queue.page(state, tag=tag, newest=newest, cursor=cursor, limit=limit)
+        )
+
+    def jobs(
+        self, state: State | str, *, tag: str | None = None, newest: bool = False
+    ) -> Iterator[JobRecord]:
+        """Yield the jobs in a state, page by page; see `Queue.jobs`."""
+        cursor: str | None = None
+        while True:
+            page = self.page(state, tag=tag, newest=newest, cursor=cursor)
+            yield from page.jobs
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    def settings(self) -> QueueSettings:
+        """Return the queue's stored settings; see `Queue.settings`."""
+        return self._run(self._queue.settings)
+
+    def pause(self, *, group: str | None = None, task: str | None = None) -> None:
+        """Let no worker claim from the queue; see `Queue.pause`."""
+        self._run(lambda: self._queue.pause(group=group, task=task))
+
+    def resume(self, *, group: str | None = None, task: str | None = None) -> None:
+        """Let workers claim again; see `Queue.resume`."""
+        self._run(lambda: self._queue.resume(group=group, task=task))
+
+    def limit(
+        self,
+        *,
+        rate: str | Rate | None | UnsetType = UNSET,
+        concurrency: int | None | UnsetType = UNSET,
+        group: str | None = None,
+        task: str | None = None,
+        max_waiting: int | None | UnsetType = UNSET,
+    ) -> None:
+        """Limit how many jobs start or run; see `Queue.limit`."""
+        self._run(
+            lambda: self._queue.limit(
+                rate=rate, concurrency=concurrency, group=group, task=task, max_waiting=max_waiting
+            )
+        )
+
+    def reset(self, *, group: str | None = None, task: str | None = None) -> None:
+        """Forget what was said about a group or task by name; see `Queue.reset`."""
+        self._run(lambda: self._queue.reset(group=group, task=task))
+
+    def set_defaults(self, **options: Unpack[QueueOptions]) -> None:
+        """Store options for the queue's jobs; see `Queue.set_defaults`."""
+        self._run(lambda: self._queue.set_defaults(**options))

@@ -1,13 +1,8 @@
-"""Arguments and results, both ways: one JSON object of named values, typed by annotations.
-
-msgspec does the work: datetime, UUID, Decimal, bytes (base64), Enum, dataclass, Struct, TypedDict
-and the built-in containers. Pydantic models are recognised by their methods, never imported.
-"""
+"""Arguments, both ways: one JSON object of named values, typed by a handler's annotations."""
 
 from __future__ import annotations
 
 import inspect
-import math
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -16,91 +11,17 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from taskmux.api.handlers import annotated
-from taskmux.model.errors import (
-    DeclarationError,
-    InvalidArguments,
-    NotDecodable,
-    NotEncodable,
-    PayloadTooLarge,
+from taskmux.api.values import (
+    USER_ERRORS,
+    dec_hook,
+    decode_value,
+    encode_value,
+    error_text,
+    foreign_types,
 )
+from taskmux.model.errors import DeclarationError, InvalidArguments, NotDecodable, NotEncodable
 
 __all__ = ["Signature", "decode_value", "encode_mapping", "encode_value", "result_type"]
-
-
-def _enc_hook(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)
-    if dump is not None:
-        return dump(mode="json")
-    raise NotImplementedError(f"a {type(value).__name__} has no JSON form")
-
-
-def _dec_hook(kind: type, value: Any) -> Any:
-    validate = getattr(kind, "model_validate", None)
-    if validate is not None:
-        return validate(value)
-    raise NotImplementedError(f"{kind.__name__} cannot be read from JSON")
-
-
-_encoder = msgspec.json.Encoder(enc_hook=_enc_hook)
-
-
-def encode_value(value: Any, what: str, limit: int) -> bytes:
-    """Return a value as JSON bytes.
-
-    Args:
-        value: anything with a JSON form.
-        what: how an error calls it, such as `"the result of task 'add'"`.
-        limit: the most bytes it may take.
-
-    Raises:
-        NotEncodable: it has no JSON form.
-        PayloadTooLarge: it is over the limit.
-    """
-    try:
-        data = _encoder.encode(value)
-    except RecursionError:
-        raise NotEncodable(
-            f"{what} contains itself or is nested too deeply. Send ids instead of linked objects."
-        ) from None
-    except Exception as error:  # noqa: BLE001 - also whatever a user's own type raises
-        raise NotEncodable(
-            f"{what} has no JSON form: {error}. Use plain values, dataclasses, msgspec Structs or "
-            f"pydantic models."
-        ) from None
-    if len(data) > limit:
-        raise PayloadTooLarge(
-            f"{what} takes {len(data):,} bytes of JSON; the limit is {limit:,}. Store the bulk "
-            f"elsewhere and send a reference, or raise the limit: Taskmux(limits=Limits(...))."
-        )
-    if b"null" in data and _not_finite(msgspec.to_builtins(value, enc_hook=_enc_hook)):
-        raise NotEncodable(
-            f"{what} has a NaN or an infinity, which JSON would turn into null. Send None, or text."
-        )
-    return data
-
-
-def _not_finite(value: Any) -> bool:
-    match value:
-        case float():
-            return not math.isfinite(value)
-        case dict():
-            return any(map(_not_finite, value.values()))
-        case list() | tuple():
-            return any(map(_not_finite, value))
-        case _:
-            return False
-
-
-def decode_value(data: bytes, kind: Any, what: str) -> Any:
-    """Return a value from JSON bytes, as the annotation says.
-
-    Raises:
-        NotDecodable: the bytes do not fit the annotation.
-    """
-    try:
-        return msgspec.json.decode(data, type=kind, dec_hook=_dec_hook)
-    except Exception as error:  # noqa: BLE001 - also whatever a user's own type raises
-        raise NotDecodable(f"{what} does not fit {_name(kind)}: {error}.") from None
 
 
 def encode_mapping(task: str, arguments: object, limit: int) -> bytes:
@@ -111,12 +32,17 @@ def encode_mapping(task: str, arguments: object, limit: int) -> bytes:
         NotEncodable: a value has no JSON form.
         PayloadTooLarge: over the limit.
     """
+    mapping = _checked_mapping(task, arguments)
+    return encode_value(mapping, f"The payload of task {task!r}", limit, known_objects=1)
+
+
+def _checked_mapping(task: str, arguments: object) -> dict[str, Any]:
     if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
         raise InvalidArguments(
             f"The arguments of {task!r} must be a mapping from parameter names to values, such as "
             f"{{'order': 7}}."
         )
-    return encode_value(dict(arguments), f"The payload of task {task!r}", limit)
+    return dict(arguments)
 
 
 class Signature:
@@ -124,11 +50,12 @@ class Signature:
 
     Raises:
         DeclarationError: the handler has `*args` or `**kwargs`, a context that is not first, or
-            an annotation that cannot be resolved or decoded.
+            an annotation that cannot be resolved, or whose values cannot travel.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, context: type) -> None:
         self.name = name
+        self._what = f"The payload of task {name!r}"
         hints = _hints(function, name)
         parameters = [
             one.replace(annotation=hints.get(one.name, one.empty))
@@ -165,12 +92,20 @@ class Signature:
                 forbid_unknown_fields=True,
                 rename=None,
             )
-            return msgspec.json.Decoder(shape, dec_hook=_dec_hook)
+            decoder = msgspec.json.Decoder(shape, dec_hook=dec_hook)
         except (TypeError, ValueError) as error:
             raise DeclarationError(
                 f"Task {self.name!r}: its annotations cannot be read back from JSON: {error}. "
                 f"Simplify them, or annotate the parameter Any."
             ) from None
+        for one in self._parameters:
+            for name in foreign_types(hints.get(one.name, Any)):
+                raise DeclarationError(
+                    f"Task {self.name!r} takes a {name} as {one.name!r}, which has no JSON form. "
+                    f"Use plain values, dataclasses, msgspec Structs or pydantic models; or take "
+                    f"an id and load the object in the handler."
+                )
+        return decoder
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> bytes:
         """Return a call's payload. It is read back once, so that what is stored can be run.
@@ -180,14 +115,26 @@ class Signature:
             NotEncodable: a value has no JSON form.
             PayloadTooLarge: over the limit.
         """
-        arguments = self._bind(args, kwargs)
-        data = encode_value(arguments, f"The payload of task {self.name!r}", limit)
+        return self._checked(self._bind(args, kwargs), limit)
+
+    def encode_named(self, arguments: object, limit: int) -> bytes:
+        """Return the payload of a call by name, checked as `encode` does.
+
+        Raises:
+            InvalidArguments, NotEncodable, PayloadTooLarge: as `encode`.
+        """
+        return self._checked(_checked_mapping(self.name, arguments), limit)
+
+    def _checked(self, arguments: Mapping[str, Any], limit: int) -> bytes:
+        data = encode_value(arguments, self._what, limit, known_objects=1)
         try:
             self._decoder.decode(data)
-        except Exception as error:  # noqa: BLE001 - also whatever a user's own type raises
+        except RecursionError:
+            raise NotEncodable(f"{self._what} is nested too deeply to be read back.") from None
+        except USER_ERRORS as error:
             raise InvalidArguments(
-                f"Task {self.name!r} cannot take these arguments: {error}. Its parameters are "
-                f"{self._signature}."
+                f"Task {self.name!r} cannot take these arguments: {error_text(error)}. Its "
+                f"parameters are {self._signature}."
             ) from None
         return data
 
@@ -210,10 +157,11 @@ class Signature:
         """
         try:
             values = self._decoder.decode(payload)
-        except Exception as error:  # noqa: BLE001 - also whatever a user's own type raises
+        except USER_ERRORS as error:
             raise NotDecodable(
-                f"The payload does not fit task {self.name!r} ({self._signature}): {error}. "
-                f"Deploy a handler that takes it and redrive the job, or remove it."
+                f"The payload does not fit task {self.name!r} ({self._signature}): "
+                f"{error_text(error)}. Deploy a handler that takes it and redrive the job, or "
+                f"remove it."
             ) from None
         named = msgspec.structs.asdict(values)
         if self._has_defaults:
@@ -230,8 +178,11 @@ def _names_by_place(parameters: Sequence[inspect.Parameter]) -> tuple[str, ...] 
 
 
 def _field(one: inspect.Parameter, kind: Any) -> tuple[str, Any] | tuple[str, Any, Any]:
-    required = one.default is one.empty
-    return (one.name, kind) if required else (one.name, kind | UnsetType, UNSET)
+    if one.default is one.empty:
+        return (one.name, kind)
+    if one.default is None:  # `v: int = None` takes None, whatever its annotation forgets
+        return (one.name, kind | None | UnsetType, UNSET)
+    return (one.name, kind | UnsetType, UNSET)
 
 
 def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
@@ -257,7 +208,3 @@ def _result_type(hint: Any) -> Any:
     if origin is not None and isinstance(origin, type) and issubclass(origin, Awaitable):
         return typing.get_args(hint)[-1]
     return hint
-
-
-def _name(kind: Any) -> str:
-    return getattr(kind, "__name__", None) or str(kind)

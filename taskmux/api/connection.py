@@ -6,12 +6,14 @@ That is group commits, and what is known of the queues' settings.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
 from taskmux.api.batch import Ops, Replies, resend
+from taskmux.api.reconcile import applied_before, pushed_before, read_each
 from taskmux.driver import (
     Applied,
     Driver,
@@ -23,10 +25,11 @@ from taskmux.driver import (
     Transactions,
     require,
 )
-from taskmux.model.errors import CorruptRecord, JobConflict
+from taskmux.model.errors import JobConflict
 from taskmux.model.job import JobRecord, Ref
 from taskmux.model.queue import QueueSettings
 from taskmux.model.transition import Transition
+from taskmux.model.workers import WorkerInfo
 from taskmux.policy.explain import Explanation, explain
 
 __all__ = ["Connection", "change_settings"]
@@ -60,8 +63,12 @@ class Connection:
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
-        self._pushes: Replies[NewJob, Pushed] = Replies(driver.push)
-        self._actions: Replies[Transition, Applied] = Replies(driver.apply)
+        self._pushes: Replies[NewJob, Pushed] = Replies(
+            driver.push, size=_size, reconcile=partial(pushed_before, driver)
+        )
+        self._actions: Replies[Transition, Applied] = Replies(
+            driver.apply, reconcile=partial(applied_before, driver)
+        )
         self._bulk = asyncio.Lock()
         self._bulk_ops = Ops()
         self._reads: Replies[Ref, JobRecord | None] = Replies(self._get)
@@ -79,14 +86,15 @@ class Connection:
         await self._reads.close()
         await self.driver.close()
 
-    async def push(self, new: NewJob) -> Pushed:
-        """Create one job, together with others asked for meanwhile.
+    async def push(self, new: NewJob, deadline: float = math.inf) -> Pushed:
+        """Create one job, in one batch with others of this moment.
 
         Raises:
             UnsupportedFeature: it has a group, and the store has no lines.
+            TimeoutError: there was no answer by `deadline`, by the event loop's clock.
         """
         self._check(new)
-        return await self._pushes.ask(new)
+        return await self._pushes.ask(new, deadline)
 
     async def push_many(self, news: Sequence[NewJob], session: Any = None) -> Sequence[Pushed]:
         """Create a batch of jobs in one operation.
@@ -116,6 +124,13 @@ class Connection:
             feature = "group=" if new.job.group[0] != "@" else f"A limit of task {new.job.task!r}"
             require(self.driver, "lines", feature=feature)
 
+    def known_settings(self, queue: str) -> QueueSettings | None:
+        """Return a queue's settings if they were read within the last two seconds."""
+        known = self._known.get(queue)
+        if known is None or known[0] <= time.monotonic() or not known[1].done():
+            return None
+        return None if known[1].cancelled() or known[1].exception() else known[1].result()
+
     async def settings(self, queue: str) -> QueueSettings:
         """Return a queue's settings as they were within the last two seconds."""
         known = self._known.get(queue)
@@ -123,8 +138,6 @@ class Connection:
             reading = asyncio.ensure_future(resend(lambda: self.driver.settings(queue), tries=3))
             known = self._known[queue] = (time.monotonic() + FRESH, reading)
             reading.add_done_callback(partial(self._forget_failed, queue))
-        if known[1].done():  # as it is for nearly every job
-            return known[1].result()
         return await asyncio.shield(known[1])
 
     def _forget_failed(self, queue: str, reading: asyncio.Future[QueueSettings]) -> None:
@@ -150,22 +163,38 @@ class Connection:
         settings = await driver.settings(ref.queue)
         standing = await driver.standing(ref) if isinstance(driver, Lines) else None
         workers = await driver.workers() if isinstance(driver, Presence) else None
-        return explain(job, settings, standing, workers, time.time_ns() // 1_000_000)
+        return explain(job, settings, standing, workers, _store_time(workers))
 
     async def apply(self, one: Transition) -> Applied:
-        """Apply one transition, together with others asked for meanwhile."""
+        """Apply one transition, in one batch with others of this moment."""
         return await self._actions.ask(one)
 
     async def get(self, ref: Ref) -> JobRecord | None:
-        """Read one record, together with others asked for meanwhile."""
+        """Read one record, in one batch with others of this moment."""
         return await self._reads.ask(ref)
 
     async def _get(
         self, _op: Op, refs: Sequence[Ref]
     ) -> Sequence[JobRecord | BaseException | None]:
-        try:
-            return await self.driver.get(refs)
-        except CorruptRecord as error:  # one bad record must not spoil its neighbours' reads
-            if len(refs) == 1:
-                return [error]
-            return [(await self._get(_op, [ref]))[0] for ref in refs]
+        return await read_each(self.driver, refs)
+
+
+BEAT_COUNTS_MS = 15_000
+"""How long a heartbeat counts, so how old the last one of a live worker may be."""
+
+
+def _store_time(workers: Sequence[WorkerInfo] | None) -> int:
+    """Return the store's time in epoch milliseconds, as well as it can be known.
+
+    No verb tells it without a change to the store. The heartbeats of live workers bound it: the
+    store stamped the last one, not long ago. This machine's clock is taken within those bounds, so
+    a wrong one cannot tell of a lapsed lease or a due job that is not; without workers, as it is.
+    """
+    here = time.time_ns() // 1_000_000
+    beat = max((worker.seen_at for worker in workers or ()), default=0)
+    return min(max(here, beat), beat + BEAT_COUNTS_MS) if beat else here
+
+
+def _size(new: NewJob) -> int:
+    """Return about how many bytes a job takes; the rest of it is small."""
+    return len(new.job.payload)

@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from taskmux.api.codec import decode_value
+from taskmux.api.blocking import BlockingHandle, Portal
 from taskmux.api.connection import Connection
+from taskmux.api.values import decode_value
 from taskmux.driver import Applied, ApplyStatus, PushStatus
 from taskmux.model import transition
 from taskmux.model.errors import (
@@ -27,9 +28,9 @@ from taskmux.model.transition import Transition
 from taskmux.model.units import Duration, instant_ms, milliseconds, priority_number
 from taskmux.policy.explain import Explanation
 
-__all__ = ["BlockingHandle", "Connect", "JobHandle", "Portal"]
+__all__ = ["Connect", "JobHandle", "Portal"]
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 Value = TypeVar("Value")
 
 FIRST_LOOK = 0.002
@@ -39,15 +40,7 @@ Connect = Callable[[str], Awaitable[Connection]]
 """Returns the open connection that serves a queue, on the running event loop."""
 
 
-class Portal(Protocol):
-    """Runs coroutines for code without an event loop."""
-
-    def run_blocking(self, make: Callable[[], Awaitable[Value]]) -> Value:
-        """Run a coroutine on a background loop and wait for it."""
-        ...
-
-
-class JobHandle(Generic[R]):
+class JobHandle(Generic[R_co]):
     """A stored job. It holds no connection and no copy: every verb asks the store.
 
     Attributes:
@@ -89,12 +82,14 @@ class JobHandle(Generic[R]):
         return self.pushed in (PushStatus.DUPLICATE, PushStatus.DEDUPLICATED)
 
     @property
-    def blocking(self) -> BlockingHandle[R]:
+    def blocking(self) -> BlockingHandle[R_co]:
         """The same for code without an event loop."""
         return BlockingHandle(self, self._portal)
 
     async def record(self) -> JobRecord:
-        """Return the stored record.
+        """Return the stored record; its payload, result and progress are JSON bytes.
+
+        `arguments`, `result_value` and `progress_value` of it are the same as plain values.
 
         Raises:
             JobNotFound: there is none (any more).
@@ -115,7 +110,15 @@ class JobHandle(Generic[R]):
         """
         return (await self.record()).state
 
-    async def result(self, timeout: Duration | None = None) -> R:  # noqa: ASYNC109 - a user's word
+    async def progress(self) -> Any:
+        """Return the last progress that the handler told, as plain JSON values; None before.
+
+        Raises:
+            JobNotFound: there is no such job (any more).
+        """
+        return (await self.record()).progress_value
+
+    async def result(self, timeout: Duration | None = None) -> R_co:  # noqa: ASYNC109 - a user's word
         """Wait for the job to finish and return what its handler returned.
 
         Args:
@@ -152,11 +155,11 @@ class JobHandle(Generic[R]):
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, LONGEST_LOOK)
 
-    def _outcome(self, job: JobRecord) -> R:
+    def _outcome(self, job: JobRecord) -> R_co:
         match job.state:
             case State.COMPLETED:
                 data = job.result if job.result is not None else b"null"
-                value: R = decode_value(data, self._returns, f"The result of job {self.ref}")
+                value: R_co = decode_value(data, self._returns, f"The result of job {self.ref}")
                 return value
             case State.CANCELLED:
                 raise JobCancelled(f"Job {self.ref} was cancelled: {job.reason}.")
@@ -281,31 +284,3 @@ class JobHandle(Generic[R]):
                 )
             case _:
                 return applied
-
-
-class BlockingHandle(Generic[R]):
-    """A handle's verbs for synchronous code; each raises what its namesake does."""
-
-    def __init__(self, handle: JobHandle[R], portal: Portal) -> None:
-        self._handle = handle
-        self._portal = portal
-
-    def record(self) -> JobRecord:
-        """Return the stored record; see `JobHandle.record`."""
-        return self._portal.run_blocking(self._handle.record)
-
-    def status(self) -> State:
-        """Return the job's state; see `JobHandle.status`."""
-        return self._portal.run_blocking(self._handle.status)
-
-    def result(self, timeout: Duration | None = None) -> R:
-        """Wait for the result; see `JobHandle.result`."""
-        return self._portal.run_blocking(lambda: self._handle.result(timeout))
-
-    def cancel(self) -> State:
-        """Cancel the job; see `JobHandle.cancel`."""
-        return self._portal.run_blocking(self._handle.cancel)
-
-    def retry(self) -> None:
-        """Make a finished job wait again; see `JobHandle.retry`."""
-        self._portal.run_blocking(self._handle.retry)

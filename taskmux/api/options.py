@@ -50,64 +50,59 @@ class Retention(TypedDict, total=False):
     dead_count: int
 
 
-class JobOptions(TypedDict, total=False):
-    """What a task, a call or the app may say about jobs. The call wins, then the task, the app.
+class QueueOptions(TypedDict, total=False):
+    """Options that a queue may have: for jobs whose call and task leave them out.
 
-    `delay` and `run_at` exclude each other. `max_attempts` counts all tries. `backoff` is a policy,
-    a delay, a list of delays or a function of attempt and error. `timeout` is for one run.
+    `max_attempts` counts all tries. `backoff` is a policy, a delay, a list of delays or, at a
+    task, a function of attempt and error. `timeout` is for one run.
+    """
+
+    priority: int | str
+    lifo: bool
+    max_attempts: int
+    max_crashes: int
+    backoff: BackoffLike
+    timeout: Duration | None
+    keep_result: bool
+    retention: Retention
+    tags: Sequence[str]
+    headers: Mapping[str, str]
+
+
+class JobOptions(QueueOptions, total=False):
+    """Options of jobs: a call's win over its task's, and those over the app's.
+
+    `delay` and `run_at` exclude each other.
     `session` is a transaction of the application's own, in a store that has them.
     `group` is a line of its own in the queue: groups take fair turns, and may have limits.
     `dedup` is a key that at most one unfinished job of the queue owns.
+    `enqueue_timeout` is how long enqueueing waits for the store, 15 seconds by default; with None
+    as long as its driver tries, which takes up to a minute. It raises `StoreUnavailable` then, and
+    the job may be stored all the same.
     """
 
     queue: str
     id: str
     delay: Duration
     run_at: datetime
-    priority: int | str
-    lifo: bool
-    max_attempts: int
-    max_crashes: int
-    backoff: BackoffLike
-    timeout: Duration | None
-    keep_result: bool
-    retention: Retention
-    tags: Sequence[str]
-    headers: Mapping[str, str]
     group: str
     dedup: str
     session: Any
+    enqueue_timeout: Duration | None
 
 
-class QueueOptions(TypedDict, total=False):
-    """What a queue may say about jobs that neither their call nor their task says."""
+class Shared(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The options that a queue may say, checked and in working form; so they are stored, too.
 
-    priority: int | str
-    lifo: bool
-    max_attempts: int
-    max_crashes: int
-    backoff: BackoffLike
-    timeout: Duration | None
-    keep_result: bool
-    retention: Retention
-    tags: Sequence[str]
-    headers: Mapping[str, str]
+    UNSET: not said.
+    """
 
-
-class Parsed(msgspec.Struct, frozen=True):
-    """Options, checked and in working form. UNSET: not said."""
-
-    queue: str | UnsetType = UNSET
-    id: str | UnsetType = UNSET
-    delay: int | UnsetType = UNSET
-    run_at: int | UnsetType = UNSET
     priority: int | UnsetType = UNSET
     lifo: bool | UnsetType = UNSET
     max_attempts: int | UnsetType = UNSET
     max_crashes: int | UnsetType = UNSET
-    backoff: Backoff | BackoffFunction | UnsetType = UNSET
     call_backoff: Backoff | UnsetType = UNSET
-    """A backoff that a call gives: stored with the job, unlike its task's."""
+    """A backoff that a call or a queue gives: stored with the job, unlike its task's."""
     timeout: int | None | UnsetType = UNSET
     keep_result: bool | UnsetType = UNSET
     completed: Keep | UnsetType = UNSET
@@ -115,9 +110,20 @@ class Parsed(msgspec.Struct, frozen=True):
     dead: Keep | UnsetType = UNSET
     tags: tuple[str, ...] | UnsetType = UNSET
     headers: dict[str, str] | UnsetType = UNSET
+
+
+class Parsed(Shared, frozen=True):
+    """Options, checked and in working form. UNSET: not said."""
+
+    queue: str | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    delay: int | UnsetType = UNSET
+    run_at: int | UnsetType = UNSET
+    backoff: Backoff | BackoffFunction | UnsetType = UNSET
     group: str | UnsetType = UNSET
     dedup: Dedup | UnsetType = UNSET
     session: Any = UNSET
+    enqueue_timeout: int | None | UnsetType = UNSET
 
     def over(self, base: Parsed) -> Parsed:
         """Return these options, with what they leave unsaid taken from `base`."""
@@ -176,44 +182,27 @@ def parse_shared(options: JobOptions) -> Parsed:
     return parse_options(options)
 
 
-class _Stored(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A queue's defaults as they are stored: the fields of `Parsed` that a queue may say."""
-
-    priority: int | UnsetType = UNSET
-    lifo: bool | UnsetType = UNSET
-    max_attempts: int | UnsetType = UNSET
-    max_crashes: int | UnsetType = UNSET
-    call_backoff: Backoff | UnsetType = UNSET
-    timeout: int | None | UnsetType = UNSET
-    keep_result: bool | UnsetType = UNSET
-    completed: Keep | UnsetType = UNSET
-    cancelled: Keep | UnsetType = UNSET
-    dead: Keep | UnsetType = UNSET
-    tags: tuple[str, ...] | UnsetType = UNSET
-    headers: dict[str, str] | UnsetType = UNSET
-
-
 class _Defaults(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is stored: the options in force, and those that an app declared last."""
 
-    said: _Stored = _Stored()
-    declared: _Stored | None = None
+    said: Shared = Shared()
+    declared: Shared | None = None
 
 
 def parse_defaults(options: QueueOptions) -> bytes:
     """Return a queue's defaults, checked, as they are compared and stored.
 
     Raises:
-        DeclarationError: an option is wrong, or none that a queue can say.
+        DeclarationError: an option is wrong, or not one of a queue.
     """
     if misplaced := sorted(set(options) - set(QueueOptions.__annotations__)):
         raise DeclarationError(
-            f"{brief(misplaced[0])} is nothing that a queue can say about its jobs. It can say "
+            f"{brief(misplaced[0])} is no option of a queue. Its options are "
             f"{', '.join(QueueOptions.__annotations__)}."
         )
     parsed = parse_call(cast("JobOptions", options))
-    fields = {name: getattr(parsed, name) for name in _Stored.__struct_fields__}
-    return msgspec.json.encode(_Stored(**fields))
+    fields = {name: getattr(parsed, name) for name in Shared.__struct_fields__}
+    return msgspec.json.encode(Shared(**fields))
 
 
 def _read_defaults(data: bytes | None) -> _Defaults:
@@ -225,7 +214,7 @@ def _read_defaults(data: bytes | None) -> _Defaults:
 
 def changed_defaults(data: bytes | None, said: bytes) -> bytes:
     """Return stored defaults with others in force; what was declared is remembered."""
-    options = msgspec.json.decode(said, type=_Stored)
+    options = msgspec.json.decode(said, type=Shared)
     return msgspec.json.encode(_Defaults(options, _read_defaults(data).declared))
 
 
@@ -234,7 +223,7 @@ def declared_defaults(data: bytes | None, declared: bytes) -> bytes | None:
 
     They are as they were if it declares what was declared before: what was said since stays.
     """
-    options = msgspec.json.decode(declared, type=_Stored)
+    options = msgspec.json.decode(declared, type=Shared)
     if _read_defaults(data).declared == options:
         return data
     return msgspec.json.encode(_Defaults(options, options))
@@ -286,11 +275,14 @@ def _flag(name: str) -> Callable[[Any], dict[str, Any]]:
     return parse
 
 
-def _timeout(value: Any) -> dict[str, Any]:
-    timeout = None if value is None else milliseconds(value, "timeout")
-    if timeout == 0:
-        raise DeclarationError("timeout 0 would end every run at once. Use None for no timeout.")
-    return {"timeout": timeout}
+def _time_limit(name: str, what_0_means: str) -> Callable[[Any], dict[str, Any]]:
+    def parse(value: Any) -> dict[str, Any]:
+        limit = None if value is None else milliseconds(value, name)
+        if limit == 0:
+            raise DeclarationError(f"{name} 0 {what_0_means}. Use None for no {name}.")
+        return {name: limit}
+
+    return parse
 
 
 def _backoff(value: Any) -> dict[str, Any]:
@@ -346,7 +338,7 @@ _PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "max_attempts": _count("max_attempts", 1),
     "max_crashes": _count("max_crashes", 0),
     "backoff": _backoff,
-    "timeout": _timeout,
+    "timeout": _time_limit("timeout", "would end every run at once"),
     "keep_result": _flag("keep_result"),
     "retention": _retention,
     "tags": _tags,
@@ -354,4 +346,5 @@ _PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "group": lambda value: {"group": check_name(value, "group")},
     "dedup": lambda value: {"dedup": Dedup(check_name(value, "dedup key"))},
     "session": lambda value: {"session": value},
+    "enqueue_timeout": _time_limit("enqueue_timeout", "would store nothing"),
 }

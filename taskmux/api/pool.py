@@ -15,7 +15,12 @@ Where = tuple[int, asyncio.AbstractEventLoop]
 
 
 class Pool:
-    """Opens connections at first use and shares them within their event loop."""
+    """Opens connections at first use and shares them within their event loop.
+
+    Threads that each run a loop share it, too. It takes no lock, which a fork could leave locked
+    for ever: each step on the dictionary of loops is one that no other thread can come between,
+    and what is kept for a loop is touched by its own thread alone.
+    """
 
     def __init__(self) -> None:
         self._open: dict[Where, dict[Driver, asyncio.Future[Connection]]] = {}
@@ -24,6 +29,14 @@ class Pool:
     def in_use(self) -> bool:
         """Whether anything was opened."""
         return bool(self._open)
+
+    def opened(self, store: Driver) -> Connection | None:
+        """Return this loop's connection to a store if it is open already, as it mostly is."""
+        mine = self._open.get(_here())
+        opening = None if mine is None else mine.get(store)
+        if opening is None or not opening.done() or _failed(opening):
+            return None
+        return opening.result()
 
     async def connection(self, store: Driver) -> Connection:
         """Return this loop's connection to a store; concurrent callers share one opening.
@@ -35,16 +48,10 @@ class Pool:
         if here not in self._open:
             self._forget_closed_loops()
         mine = self._open.setdefault(here, {})
-        opened = mine.get(store)
-        if opened is None:
-            opened = mine[store] = asyncio.ensure_future(_new_connection(store))
-        try:
-            return await asyncio.shield(opened)
-        except BaseException:
-            failed = opened.done() and (opened.cancelled() or opened.exception() is not None)
-            if failed and mine.get(store) is opened:  # the next caller tries again
-                del mine[store]
-            raise
+        opening = mine.get(store)
+        if opening is None or _failed(opening):  # all who waited for it were told
+            opening = mine[store] = asyncio.ensure_future(_new_connection(store))
+        return await asyncio.shield(opening)
 
     async def close(self) -> None:
         """Let what is under way finish, then close this event loop's connections."""
@@ -57,10 +64,12 @@ class Pool:
             await connection.close()
 
     def _forget_closed_loops(self) -> None:
-        for where in [where for where in self._open if _gone(where)]:
-            for opened in self._open.pop(where).values():
+        for where in list(self._open):  # other threads add and forget loops meanwhile
+            if not _gone(where):
+                continue
+            for opened in self._open.pop(where, {}).values():
                 mine = where[0] == os.getpid()
-                if mine and opened.done() and not opened.cancelled() and not opened.exception():
+                if mine and opened.done() and not _failed(opened):
                     opened.result().driver.abandon()
 
 
@@ -68,6 +77,10 @@ async def _new_connection(store: Driver) -> Connection:
     connection = Connection(store.fork())
     await connection.open()
     return connection
+
+
+def _failed(opening: asyncio.Future[Connection]) -> bool:
+    return opening.done() and (opening.cancelled() or opening.exception() is not None)
 
 
 def _here() -> Where:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
+from taskmux.api.batch import BATCH_BYTES
+from taskmux.api.blocking import Portal
+from taskmux.api.call import Call
 from taskmux.api.connection import Connection
-from taskmux.api.handle import Connect, JobHandle, Portal
+from taskmux.api.handle import Connect, JobHandle
 from taskmux.api.options import QueueOptions, declared_defaults, parse_defaults
-from taskmux.api.task import Call
 from taskmux.driver import Pushed, PushStatus
-from taskmux.model.errors import GroupFull, JobError, Moved
+from taskmux.model.errors import GroupFull, InvalidArguments, JobError, Moved, StoreUnavailable
 from taskmux.model.job import Ref
 from taskmux.model.queue import QueueSettings
 from taskmux.plugins.instrument import Hooks
@@ -21,6 +24,7 @@ from taskmux.plugins.instrument import Hooks
 __all__ = ["Producing"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 BATCH = 1000
 """Jobs in one push. A push to a store that waits for its disk or its majority takes a millisecond
@@ -32,12 +36,20 @@ class Producing:
 
     Args:
         connect: returns the connection that serves a queue.
+        opened: returns it if it is open already, else None.
         portal: what handles use to run in code without an event loop.
         hooks: observers.
     """
 
-    def __init__(self, connect: Connect, portal: Portal, hooks: Hooks) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        opened: Callable[[str], Connection | None],
+        portal: Portal,
+        hooks: Hooks,
+    ) -> None:
         self._connect = connect
+        self._opened = opened
         self._portal = portal
         self._hooks = hooks
         self._declared: dict[str, bytes] = {}
@@ -47,22 +59,44 @@ class Producing:
         """Let a queue have defaults, which are stored when something is enqueued there.
 
         Raises:
-            DeclarationError: an option is wrong, or none that a queue can say.
+            DeclarationError: an option is wrong, or not one of a queue.
         """
         self._declared[queue] = parse_defaults(defaults)
 
     async def submit(self, call: Call[R]) -> JobHandle[R]:
         """Store a call; see `Taskmux.submit`."""
-        connection = await self._connect(call.queue)
-        new = call.new_job(await self._settings(connection, call.queue))
-        if call.session is None:
-            pushed = await connection.push(new)
-        else:
-            (pushed,) = await connection.push_many([new], call.session)
+        wait = call.terms.wait
+        deadline = math.inf if wait is None else asyncio.get_running_loop().time() + wait
+        try:
+            ready = self._ready(call.queue)
+            if ready is None:
+                async with asyncio.timeout_at(None if wait is None else deadline):
+                    ready = await self._prepared(call.queue)
+            connection, settings = ready
+            new = call.new_job(settings)
+            if call.session is None:
+                pushed = await connection.push(new, deadline)
+            else:
+                (pushed,) = await _within(wait, connection.push_many([new], call.session))
+        except TimeoutError:
+            raise _too_late(wait) from None
         return self._handle(call, pushed)
 
-    async def submit_many(self, calls: Sequence[Call[R]]) -> list[JobHandle[R]]:
+    def _ready(self, queue: str) -> tuple[Connection, QueueSettings] | None:
+        """Return what a push needs if it is at hand, as it is for nearly every job."""
+        connection = self._opened(queue)
+        settings = None if connection is None else connection.known_settings(queue)
+        if connection is None or settings is None or queue in self._declared:
+            return None
+        return connection, settings
+
+    async def _prepared(self, queue: str) -> tuple[Connection, QueueSettings]:
+        connection = await self._connect(queue)
+        return connection, await self._settings(connection, queue)
+
+    async def submit_many(self, calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
         """Store many calls, in order; see `Taskmux.enqueue_many`."""
+        calls = _checked(calls)
         answers: dict[int, Pushed] = {}
         for connection, session, places in await self._routes(calls):
             pushed = await self._push_all(connection, session, [calls[place] for place in places])
@@ -82,7 +116,7 @@ class Producing:
             session = call.session
             places = known.get((call.queue, id(session)))
             if places is None:
-                connection = await self._connect(call.queue)
+                connection = await _within(call.terms.wait, self._connect(call.queue))
                 route = (id(connection), id(session))
                 places = routes.setdefault(route, (connection, session, []))[2]
                 known[call.queue, id(session)] = places
@@ -96,21 +130,25 @@ class Producing:
         pushed: list[Pushed] = []
         sending: asyncio.Task[Sequence[Pushed]] | None = None
         try:
-            for start in range(0, len(calls), BATCH):
-                chunk = calls[start : start + BATCH]
-                rules = {
-                    queue: await self._settings(connection, queue)
-                    for queue in {call.queue for call in chunk}
-                }
+            for chunk in _chunks(calls):
+                wait = _longest([call.terms.wait for call in chunk])
+                queues = {call.queue for call in chunk}
+                rules = await _within(wait, self._all_settings(connection, queues))
                 news = [call.new_job(rules[call.queue]) for call in chunk]
                 if sending is not None:
                     pushed += await sending
-                sending = asyncio.ensure_future(connection.push_many(news, session))
+                pushing = _within(wait, connection.push_many(news, session))
+                sending = asyncio.ensure_future(pushing)
                 await asyncio.sleep(0)  # it goes out now, not when the next is ready
             return [*pushed, *(await sending)] if sending is not None else pushed
         finally:
             if sending is not None:
                 sending.cancel()
+
+    async def _all_settings(
+        self, connection: Connection, queues: Iterable[str]
+    ) -> dict[str, QueueSettings]:
+        return {queue: await self._settings(connection, queue) for queue in queues}
 
     async def _settings(self, connection: Connection, queue: str) -> QueueSettings:
         """Return a queue's settings; defaults that this app declares are stored at first use."""
@@ -134,6 +172,60 @@ class Producing:
         return JobHandle(
             ref, self._connect, self._portal, returns=call.returns, pushed=pushed.status
         )
+
+
+def _checked(calls: Iterable[Call[R]]) -> list[Call[R]]:
+    listed = list(calls)
+    for place, call in enumerate(listed):
+        if not isinstance(call, Call):
+            raise InvalidArguments(
+                f"Item {place} is a {type(call).__name__}, not a call. Make calls by "
+                f"task.bind(...): mux.enqueue_many([send.bind(1), send.bind(2)])."
+            )
+    return listed
+
+
+def _chunks(calls: Sequence[Call[R]]) -> Iterator[Sequence[Call[R]]]:
+    """Yield calls in parts that are bounded by number and by bytes."""
+    start = size = 0
+    for place, call in enumerate(calls):
+        size += len(call.payload)
+        if place > start and (place - start >= BATCH or size > BATCH_BYTES):
+            yield calls[start:place]
+            start, size = place, len(call.payload)
+    if calls:
+        yield calls[start:]
+
+
+def _longest(waits: Iterable[float | None]) -> float | None:
+    """Return the longest of the times; None, which is for ever, is longer than any."""
+    longest = 0.0
+    for wait in waits:
+        if wait is None:
+            return None
+        longest = max(longest, wait)
+    return longest
+
+
+async def _within(wait: float | None, what: Awaitable[T]) -> T:
+    """Await something of the store for at most so many seconds.
+
+    Raises:
+        StoreUnavailable: it took longer.
+    """
+    try:
+        async with asyncio.timeout(wait):
+            return await what
+    except TimeoutError:
+        raise _too_late(wait) from None
+
+
+def _too_late(wait: float | None) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The store did not answer within {wait:g} s (enqueue_timeout). The job may still be "
+        f"stored. Look whether the store is up; give jobs an id, task.options(id=...), and they "
+        f"can be enqueued again without being stored twice."
+    )
 
 
 _REFUSED = frozenset({PushStatus.MOVED, PushStatus.FULL})

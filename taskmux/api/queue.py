@@ -9,10 +9,11 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from taskmux.api.blocking import BlockingQueue, Portal
+from taskmux.api.call import task_line
 from taskmux.api.connection import Connection
-from taskmux.api.handle import Connect, JobHandle, Portal
+from taskmux.api.handle import Connect, JobHandle
 from taskmux.api.options import QueueOptions, changed_defaults, parse_defaults
-from taskmux.api.task import task_line
 from taskmux.driver import FindAsk, Page, require
 from taskmux.model.errors import DeclarationError
 from taskmux.model.job import JobRecord, Ref, State
@@ -67,6 +68,11 @@ class Queue:
 
     async def _connection(self) -> Connection:
         return await self._connect(self.name)
+
+    @property
+    def blocking(self) -> BlockingQueue:
+        """The same for code without an event loop: Flask, Django, scripts."""
+        return BlockingQueue(self, self._portal)
 
     async def counts(self) -> Counts:
         """Return the number of jobs in each state."""
@@ -126,6 +132,9 @@ class Queue:
         self, state: State | str, *, tag: str | None = None, newest: bool = False
     ) -> AsyncIterator[JobRecord]:
         """Yield the jobs in a state, page by page; never all at once in memory.
+
+        What they hold as JSON bytes is decoded by their `arguments`, `result_value` and
+        `progress_value`.
 
         Raises:
             DeclarationError: the state is unknown.
@@ -224,13 +233,13 @@ class Queue:
         await self._change(lambda settings: forget_line(settings, line), "Resetting")
 
     async def set_defaults(self, **options: Unpack[QueueOptions]) -> None:
-        """Store options for jobs of this queue that neither their call nor their task says.
+        """Store options for jobs of this queue whose call and task leave them out.
 
         Producers go by them within two seconds. They replace those that were stored before, and
         stay until an app declares others than it did.
 
         Raises:
-            DeclarationError: an option is wrong, or none that a queue can say.
+            DeclarationError: an option is wrong, or not one of a queue.
         """
         said = parse_defaults(options)
         connection = await self._connection()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import (
     Any,
     Concatenate,
@@ -16,32 +16,27 @@ from typing import (
     overload,
 )
 
-import msgspec
 from msgspec import UNSET
-from msgspec.structs import replace
 
+from taskmux.api.blocking import Portal
+from taskmux.api.call import Call, Terms, task_line
 from taskmux.api.codec import Signature
 from taskmux.api.context import Context
-from taskmux.api.handle import JobHandle, Portal
+from taskmux.api.handle import JobHandle
 from taskmux.api.handlers import handler
-from taskmux.api.options import JobOptions, Parsed, decode_defaults, parse_call
-from taskmux.driver import NewJob
+from taskmux.api.naming import redefines
+from taskmux.api.options import JobOptions, Parsed, parse_call
 from taskmux.model.backoff import DEFAULT_BACKOFF
 from taskmux.model.errors import DeclarationError
-from taskmux.model.ids import new_id
-from taskmux.model.job import JobRecord, Policy, State
-from taskmux.model.queue import LineSettings, QueueSettings
+from taskmux.model.queue import LineSettings
 
 __all__ = [
     "BlockingTask",
-    "Call",
     "Producer",
     "Registry",
     "Task",
     "TaskDecorator",
-    "Terms",
     "decorator",
-    "task_line",
 ]
 
 Args = ParamSpec("Args")
@@ -49,127 +44,9 @@ Whole = ParamSpec("Whole")
 Out = TypeVar("Out")
 R = TypeVar("R")
 
-NO_SETTINGS = QueueSettings()
-
-
-class Terms(msgspec.Struct, frozen=True):
-    """What is said about a call's job: by the call over its task, and by the app as a default.
-
-    `line`: the line of the call's task, if that has one of its own. `queue`: where it goes.
-    `options` and `policy` are what follows where the queue says nothing.
-    """
-
-    said: Parsed
-    base: Parsed
-    line: str | None = None
-    queue: str = "default"
-    options: Parsed = Parsed()
-    policy: Policy = Policy()
-
-    @classmethod
-    def settled(cls, said: Parsed, base: Parsed, line: str | None = None) -> Terms:
-        """Return terms with what follows from them.
-
-        Raises:
-            DeclarationError: a group is given, and the task has a line of its own.
-        """
-        options = said.over(base)
-        if line is not None and options.group is not UNSET:
-            raise _two_lines(options.group, line[1:])
-        queue = "default" if options.queue is UNSET else options.queue
-        return cls(said, base, line, queue, options, options.policy())
-
-    def under(self, queue: QueueSettings) -> tuple[Parsed, Policy]:
-        """Return what holds in a queue with these settings: call > task > queue > app."""
-        if queue.defaults is None:
-            return self.options, self.policy
-        defaults = decode_defaults(queue.defaults)
-        if self.said.backoff is not UNSET:  # a task's own, which is not stored with its jobs
-            defaults = replace(defaults, call_backoff=UNSET)
-        options = self.said.over(defaults).over(self.base)
-        return options, options.policy()
-
-
-class Call(Generic[R]):
-    """A task with bound arguments, checked and encoded, not enqueued yet."""
-
-    __slots__ = ("payload", "returns", "task", "terms")
-
-    def __init__(self, task: str, payload: bytes, terms: Terms, returns: Any = Any) -> None:
-        self.task = task
-        self.payload = payload
-        self.terms = terms
-        self.returns = returns
-
-    @property
-    def options(self) -> Parsed:
-        """What is said about its job, where the queue says nothing."""
-        return self.terms.options
-
-    @property
-    def queue(self) -> str:
-        """The queue that the job goes to."""
-        return self.terms.queue
-
-    @property
-    def session(self) -> Any:
-        """The application's transaction that it goes into, or None."""
-        session = self.options.session
-        return None if session is UNSET else session
-
-    def new_job(self, queue: QueueSettings = NO_SETTINGS) -> NewJob:
-        """Return the job that this call becomes in a queue with these settings.
-
-        It has an id of its own unless one was given.
-
-        Raises:
-            DeclarationError: it has a group, and its task a line of its own there.
-        """
-        said, policy = self.terms.under(queue)
-        line = self._line(queue)
-        if line is not None and said.group is not UNSET:
-            raise _two_lines(said.group, self.task)
-        delay = 0 if said.delay is UNSET else said.delay
-        run_at = None if said.run_at is UNSET else said.run_at
-        later = delay > 0 or run_at is not None
-        job = JobRecord(
-            queue=self.queue,
-            id=new_id() if said.id is UNSET else said.id,
-            task=self.task,
-            payload=self.payload,
-            policy=policy,
-            priority=100 if said.priority is UNSET else said.priority,
-            lifo=False if said.lifo is UNSET else said.lifo,
-            group=line if said.group is UNSET else said.group,
-            tags=() if said.tags is UNSET else said.tags,
-            headers={} if said.headers is UNSET else said.headers,
-            dedup=None if said.dedup is UNSET else said.dedup,
-            state=State.DELAYED if later else State.WAITING,
-            run_at=run_at,
-        )
-        return NewJob(job, delay)
-
-    def _line(self, queue: QueueSettings) -> str | None:
-        """Return the task's own line, which a producer that lacks the task learns of the store."""
-        if self.terms.line is None and queue.lines and task_line(self.task) in queue.lines:
-            return task_line(self.task)
-        return self.terms.line
-
-
-def _two_lines(group: str, task: str) -> DeclarationError:
-    return DeclarationError(
-        f"group={group!r} and task {task!r}, which has a line of its own by concurrency=, rate= or "
-        f"own_line=: a job stands in one line. Drop one of them."
-    )
-
-
-def task_line(task: str) -> str:
-    """Return the name of a task's own line: one that no group can have."""
-    return f"@{task}"
-
 
 class Producer(Portal, Protocol):
-    """What a task needs of its app: somebody who stores calls."""
+    """What a task needs of its app: a place to store calls."""
 
     @property
     def payload_limit(self) -> int:
@@ -216,7 +93,7 @@ class Task(Generic[Whole, Args, Out, R]):
 
     @property
     def queue(self) -> str:
-        """The queue of its jobs, unless a call says another."""
+        """The queue of its jobs, unless a call names another."""
         queue = self._terms.options.queue
         return "default" if queue is UNSET else queue
 
@@ -243,6 +120,15 @@ class Task(Generic[Whole, Args, Out, R]):
             InvalidArguments, NotEncodable, PayloadTooLarge: the arguments cannot travel.
         """
         payload = self.signature.encode(args, kwargs, self._producer.payload_limit)
+        return Call(self.name, payload, self._terms, self.signature.returns)
+
+    def bind_named(self, arguments: Mapping[str, Any]) -> Call[R]:
+        """Return a call with arguments by parameter name: `bind(**arguments)`, not type-checked.
+
+        Raises:
+            InvalidArguments, NotEncodable, PayloadTooLarge: the arguments cannot travel.
+        """
+        payload = self.signature.encode_named(arguments, self._producer.payload_limit)
         return Call(self.name, payload, self._terms, self.signature.returns)
 
     def options(self, **options: Unpack[JobOptions]) -> Task[Whole, Args, Out, R]:
@@ -312,13 +198,13 @@ class Registry:
         self._tasks: dict[str, AnyTask] = {}
 
     def add(self, task: AnyTask) -> None:
-        """Register a task.
+        """Register a task; one that is defined again takes the place of the first.
 
         Raises:
             DeclarationError: another function has the name.
         """
         known = self._tasks.get(task.name)
-        if known is not None and known.function is not task.function:
+        if known is not None and not redefines(task.function, known.function):
             raise DeclarationError(
                 f"Two functions are registered as task {task.name!r}: "
                 f"{_where(known.function)} and {_where(task.function)}. Give one another name: "

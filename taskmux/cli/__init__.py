@@ -1,13 +1,14 @@
 """The command line: `taskmux worker`, `demo`, `drivers`, `queue`, `job`, `dead`.
 
 Exit codes: 0 done; 1 it failed; 2 wrong usage or configuration; 3 the store cannot be reached or
-does not fit; 4 no such job.
+does not fit; 4 no such job or worker.
 """
 
 from __future__ import annotations
 
 import click
 
+from taskmux.cli.common import Commands
 from taskmux.cli.control import job, queue
 from taskmux.cli.demo.command import demo
 from taskmux.cli.inspect import dead, drivers
@@ -16,13 +17,25 @@ from taskmux.cli.workers import worker
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="taskmux")
 def main() -> None:
     """A task queue for Python with pluggable storage.
 
     Try `taskmux demo` first: it needs no server.
-    """
+
+    Commands that look at a store take --url, or else the stores of --app. Both can be set for good:
+    TASKMUX_URL, TASKMUX_APP, or url and app in [tool.taskmux] of pyproject.toml. Each command says
+    on standard error which store it looked at.
+
+    \b
+    Exit codes:
+      0  done
+      1  it failed
+      2  wrong usage or configuration; nothing was sent
+      3  the store cannot be reached, does not fit, or is not there
+      4  no such job or worker
+    """  # noqa: D301 - click wants the character that it stands for
 
 
 for command in (worker, demo, drivers, queue, job, dead):

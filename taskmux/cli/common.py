@@ -1,33 +1,41 @@
-"""What the commands share: options, the app they act on, and errors as exit codes."""
+"""What the commands share: options, the app and the store they act on, errors as exit codes."""
 
 from __future__ import annotations
 
 import asyncio
+import difflib
 import functools
-import importlib
-import json
 import sys
-import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import click
-import msgspec
-from rich.console import Console
 
 from taskmux.app import Taskmux
+from taskmux.cli.loading import load_app
+from taskmux.cli.output import complain, settle_streams, shown
 from taskmux.config import Settings, load_settings
-from taskmux.model.errors import ConfigError, JobNotFound, StoreError, TaskmuxError
+from taskmux.model.errors import (
+    ConfigError,
+    JobNotFound,
+    StoreError,
+    StoreUnavailable,
+    TaskmuxError,
+)
 
 __all__ = [
+    "FAILED",
+    "NO_JOB",
+    "STORE",
+    "USAGE",
+    "Commands",
     "app_option",
-    "console",
     "errors_to_exit_codes",
     "json_option",
-    "load_app",
-    "print_json",
     "run_on_app",
+    "settings_from",
     "url_option",
 ]
 
@@ -35,22 +43,37 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-console = Console(highlight=False)
-complaints = Console(stderr=True, highlight=False)
-
 FAILED, USAGE, STORE, NO_JOB = 1, 2, 3, 4
+
+
+class Commands(click.Group):
+    """A group that says which command was probably meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of the first argument."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], self.commands, n=1)
+            hint = (
+                f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(self.commands)}."
+            )
+            ctx.fail(f"No such command {args[0]!r}. {hint}")
+        return super().resolve_command(ctx, args)
 
 
 def url_option(command: Command) -> Command:
     """Add `--url`."""
-    return click.option("--url", help="The store, e.g. sqlite:///taskmux.db [TASKMUX_URL].")(
-        command
-    )
+    return click.option(
+        "--url", help="The store, such as redis://localhost; goes before the app's. [TASKMUX_URL]"
+    )(command)
 
 
 def app_option(command: Command) -> Command:
     """Add `--app`."""
-    return click.option("--app", help="Where your app is: module:variable [TASKMUX_APP].")(command)
+    return click.option(
+        "--app", help="The app whose stores are meant: module:variable. [TASKMUX_APP]"
+    )(command)
 
 
 def json_option(command: Command) -> Command:
@@ -66,9 +89,12 @@ def errors_to_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except TaskmuxError as error:
-            complaints.print(f"[bold red]{type(error).__name__}:[/] ", end="")
-            complaints.print(str(error), markup=False, soft_wrap=True)
+            notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+            name = shown(f"{type(error).__name__}: ", "bold red")
+            complain(name, f"{error}{notes}")
             sys.exit(_exit_code(error))
+        finally:
+            settle_streams()
 
     return run
 
@@ -94,51 +120,28 @@ def settings_from(**flags: Any) -> Settings:
     return load_settings(flags)
 
 
-def load_app(path: str) -> Taskmux:
-    """Import an app from `module:variable`, looking in the working directory first.
+def run_on_app(
+    url: str | None,
+    app: str | None,
+    do: Callable[[Taskmux], Awaitable[R]],
+    *,
+    looks: bool = True,
+) -> R:
+    """Run `do` with the app that the options name, or a plain one on the URL; close it after.
 
-    Raises:
-        ConfigError: there is no such module or variable, it is no app, or importing it failed.
+    Standard error says which store that is, unless JSON is wanted.
+
+    Args:
+        url: `--url`: alone it is the store, with `--app` it takes the place of the app's default.
+        app: `--app`; without both, the app of the settings, or the store of the settings.
+        do: what to do.
+        looks: it changes nothing, so a file that is not there is not made: it counts as empty.
     """
-    module_name, _, variable = path.partition(":")
-    if not module_name or not variable:
-        raise ConfigError(f"{path!r} names no app. Write module:variable, such as app:mux.")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except TaskmuxError:
-        raise
-    except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
-            raise ConfigError(
-                f"There is no module {module_name!r} in {here} or on the import path. Run the "
-                f"command where the module is, or install its package."
-            ) from None
-        raise _broken(module_name, error) from None
-    except Exception as error:  # noqa: BLE001 - the user's module may raise anything
-        raise _broken(module_name, error) from None
-    app = getattr(module, variable, None)
-    if not isinstance(app, Taskmux):
-        raise ConfigError(
-            f"{path!r} is {'missing' if app is None else 'no Taskmux app'}. Name the variable "
-            f"that holds Taskmux(...)."
-        )
-    return app
-
-
-def _broken(module: str, error: Exception) -> ConfigError:
-    frames = "".join(traceback.format_exception(error, limit=-3)).rstrip()
-    return ConfigError(f"Importing {module!r} failed; mend it and start again.\n{frames}")
-
-
-def run_on_app(url: str | None, app: str | None, do: Callable[[Taskmux], Awaitable[R]]) -> R:
-    """Run `do` with the app that the options name, or a plain one on the URL; close it after."""
-    settings = settings_from(url=url, app=app)
-    mux = Taskmux(settings.url) if settings.app is None else load_app(settings.app)
-    if settings.app is not None and url is not None:
-        mux.use(url)
+    mux = _mux(url, app)
+    if not click.get_current_context().params.get("as_json"):  # machines may read both streams
+        complain(shown(f"Store: {', '.join(map(_named, mux.urls))}", "dim"))
+    if looks:
+        _make_no_file(mux)
 
     async def call() -> R:
         try:
@@ -149,23 +152,46 @@ def run_on_app(url: str | None, app: str | None, do: Callable[[Taskmux], Awaitab
     return asyncio.run(call())
 
 
-def print_json(value: Any) -> None:
-    """Print a value as JSON; payloads and results, which are JSON already, as what they are."""
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+def _mux(url: str | None, app: str | None) -> Taskmux:
+    if url is not None and app is None:
+        return Taskmux(url)
+    settings = settings_from(url=url, app=app)
+    if settings.app is None:
+        return Taskmux(settings.url)
+    mux = load_app(settings.app)
+    if url is not None:
+        mux.use(url)
+    return mux
 
 
-def _plain(value: Any) -> Any:
-    match value:
-        case msgspec.Struct():  # every field, also those that have their default
-            return _plain(msgspec.structs.asdict(value))
-        case bytes():
-            try:
-                return json.loads(value)
-            except ValueError:
-                return value.decode("utf-8", "replace")
-        case dict():
-            return {key: _plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
-        case _:
-            return value
+def _file_of(url: str) -> Path | None:
+    """Return the file of a store that is one."""
+    parts = urlsplit(url)
+    if parts.scheme != "sqlite" or parts.netloc:
+        return None
+    return Path(unquote(parts.path).removeprefix("/")).absolute()
+
+
+def _named(url: str) -> str:
+    """Return a store's URL as it is shown: a file by its whole path."""
+    file = _file_of(url)
+    return url if file is None else f"sqlite:///{file}"
+
+
+def _make_no_file(mux: Taskmux) -> None:
+    """Look at an empty store instead of a file that is not there: opening it would make it.
+
+    Raises:
+        StoreUnavailable: the store of a route is not there.
+    """
+    for number, url in enumerate(mux.urls):
+        file = _file_of(url)
+        if file is None or file.exists() or not file.parent.is_dir():
+            continue
+        complain(
+            f"There is no file {file}: nothing was enqueued there yet. If you mean another store, "
+            f"name it (--url) or your app (--app module:variable)."
+        )
+        if number:
+            raise StoreUnavailable(f"A route leads to {url}, which is not there yet.")
+        mux.use("memory://")

@@ -6,21 +6,18 @@ from typing import Any, Literal
 
 import click
 import msgspec
-from rich.table import Table
-from rich.text import Text
 
 from taskmux.api.queue import Counts
 from taskmux.app import Taskmux
 from taskmux.cli.common import (
     app_option,
-    console,
     errors_to_exit_codes,
     json_option,
-    print_json,
     run_on_app,
     url_option,
 )
 from taskmux.cli.inspect import job, queue
+from taskmux.cli.output import Cell, print_json, say, shown, table
 from taskmux.model.errors import DeclarationError
 from taskmux.model.queue import LineSettings, QueueSettings, Rate
 from taskmux.model.units import show_ms
@@ -95,7 +92,7 @@ def _change(name: str, url: str | None, app: str | None, do: Any, *, as_json: bo
         await do(mux)
         return await mux.queue(name).settings()
 
-    _show(name, run_on_app(url, app, change), None, as_json=as_json)
+    _show(name, run_on_app(url, app, change, looks=False), None, as_json=as_json)
 
 
 @queue.command("show")
@@ -119,28 +116,27 @@ def _show(name: str, settings: QueueSettings, counts: Counts | None, *, as_json:
         told: dict[str, object] = {"queue": name, "settings": settings}
         print_json(told if counts is None else told | {"counts": counts})
         return
-    table = Table("Line", "", "Rate", "Concurrency")
-    table.add_row(*_row(f"queue {name}", settings))
+    rows = [_row(f"queue {name}", settings)]
     if settings.groups != LineSettings():
-        table.add_row(*_row("every group", settings.groups))
+        rows.append(_row("every group", settings.groups))
     for line, own in sorted(settings.lines.items()):
-        title = f"task {line[1:]}" if line.startswith("@") else f"group {line}"
-        table.add_row(*_row(title, own))
-    console.print(table)
+        rows.append(_row(f"task {line[1:]}" if line.startswith("@") else f"group {line}", own))
+    table(("Line", "Paused", "Rate", "Concurrency"), rows)
     if settings.group_size is not None:
-        console.print(f"At most {settings.group_size:,} jobs of a group may wait.")
+        say(f"At most {settings.group_size:,} jobs of a group may wait.")
     if settings.defaults is not None:
-        console.print(Text(f"Defaults for jobs: {settings.defaults.decode('utf-8', 'replace')}"))
+        say(f"Defaults for jobs: {settings.defaults.decode('utf-8', 'replace')}")
     if settings.moved_to is not None:
-        console.print(f"[yellow]Moved to {settings.moved_to}[/]")
+        say(shown(f"Moved to {settings.moved_to}", "yellow"))
     if counts is not None:
         numbers = msgspec.structs.asdict(counts).items()
-        console.print(", ".join(f"{number:,} {state}" for state, number in numbers))
+        say(", ".join(f"{number:,} {state}" for state, number in numbers))
 
 
-def _row(title: str, own: QueueSettings | LineSettings) -> tuple[Text | str, ...]:
+def _row(title: str, own: QueueSettings | LineSettings) -> tuple[Cell, ...]:
     limit = "-" if own.concurrency is None else f"{own.concurrency:,}"
-    return Text(title), "[yellow]paused[/]" if own.paused else "", _rate(own.rate), limit
+    paused = shown("paused", "yellow") if own.paused else "-"
+    return title, paused, _rate(own.rate), limit
 
 
 def _rate(rate: Rate | None) -> str:
@@ -166,6 +162,6 @@ def job_explain(
     if as_json:
         print_json(found)
         return
-    console.print(Text(f"{found.ref} is {found.state}.", style="bold"))
+    say(shown(f"{found.ref} is {found.state}.", "bold"))
     for reason in found.reasons:
-        console.print(Text(f"  {reason.cause}: {reason.text}"))
+        say(f"  {reason.cause}: {reason.text}")

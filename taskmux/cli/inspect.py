@@ -6,22 +6,18 @@ from datetime import UTC, datetime
 from importlib.metadata import entry_points
 
 import click
-from rich.console import Group
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
 
 from taskmux.api.queue import Counts
 from taskmux.app import Taskmux
 from taskmux.cli.common import (
+    Commands,
     app_option,
-    console,
     errors_to_exit_codes,
     json_option,
-    print_json,
     run_on_app,
     url_option,
 )
+from taskmux.cli.output import Cell, complain, facts, panel, print_json, say, shown, table
 from taskmux.driver import Page, capabilities_of
 from taskmux.model.errors import TaskmuxError
 from taskmux.model.job import JobRecord, State
@@ -42,11 +38,18 @@ def drivers(*, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table("URL", "Module", "Capabilities", "Ready")
-    for row in rows:
-        ready = "[green]yes[/]" if row["ready"] else Text(row["problem"])
-        table.add_row(f"{row['scheme']}://", row["module"], row["capabilities"] or "-", ready)
-    console.print(table)
+    table(
+        ("URL", "Module", "Capabilities", "Ready"),
+        [
+            (
+                f"{row['scheme']}://",
+                row["module"],
+                row["capabilities"] or "-",
+                shown("yes", "green") if row["ready"] else row["problem"],
+            )
+            for row in rows
+        ],
+    )
 
 
 def _driver_row(scheme: str, module: str) -> dict[str, str]:
@@ -59,9 +62,9 @@ def _driver_row(scheme: str, module: str) -> dict[str, str]:
     return row | {"capabilities": ", ".join(capabilities_of(driver))}
 
 
-@click.group()
+@click.group(cls=Commands)
 def queue() -> None:
-    """Queues."""
+    """Look at queues, pause and limit them."""
 
 
 @queue.command("ls")
@@ -83,25 +86,29 @@ def queue_ls(url: str | None, app: str | None, *, as_json: bool) -> None:
         print_json([{"queue": name, "paused": held, "counts": all_} for name, all_, held in rows])
         return
     if not rows:
-        console.print("No queues yet: nothing was enqueued in this store.")
+        say("No queues yet: nothing was enqueued in this store.")
         return
     states = [state.value for state in State if state is not State.MOVED]
-    table = Table("Queue", *(state.title() for state in states))
-    for name, counts, paused in rows:
-        numbers = (_number(getattr(counts, state), state) for state in states)
-        table.add_row(f"{name} [yellow](paused)[/]" if paused else name, *numbers)
-    console.print(table)
+    table(
+        ("Queue", *(state.title() for state in states)),
+        [
+            (
+                f"{name} (paused)" if paused else name,
+                *(_number(getattr(counts, state), state) for state in states),
+            )
+            for name, counts, paused in rows
+        ],
+    )
 
 
-def _number(count: int, state: str) -> str:
-    if not count:
-        return "[dim]0[/]"
-    return f"[red]{count:,}[/]" if state == State.DEAD else f"{count:,}"
+def _number(count: int, state: str) -> Cell:
+    style = "dim" if not count else "red" if state == State.DEAD else ""
+    return shown(f"{count:,}", style)
 
 
-@click.group()
+@click.group(cls=Commands)
 def job() -> None:
-    """Jobs."""
+    """Look at single jobs."""
 
 
 @job.command("show")
@@ -117,16 +124,16 @@ def job_show(queue: str, job_id: str, url: str | None, app: str | None, *, as_js
     if as_json:
         print_json(record)
         return
-    console.print(_facts(record))
+    facts(_facts(record))
     for attempt in record.history:
-        trace = Text(attempt.error.traceback or attempt.error.message) if attempt.error else Text()
-        title = f"attempt {attempt.number}: {attempt.outcome}, {_when(attempt.finished_at)}"
-        console.print(Panel(trace, title=title, title_align="left"))
+        trace = (attempt.error.traceback or attempt.error.message) if attempt.error else ""
+        when = _when(attempt.finished_at)
+        panel(f"attempt {attempt.number}: {attempt.outcome}" + (f", {when}" if when else ""), trace)
 
 
-def _facts(record: JobRecord) -> Group:
+def _facts(record: JobRecord) -> dict[str, str | None]:
     policy = record.policy
-    rows = {
+    return {
         "Job": f"{record.queue}/{record.id}",
         "Task": record.task,
         "State": record.state.value + (f": {record.reason}" if record.reason else ""),
@@ -145,16 +152,11 @@ def _facts(record: JobRecord) -> Group:
         "Tags": ", ".join(record.tags),
         "Log": "\n".join(record.logs),
     }
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        if value:
-            table.add_row(Text(name, style="bold"), Text(value))
-    return Group(table)
 
 
-@click.group()
+@click.group(cls=Commands)
 def dead() -> None:
-    """Dead letters: jobs that failed for good."""
+    """Look at dead letters: jobs that failed for good."""
 
 
 @dead.command("ls")
@@ -178,16 +180,23 @@ def dead_ls(
         print_json(page)
         return
     if not page.jobs:
-        console.print(f"No dead jobs in queue {queue}.")
+        say(f"No dead jobs in queue {queue}.")
         return
-    table = Table("Id", "Task", "Died", "Reason", "Last error")
-    for one in page.jobs:
-        error = f"{one.error.type}: {one.error.message}" if one.error else "-"
-        cells = (one.id, one.task, _when(one.finished_at) or "", one.reason or "", error)
-        table.add_row(*(Text(cell) for cell in cells))
-    console.print(table)
+    table(
+        ("Id", "Task", "Died", "Reason", "Last error"),
+        [
+            (
+                one.id,
+                one.task,
+                _when(one.finished_at) or "",
+                one.reason or "",
+                f"{one.error.type}: {one.error.message}" if one.error else "-",
+            )
+            for one in page.jobs
+        ],
+    )
     if page.cursor is not None:
-        console.print(f"More: taskmux dead ls {queue} --cursor {page.cursor}")
+        complain(f"More: taskmux dead ls {queue} --cursor {page.cursor}")
 
 
 def _when(ms: int | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import difflib
 import importlib
 import logging
 import os
@@ -14,7 +14,10 @@ from typing import Any
 import click
 
 from taskmux.app import Taskmux
-from taskmux.cli.common import complaints, errors_to_exit_codes, load_app, settings_from
+from taskmux.cli.common import Commands, errors_to_exit_codes, settings_from
+from taskmux.cli.loading import load_app
+from taskmux.cli.logs import check_logging, set_up_logging
+from taskmux.cli.output import complain, settle_streams
 from taskmux.cli.processes import supervise
 from taskmux.cli.signals import CUT_OFF, Signals, quietly
 from taskmux.config import Settings, parent_process
@@ -25,53 +28,77 @@ from taskmux.worker import Worker
 __all__ = ["worker"]
 
 
-class _Run(click.Group):
+class _Run(Commands):
     """A group whose first word may be left out: what is none of its commands is an app to run."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `run` before arguments that begin with no command of this group."""
-        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+        first = args[0] if args else ""
+        known = first in self.commands or first in ctx.help_option_names
+        misspelt = ":" not in first and difflib.get_close_matches(first, self.commands)
+        if not known and not misspelt:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write how a worker is run, and that there are commands."""
+        formatter.write_usage(ctx.command_path, "[OPTIONS] APP")
+        formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...")
 
-@click.group(cls=_Run)
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of running, then the commands."""
+        run = self.commands["run"]
+        run.format_options(click.Context(run, ctx, info_name="run"), formatter)
+        self.format_commands(ctx, formatter)
+
+
+@click.group(cls=_Run, short_help="Run an app's tasks; list and steer live workers.")
 def worker() -> None:
     """Run an app's tasks (`taskmux worker app:mux`), or see and command live workers.
 
-    `taskmux worker run --help` lists the options of running.
-    """
+    APP is module:variable: app:mux is the variable mux in app.py. [TASKMUX_APP]
+
+    \b
+    Signals: the first Ctrl-C or SIGTERM drains, the second ends the wait.
+    Exit codes: 0 stopped; 2 wrong usage; 3 the store cannot be used;
+    5 handlers were stopped at the drain deadline.
+    """  # noqa: D301 - click wants the character that it stands for
 
 
 @worker.command("run")
 @click.argument("app", required=False)
 @click.option(
+    "-q",
     "--queues",
-    help="Queues by preference, a,b, or by weight, a=3,b=1 [TASKMUX_QUEUES].",
+    multiple=True,
+    help="Queues by preference, a,b, or by weight, a=3,b=1. Default: those of the app's tasks. "
+    "[TASKMUX_QUEUES]",
 )
-@click.option("--concurrency", type=int, help="Handlers at once [TASKMUX_CONCURRENCY].")
-@click.option("--lease", help="How long a silent worker keeps a job: 30s [TASKMUX_LEASE].")
-@click.option("--drain", help="How long stopping waits for handlers: 20s [TASKMUX_DRAIN].")
+@click.option("-c", "--concurrency", type=int, help="Handlers at once: 10. [TASKMUX_CONCURRENCY]")
+@click.option("--lease", help="How long a silent worker keeps a job: 30s. [TASKMUX_LEASE]")
+@click.option("--drain", help="How long stopping waits for handlers: 20s. [TASKMUX_DRAIN]")
 @click.option(
     "--processes",
     type=click.IntRange(1, 256),
-    help="Worker processes, restarted [TASKMUX_PROCESSES].",
+    help="Worker processes, restarted when they die: 1. [TASKMUX_PROCESSES]",
 )
 @click.option("--url", help="The default store, whatever the app says.")
-@click.option("--log-level", help="debug, info, warning or error [TASKMUX_LOG_LEVEL].")
+@click.option("--log-level", help="debug, info, warning or error: info. [TASKMUX_LOG_LEVEL]")
+@click.option("--log-format", help="text or json: text. [TASKMUX_LOG_FORMAT]")
 @errors_to_exit_codes
-def worker_run(app: str | None, queues: str | None, url: str | None, **flags: Any) -> None:
+def worker_run(app: str | None, queues: tuple[str, ...], url: str | None, **flags: Any) -> None:
     """Run the tasks of APP (module:variable, such as app:mux).
 
     The first Ctrl-C or SIGTERM drains: running handlers finish, the rest goes back to the queue.
     The second ends the wait.
     """
-    names = None if queues is None else [name.strip() for name in queues.split(",")]
+    names = [name.strip() for entry in queues for name in entry.split(",")] or None
     settings = settings_from(app=app, queues=names, url=url, **flags)
     if settings.app is None:
         raise ConfigError("Name the app: taskmux worker app:mux (or set TASKMUX_APP).")
-    _log(settings.log_level)
+    check_logging(settings.log_level, settings.log_format)
     mux = load_app(settings.app)
+    set_up_logging(settings.log_level, settings.log_format)
     if url is not None:
         mux.use(url)
     one = mux.worker(
@@ -87,10 +114,10 @@ def worker_run(app: str | None, queues: str | None, url: str | None, **flags: An
     sys.exit(code)
 
 
-def _weighted(queues: Sequence[str]) -> Sequence[str] | dict[str, int]:
+def _weighted(queues: Sequence[str]) -> Sequence[str] | dict[str, int] | None:
     """Return the queues as `Taskmux.worker` takes them: `email=3` is a name and its weight."""
     if not any("=" in name for name in queues):
-        return queues
+        return queues or None
     weights = {}
     for entry in queues:
         name, _, weight = entry.partition("=")
@@ -103,7 +130,7 @@ def _weighted(queues: Sequence[str]) -> Sequence[str] | dict[str, int]:
 async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
     signals = Signals(
         one,
-        complaints.print,
+        complain,
         drain=show_ms(milliseconds(settings.drain)),
         supervised=parent_process() is not None,
     )
@@ -111,7 +138,7 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
     try:
         async with one:
             quietly(
-                complaints.print,
+                complain,
                 f"Worker {one.name} serves {', '.join(one.options.queues)} on {mux.url} "
                 f"({one.options.concurrency} at once, lease {show_ms(one.options.lease_ms)}, "
                 f"{len(mux.tasks.names())} tasks). Ctrl-C drains.",
@@ -131,8 +158,8 @@ def _farewell(one: Worker) -> int:
     if one.cut_off:
         code = CUT_OFF
         jobs = ", ".join(map(str, one.cut_off))
-        quietly(complaints.print, f"Handlers were stopped at the drain deadline: {jobs}.")
-    quietly(complaints.print, "Stopped.")
+        quietly(complain, f"Handlers were stopped at the drain deadline: {jobs}.")
+    quietly(complain, "Stopped.")
     if one.left_behind:
         _leave(code)
     return code
@@ -145,7 +172,7 @@ async def _stop_with_parent(one: Worker) -> None:
         await asyncio.sleep(1)
     if parent is not None:
         one.stop_soon()
-        quietly(complaints.print, "The supervising process is gone; draining.")
+        quietly(complain, "The supervising process is gone; draining.")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -161,24 +188,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _leave(code: int) -> None:
     """End the process at once: a handler that ignores its cancellation would keep it for ever."""
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    settle_streams()
     os._exit(code)
-
-
-def _log(level: str) -> None:
-    if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise ConfigError(f"log level {level!r} is none of debug, info, warning, error.")
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
 
 
 def _again(settings: Settings, url: str | None) -> list[str]:
     command = [sys.executable, "-m", "taskmux", "worker", str(settings.app), "--processes", "1"]
-    command += ["--queues", ",".join(settings.queues)]
+    if settings.queues:
+        command += ["--queues", ",".join(settings.queues)]
     command += ["--concurrency", str(settings.concurrency)]
     command += ["--lease", settings.lease, "--drain", settings.drain]
-    command += ["--log-level", settings.log_level]
+    command += ["--log-level", settings.log_level, "--log-format", settings.log_format]
     return command if url is None else [*command, "--url", url]

@@ -6,20 +6,17 @@ import time
 from typing import Literal
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from taskmux.app import Taskmux
 from taskmux.cli.common import (
+    NO_JOB,
     app_option,
-    complaints,
-    console,
     errors_to_exit_codes,
     json_option,
-    print_json,
     run_on_app,
     url_option,
 )
+from taskmux.cli.output import complain, print_json, say, shown, table
 from taskmux.cli.worker import worker
 from taskmux.model.units import show_ms
 from taskmux.model.workers import Command
@@ -33,27 +30,30 @@ __all__ = ["worker"]
 @json_option
 @errors_to_exit_codes
 def worker_ls(url: str | None, app: str | None, *, as_json: bool) -> None:
-    """List the live workers, what they serve, and how busy they are."""
+    """List the live workers: what they serve, how busy they are."""
     rows = run_on_app(url, app, Taskmux.workers)
     if as_json:
         print_json(rows)
         return
     if not rows:
-        console.print("No live workers. Start one: taskmux worker app:mux")
+        say("No live workers. Start one: taskmux worker app:mux")
         return
     now = time.time_ns() // 1_000_000
-    table = Table("Worker", "Queues", "Running", "", "Up", "Seen", "Tasks")
-    for row in rows:
-        table.add_row(
-            Text(row.id),
-            ", ".join(row.queues),
-            f"{row.running} of {row.concurrency}",
-            "[yellow]paused[/]" if row.paused else "",
-            show_ms(max(0, now - row.started_at) // 1000 * 1000),
-            f"{show_ms(max(0, now - row.seen_at) // 1000 * 1000)} ago",
-            str(len(row.tasks)),
-        )
-    console.print(table)
+    table(
+        ("Worker", "Queues", "Running", "State", "Up", "Seen", "Tasks"),
+        [
+            (
+                row.id,
+                ", ".join(row.queues),
+                f"{row.running} of {row.concurrency}",
+                shown("paused", "yellow") if row.paused else "works",
+                show_ms(max(0, now - row.started_at) // 1000 * 1000),
+                f"{show_ms(max(0, now - row.seen_at) // 1000 * 1000)} ago",
+                str(len(row.tasks)),
+            )
+            for row in rows
+        ],
+    )
 
 
 def _tell(worker_id: str, command: Command, url: str | None, app: str | None) -> None:
@@ -61,11 +61,9 @@ def _tell(worker_id: str, command: Command, url: str | None, app: str | None) ->
         return await mux.tell(worker_id, command)
 
     if not run_on_app(url, app, tell):
-        complaints.print(
-            f"There is no live worker {worker_id}. `taskmux worker ls` lists them.", markup=False
-        )
-        raise SystemExit(4)
-    console.print(f"Told {worker_id} to {command.verb}; it does so within two seconds.")
+        complain(f"There is no live worker {worker_id}. `taskmux worker ls` lists them.")
+        raise SystemExit(NO_JOB)
+    say(f"Told {worker_id} to {command.verb}; it does so within two seconds.")
 
 
 def _command(verb: Literal["pause", "resume", "stop"], about: str) -> None:

@@ -24,6 +24,7 @@ What may be overridden beside it, as methods of the class (see `Hooks`):
 - `advance(ms)`: let time pass on the store's clock; by default it really passes.
 - `leaked(driver)`: what is in the store that should not be there, checked after every test.
 - `unfit()`: drivers whose `open` must fail, each with the error it must raise.
+- `cut(driver)`: break the connections of an open driver.
 - `damage(driver, ref)`: make a stored record unreadable.
 - `clock_error_ms`: for a store whose clock is estimated.
 
@@ -48,7 +49,7 @@ pytest.register_assert_rewrite(
     ),
 )
 
-from taskmux.conformance.bench import Bench, Hooks, needs  # noqa: E402 - after the registration
+from taskmux.conformance.bench import Bench, needs  # noqa: E402 - after the registration
 from taskmux.conformance.faults import (  # noqa: E402 - as above
     Fault,
     FaultyDriver,
@@ -61,6 +62,7 @@ from taskmux.conformance.faults import (  # noqa: E402 - as above
     script,
     slow,
 )
+from taskmux.conformance.hooks import Hooks  # noqa: E402 - as above
 from taskmux.conformance.suite import DriverSuite  # noqa: E402 - as above
 
 __all__ = [

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 from msgspec.structs import replace
 
+from taskmux.conformance.hooks import Hooks
 from taskmux.conformance.model import differences
 from taskmux.driver import (
     PENDING,
@@ -32,12 +32,11 @@ from taskmux.driver import (
     ReclaimAsk,
     Ref,
     State,
-    StoreError,
     Transition,
     transition,
 )
 
-__all__ = ["LONG", "Bench", "Hooks", "needs"]
+__all__ = ["LONG", "Bench", "needs"]
 
 LONG = 60_000
 """A lease or delay, in milliseconds, that does not end within a test."""
@@ -55,33 +54,6 @@ def needs(capability: str) -> Callable[[Case], Case]:
         return case
 
     return mark
-
-
-class Hooks:
-    """What a driver's author may override; every default suits an ordinary server."""
-
-    clock_error_ms: ClassVar[int] = 0
-    """How far instants may be off, for a store whose clock is estimated rather than read."""
-
-    async def advance(self, ms: float) -> None:
-        """Let `ms` milliseconds pass on the store's clock. By default they really pass."""
-        await asyncio.sleep(ms / 1000)
-
-    async def leaked(self, driver: Driver) -> list[str]:  # noqa: ARG002 - for overriders
-        """Return what the store should not hold any more, each in words. Called after each test.
-
-        Stray keys, open transactions, index entries without a record: whatever only the driver's
-        author can see.
-        """
-        return []
-
-    async def unfit(self) -> Sequence[tuple[Driver, type[StoreError]]]:
-        """Return drivers whose store cannot be opened, each with the error that must say so."""
-        return []
-
-    async def damage(self, driver: Driver, ref: Ref) -> bool:  # noqa: ARG002 - for overriders
-        """Make one stored record unreadable behind the driver's back; False: cannot be done."""
-        return False
 
 
 class Bench:

@@ -24,13 +24,13 @@ from taskmux.driver import (
 __all__ = ["answer", "differences", "leased", "moved", "noted", "pushed"]
 
 
-def pushed(new: NewJob, now: int) -> JobRecord:
-    """Return the record of a job created at `now` (P1)."""
+def pushed(new: NewJob, now: int, *, fence: int) -> JobRecord:
+    """Return the record of a job created at `now` (P1). The fence is the store's to choose."""
     job = new.job
     run_at = job.run_at
     if job.state is State.DELAYED and run_at is None:
         run_at = now + new.delay
-    return replace(job, created_at=now, fence=now, run_at=run_at)
+    return replace(job, created_at=now, fence=fence, run_at=run_at)
 
 
 def leased(job: JobRecord, ask: ClaimAsk, now: int, *, fence: int) -> JobRecord:
@@ -73,7 +73,7 @@ def moved(job: JobRecord, one: Transition, now: int) -> JobRecord | None:
         result = replace(result, run_at=now + one.delay if one.run_at is None else one.run_at)
     if target not in TERMINAL:
         return replace(result, finished_at=None)
-    return result if job.state in TERMINAL else replace(result, finished_at=now)
+    return result if target is job.state else replace(result, finished_at=now)
 
 
 def noted(job: JobRecord, note: Note) -> JobRecord:

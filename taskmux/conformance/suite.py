@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from taskmux.conformance.bench import Bench, Hooks
+from taskmux.conformance.bench import Bench
 from taskmux.conformance.cases.apply import ApplyCases
 from taskmux.conformance.cases.cancelled import CancelledCases
 from taskmux.conformance.cases.claim import ClaimCases
 from taskmux.conformance.cases.faulty import FaultyCases
+from taskmux.conformance.cases.fields import FieldCases
 from taskmux.conformance.cases.history import HistoryCases
+from taskmux.conformance.cases.holds import HoldCases
 from taskmux.conformance.cases.leases import LeaseCases
 from taskmux.conformance.cases.life import LifeCases
 from taskmux.conformance.cases.limits import LimitCases
@@ -28,6 +30,7 @@ from taskmux.conformance.cases.races import RaceCases
 from taskmux.conformance.cases.reading import ReadingCases
 from taskmux.conformance.cases.settings import SettingsCases
 from taskmux.conformance.cases.waiting import WaitCases
+from taskmux.conformance.hooks import Hooks
 from taskmux.driver import Driver, capabilities_of
 
 __all__ = ["DriverSuite"]
@@ -41,12 +44,14 @@ class DriverSuite(
     OrderCases,
     LineCases,
     LimitCases,
+    HoldCases,
     ApplyCases,
     MoveCases,
     NoteCases,
     LeaseCases,
     ReadingCases,
     PayloadCases,
+    FieldCases,
     PruneCases,
     SettingsCases,
     WaitCases,

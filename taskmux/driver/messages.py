@@ -30,10 +30,17 @@ __all__ = [
 
 
 class Op(msgspec.Struct, frozen=True, gc=False):
-    """An operation id, minted by the core: who sends it and the how-manieth it is.
+    """An operation id, minted by the core: who sends it, and the number of the operation.
 
-    An origin has one operation in flight per queue and verb, and its numbers rise, so a store
-    needs to remember only each origin's last one.
+    The numbers of an origin rise. It has one operation of a verb in flight: `push` and `apply`
+    whatever queues their batch spans, `claim` and `reclaim` one in each queue. It sends the next
+    when it knows the answer, or has given up. So a store need remember only the last operation
+    that it saw of each origin, verb and queue.
+
+    The same operation may be sent again while its first copy still runs in the store (the caller
+    lost patience, the connection broke): both answer alike, and it is done once. An operation that
+    arrives after a later one of its origin, verb and queue came over a connection that broke, and
+    nobody waits for its answer: it changes nothing, and may raise any `StoreError`.
     """
 
     origin: str
@@ -160,8 +167,9 @@ class FindAsk(msgspec.Struct, frozen=True, kw_only=True):
     """Ask for one page of a queue's jobs in one state.
 
     Order: waiting jobs by priority and sequence, which is how they will be claimed but for the
-    turns of lines; delayed ones by due time; the others oldest first, or newest first with
-    `newest`. `cursor` comes from the page before.
+    turns of lines; delayed ones by `run_at`; active and blocked ones by `created_at`; finished
+    ones by `finished_at`. Jobs of one instant are in an order of the store's own that stays the
+    same. With `newest`, all that backwards. `cursor` comes from the page before.
     """
 
     queue: str
@@ -182,9 +190,9 @@ class Page(msgspec.Struct, frozen=True):
 class PruneAsk(msgspec.Struct, frozen=True):
     """Ask to remove up to `limit` finished records of a queue whose retention has passed.
 
-    `memory`: a store that remembers operations in the records themselves removes none that
-    finished less than this many milliseconds ago. `spare`: retention by count removes none that
-    finished less than this many milliseconds ago, so that its result can be read.
+    `memory`: for how many milliseconds after its end a record stays in a store that remembers
+    operations in the records themselves. `spare`: for how many milliseconds after its end a record
+    is safe from retention by count, so that its result can be read.
     """
 
     queue: str

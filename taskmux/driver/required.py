@@ -56,6 +56,9 @@ class Driver(ABC):
         O2 An unreachable store raises `StoreUnavailable`, an unfit one `StoreIncompatible`,
            refused credentials `StoreDenied`: each says what to do next.
         O3 Two drivers opening an empty store at once both succeed.
+        O6 A verb whose connection breaks raises `StoreUnavailable`, and nothing else. The driver
+           makes new connections by itself, so that the same call, sent again, works. A verb of a
+           driver that is not open raises it, too, unless there is nothing to open.
         """
 
     @abstractmethod
@@ -86,16 +89,20 @@ class Driver(ABC):
     async def push(self, op: Op, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
         """Create jobs; answer in the order asked. May span queues.
 
-        P1 A created job is stored as given, plus: `created_at` = now, `fence` = now (so no zombie
-           of a removed job with this id can ever match), its place in line, and `run_at` for a
-           delayed one (now + delay, unless given as an absolute instant).
+        P1 A created job is stored as given, plus: `created_at` = now, its place in line, `run_at`
+           for a delayed one (now + delay, unless given as an absolute instant), and a `fence` that
+           is at least now and higher than any that a job of this id ever had, so that no zombie of
+           a removed job matches. (Each claim raises the fence by one, so within some milliseconds
+           a job may have a fence that is ahead of the time. A store that removes such a job keeps
+           its fence, one number a queue being enough, and starts the next job above it.)
         P2 A job whose (queue, id) exists in any state is not created: DUPLICATE, the record
            untouched.
         P3 A job whose `dedup.key` is owned by another unfinished job of its queue is not created:
            DEDUPLICATED, with the owner's id. A created job owns its key until it is terminal or
            removed. The id is checked before the key.
         P4 The same op again answers as before and creates nothing, even if the job has meanwhile
-           finished or was removed by `prune` within the ask's `memory`.
+           finished or was removed by `prune` within the ask's `memory`; and so does a copy that
+           runs beside the first one.
         P5 A queue whose settings say `moved_to` takes nothing: MOVED, with that URL as id.
         P6 Jobs pushed in one batch stand in line in the batch's order; of two with the same id or
            key in one batch the first is created.
@@ -117,8 +124,11 @@ class Driver(ABC):
            begins. Nothing else changes.
         C4 No two claims hand out the same job while its lease holds, whatever runs at once.
         C5 The same op again returns the same jobs that are still active under the same fence,
-           and claims no other.
+           and claims no other; and so does a copy that runs beside the first one. A claim that
+           gave nothing need not be remembered: its repeat gives nothing, or is a claim like any.
         C6 A paused queue gives nothing: `blocked_by="paused"`. Its due jobs may wait unpromoted.
+           A queue that has moved gives what is left in it, as if it had not: `moved_to` is for
+           `push` alone.
         C7 `next_in` is the time until the earliest delayed job is due (0 if it is due already but
            was not promoted now), None if none is delayed. `now` is the store's time.
         """
@@ -132,16 +142,18 @@ class Driver(ABC):
            its cause. Otherwise STALE and nothing is written.
         A2 No record: GONE.
         A3 What is written: `changes` as given, the target state, `run_at` for DELAYED (now +
-           delay, or the absolute instant), `finished_at` = now for a terminal target (None when
-           it leaves one). Leaving ACTIVE clears `worker`, `lease_until` and `started`; the fence
-           stays. ACTIVE -> ACTIVE keeps the lease. `to=None` keeps state and place, except that a
-           waiting job with a new priority moves to it, keeping its sequence. Leaving BLOCKED
-           clears `cause`.
+           delay, or the absolute instant), `finished_at` = now for a terminal target that is not
+           its state already (None when it leaves one). Leaving ACTIVE clears `worker`,
+           `lease_until` and `started`; the fence stays. ACTIVE -> ACTIVE keeps the lease.
+           `to=None` keeps state and place, except that a waiting job with a new priority moves to
+           it, keeping its sequence. Leaving BLOCKED clears `cause`.
         A4 The same op again: what was APPLIED is answered REPEATED, the rest as before; nothing
            changes, even when later operations have moved the job on, as long as this is the
-           origin's last op. That holds for a removal, too.
+           origin's last op. That holds for a removal, too, and for a copy that runs beside the
+           first one.
         A5 WAITING places: BACK takes a new sequence, FRONT one before all others of its
-           priority, KEEP the one it had when it was last waiting.
+           priority, KEEP the one it had when it was last waiting, whatever state it was in since
+           (as BACK for a job that never waited).
         A6 A terminal target or a removal frees the job's deduplication key if it still owns it.
            Leaving a terminal state takes the key again; owned by another: CONFLICT, nothing
            written.
@@ -191,7 +203,9 @@ class Driver(ABC):
     async def get(self, refs: Sequence[Ref]) -> Sequence[JobRecord | None]:
         """Return the records, in the order asked; None where there is none.
 
-        G1 What was pushed or applied is read back equal, byte for byte.
+        G1 What was pushed or applied is read back equal, byte for byte. Bytes hold anything. Text
+           is valid UTF-8 and, from the core, without NUL: a store that cannot hold one raises a
+           `StoreError` for it and stores nothing of that job, transition or note.
         """
 
     @abstractmethod
@@ -214,7 +228,8 @@ class Driver(ABC):
     async def queues(self) -> Sequence[str]:
         """Return the names of all queues that hold a job or have settings, sorted.
 
-        G3 A queue appears with its first job or setting, and goes with its last.
+        G3 A queue appears with its first job or setting. It goes with its last job if it never had
+           settings; these are never removed.
         """
 
     @abstractmethod
@@ -222,7 +237,8 @@ class Driver(ABC):
         """Remove finished records past their retention; return how many went.
 
         T1 A terminal record goes when `finished_at` + its retention's age has passed; never
-           earlier, and no other record.
+           earlier, and no other record. A job that leaves its terminal state has no retention any
+           more, until it is finished again.
         T2 With a retention count n, the newest n of its queue and state stay until their age has
            passed; older ones go, save within `spare`.
         T3 At most about `limit` go in one call, so the caller can share the store.
@@ -249,9 +265,10 @@ class Driver(ABC):
     async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109
         """Sleep until work may be there in one of the queues, or `timeout` seconds.
 
-        W1 A push or a transition that makes a job waiting, or the first delayed job to be due,
-           from any process, ends the wait soon (True), and so does a change of settings.
-           Spurious wake-ups are allowed.
+        W1 These end the wait soon (True), from whatever process they come: a push or transition
+           that makes a job waiting, or a delayed one that is due before all others of its queue;
+           and a change of settings. Spurious wake-ups are allowed. Time alone ends no wait: the
+           caller knows from `next_in` when a delayed job is due.
         W2 After `timeout` it returns False. It is a hint: correctness never depends on it.
         W3 A job that became waiting between the last claim of this instance and this call ends the
            wait at once.

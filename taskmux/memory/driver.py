@@ -32,25 +32,26 @@ from taskmux.driver import (
     Note,
     Op,
     Page,
-    Place,
     PruneAsk,
     Pushed,
-    PushStatus,
     QueueSettings,
     ReclaimAsk,
     Ref,
     Standing,
     State,
+    StoreError,
     Transition,
     WorkerInfo,
     check_options,
+    hide_credentials,
     holds,
     hookimpl,
     split_url,
 )
-from taskmux.memory.claiming import Claims
-from taskmux.memory.moving import Transitions
-from taskmux.memory.reading import find, prune, standing
+from taskmux.memory.apply import Transitions
+from taskmux.memory.claim import Claims
+from taskmux.memory.push import Pushes
+from taskmux.memory.read import find, prune, standing
 from taskmux.memory.store import MemoryStore, Stored
 
 __all__ = ["MemoryDriver", "taskmux_driver"]
@@ -58,7 +59,7 @@ __all__ = ["MemoryDriver", "taskmux_driver"]
 Reply = TypeVar("Reply")
 
 
-class MemoryDriver(Claims, Transitions, Driver):
+class MemoryDriver(Pushes, Claims, Transitions, Driver):
     """The reference driver: every contract in its plainest form."""
 
     def __init__(self, url: str = "memory://", store: MemoryStore | None = None) -> None:
@@ -69,7 +70,7 @@ class MemoryDriver(Claims, Transitions, Driver):
     @property
     def url(self) -> str:
         """The store's URL."""
-        return self._url
+        return hide_credentials(self._url)
 
     async def open(self) -> None:
         """There is nothing to connect to."""
@@ -87,33 +88,6 @@ class MemoryDriver(Claims, Transitions, Driver):
         """See `Driver.push`."""
         with self.store.lock:
             return self._once("push", op, lambda: [self._push(new) for new in jobs])
-
-    def _push(self, new: NewJob) -> Pushed:
-        job = new.job
-        queue = self.store.queue(job.queue)
-        if queue.settings.moved_to is not None:
-            return Pushed(PushStatus.MOVED, queue.settings.moved_to)
-        if job.id in queue.jobs:
-            return Pushed(PushStatus.DUPLICATE, job.id)
-        if job.dedup is not None and job.dedup.key in queue.dedup:
-            return Pushed(PushStatus.DEDUPLICATED, queue.dedup[job.dedup.key])
-        size = queue.settings.size(job.group) if job.state is State.WAITING else None
-        if size is not None and queue.lines.waiting[job.group] >= size:
-            return Pushed(PushStatus.FULL, job.id)
-        now = self.store.clock()
-        run_at = job.run_at
-        if job.state is State.DELAYED and run_at is None:
-            run_at = now + new.delay
-        self.store.created += 1
-        stored = Stored(
-            replace(job, created_at=now, fence=now, run_at=run_at), created=self.store.created
-        )
-        queue.jobs[job.id] = stored
-        if job.state is State.WAITING:
-            self.store.place(stored, Place.FRONT if job.lifo else Place.BACK)
-        queue.enter(stored)
-        self._announce(queue, stored)
-        return Pushed(PushStatus.CREATED, job.id)
 
     # -- claim --------------------------------------------------------------------------------
 
@@ -283,7 +257,6 @@ class MemoryDriver(Claims, Transitions, Driver):
             now = self.store.clock()
             if beat.last:
                 self.store.workers.pop(beat.worker.id, None)
-                self.store.commands.pop(beat.worker.id, None)
             else:
                 worker = replace(beat.worker, seen_at=now)
                 self.store.workers[worker.id] = (now + beat.ttl, worker)
@@ -321,10 +294,12 @@ class MemoryDriver(Claims, Transitions, Driver):
         )
 
     def _once(self, verb: str, op: Op, do: Callable[[], Reply]) -> Reply:
-        """Do it, or answer as this op was answered before."""
-        known = self.store.memory.get((op.origin, verb))
-        if known is not None and known[0] == op.number:
-            reply: Reply = known[1]
+        """Do it, or answer as this op was answered before; refuse one that arrives too late."""
+        last, known = self.store.memory.get((op.origin, verb), (0, None))
+        if last > op.number:
+            raise StoreError(f"Operation {op} came after a later one of its origin: not done.")
+        if last == op.number:
+            reply: Reply = known
             return reply
         reply = do()
         self.store.memory[op.origin, verb] = (op.number, reply)

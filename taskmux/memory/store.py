@@ -38,7 +38,7 @@ class Stored(msgspec.Struct):
     sequence: int = 0
     """Its place among the waiting jobs of its priority, kept while it is elsewhere."""
     created: int = 0
-    """How-manieth creation of the store: breaks ties of time."""
+    """Counts the creations of the store: breaks ties of time."""
     retention: Keep = Keep()
 
 
@@ -59,6 +59,8 @@ class QueueStore:
         self.counts = dict.fromkeys(State, 0)
         self.version = 0
         """Rises with everything that may end a wait."""
+        self.fence_of_removed = 0
+        """The highest fence of all jobs that were removed: new ones start above it (P1)."""
 
     def enter(self, stored: Stored) -> None:
         """Index a record under the state that it has now."""
@@ -79,6 +81,12 @@ class QueueStore:
         self._leave_all_but_line(job)
         if job.state is State.WAITING:
             self.lines.leave(job.group)
+
+    def remove(self, stored: Stored) -> None:
+        """Forget a job, but for its fence."""
+        self.leave(stored)
+        del self.jobs[stored.job.id]
+        self.fence_of_removed = max(self.fence_of_removed, stored.job.fence)
 
     def _leave_all_but_line(self, job: JobRecord) -> None:
         self.counts[job.state] -= 1
@@ -147,6 +155,12 @@ class MemoryStore:
             return
         self.sequence += 1
         stored.sequence = -self.sequence if place is Place.FRONT else self.sequence
+
+    def announce(self, queue: QueueStore, stored: Stored) -> None:
+        """Wake sleepers if this job may run now, or is the next one that becomes due."""
+        state = stored.job.state
+        if state is State.WAITING or (state is State.DELAYED and queue.first_delayed() is stored):
+            self.wake(queue)
 
     def wake(self, queue: QueueStore) -> None:
         """Tell every waiter, on whichever loop, that work may be there."""

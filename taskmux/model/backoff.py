@@ -1,9 +1,9 @@
 """Backoff policies: how long a failed job waits before its next attempt.
 
 Each is plain data, so that it can be stored with a job. `delay_ms` is pure: it takes the random
-source as an argument. Jitter is *full* by default: the delay is drawn from [0, d], which spreads
-retries best (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015); `jitter=0` turns it
-off, and a value between leaves `1 - jitter` of the delay fixed.
+source as an argument. Jitter is *full* unless said otherwise: the delay is drawn from [0, d], which
+spreads retries best (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015); `jitter=0`
+turns it off, and a value between leaves `1 - jitter` of the delay fixed.
 """
 
 from __future__ import annotations
@@ -164,7 +164,12 @@ def Steps(*delays: Duration, jitter: float = 1.0) -> StepsPolicy:  # noqa: N802 
     )
 
 
-DEFAULT_BACKOFF: Backoff = Exponential("1s", cap="10m")
+DEFAULT_BACKOFF: Backoff = Exponential("20s", factor=5, cap="10m", jitter=0.5)
+"""10 to 20 s, 50 to 100 s, 250 to 500 s, then 5 to 10 minutes.
+
+The default three attempts thus span at least a minute, whatever chance says: an outage of a minute
+sends nothing to the dead letters. Full jitter could draw two short waits, so half is fixed.
+"""
 
 
 def as_backoff(value: object) -> Backoff | BackoffFunction:

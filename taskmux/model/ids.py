@@ -11,13 +11,15 @@ __all__ = ["new_id"]
 
 
 class _Ids:
-    """Makes ids: what was given out last is a millisecond, how its ids begin, and their numbers.
+    """Makes ids: a millisecond, then a number.
 
-    Numbers of a millisecond begin anywhere and count up, so that the system is asked for
-    randomness once in each. Threads may begin one at once: each then counts from where it began.
+    The first number of a millisecond is random and the others count up from it, so the system is
+    asked for randomness once a millisecond. Two threads that come first in one millisecond each
+    count from a random number of their own.
     """
 
     def __init__(self) -> None:
+        # The last millisecond, as a number and as the ids of it begin, and its numbers to come.
         self._last: tuple[int, str, Iterator[int]] = 0, "", itertools.count()
 
     def begin_anew(self) -> None:
@@ -27,8 +29,8 @@ class _Ids:
     def new(self) -> str:
         """Return an id: 11 hexadecimal digits of the time in ms, then 16 of a number.
 
-        Ids sort by their millisecond, and within it as they were made where one thread makes them.
-        Like the time, the number is no secret: who knows one id can guess its neighbours.
+        Ids sort by their millisecond; those that one thread makes in one sort in the order in which
+        they were made. The number is no secret: from one id its neighbours can be guessed.
         """
         now = time.time_ns() // 1_000_000
         then, begin, numbers = self._last

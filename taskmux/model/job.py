@@ -7,11 +7,12 @@ They hold nothing that could lead back to them, so the garbage collector need no
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from taskmux.model.backoff import Backoff
+from taskmux.model.errors import NotDecodable
 
 __all__ = [
     "PENDING",
@@ -170,7 +171,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
 
     # lease: meaningful while active
     fence: int = 0
-    """Rises at every claim; starts at the creation time, so no old zombie can match it."""
+    """Rises at every claim, and starts above all that the id ever had: no zombie can match it."""
     worker: str | None = None
     lease_until: int | None = None
     started: bool = False
@@ -191,3 +192,30 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     def ref(self) -> Ref:
         """The job's identity."""
         return Ref(self.queue, self.id)
+
+    @property
+    def arguments(self) -> Any:
+        """The payload as plain JSON values: the arguments by parameter name."""
+        return _plain(self, "payload", self.payload)
+
+    @property
+    def result_value(self) -> Any:
+        """The result as plain JSON values; None if there is none. `JobHandle.result` types it."""
+        return _plain(self, "result", self.result)
+
+    @property
+    def progress_value(self) -> Any:
+        """The progress as plain JSON values; None if none was told."""
+        return _plain(self, "progress", self.progress)
+
+
+def _plain(job: JobRecord, what: str, data: bytes | None) -> Any:
+    """Return what stored bytes hold.
+
+    Raises:
+        NotDecodable: they are no JSON.
+    """
+    try:
+        return None if data is None else msgspec.json.decode(data)
+    except (ValueError, RecursionError) as error:
+        raise NotDecodable(f"The {what} of job {job.ref} is no JSON: {error}.") from None

@@ -25,8 +25,9 @@ class Move(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         answer: APPLIED, or REQUESTED where a running job is only asked to cancel.
         state: the state afterwards; the one before, if the record goes.
-        fields: every other field of the record that gets a new value that is known by now.
-        removes: the record goes; the rest says nothing then.
+        fields: the other fields that get a new value, but for those that depend on the store's
+            now, which `delay` and `ended` tell.
+        removes: the record goes; nothing else of this counts then, but `left_active`.
         place: where it stands in line from now on; None: it takes no new place.
         delay: it becomes due so many milliseconds after the store's now (`run_at`).
         ended: it is finished now: `finished_at` = now, and its retention counts from now.

@@ -53,11 +53,13 @@ def brief(value: object, limit: int = 80) -> str:
 
 
 def storable(text: str, limit: int) -> str:
-    """Return text as every store can hold it: cut to `limit` characters, and valid UTF-8.
+    """Return text as every store can hold it: cut to `limit` characters, valid UTF-8, no NUL.
 
-    File names and foreign data bring lone surrogates into messages; they come out escaped.
+    File names and foreign data bring lone surrogates into messages; they come out escaped. A NUL,
+    which not every database can hold in a text, becomes the sign for it.
     """
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    cut = cut.replace("\0", "␀")
     return cut if cut.isascii() else cut.encode(errors="backslashreplace").decode()
 
 

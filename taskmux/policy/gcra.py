@@ -45,7 +45,7 @@ class Meter(msgspec.Struct, frozen=True, gc=False):
 
 
 class Gate(Meter, frozen=True, gc=False):
-    """What a rate, if there is one, and holds have left open of a queue or of a line."""
+    """A queue's or a line's meter, and until when it is held: how many jobs may start now."""
 
     held_until: _Instant = 0
 
@@ -74,7 +74,7 @@ class Gate(Meter, frozen=True, gc=False):
         return Gate(self.level, self.at)
 
     def empty_at(self, rate: Rate | None) -> int:
-        """Return from when on a gate that nobody touches is as if there were none."""
+        """Return the instant at which an untouched gate keeps nothing back any more."""
         leaks = 0 if rate is None else int(self.level * rate.per / rate.count) + 1
         return max(self.held_until, self.at + leaks)
 

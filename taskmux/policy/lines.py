@@ -1,9 +1,10 @@
-"""What is said about a queue's lines, and what follows from it. Pure functions on settings.
+"""Changes to the settings of a queue's lines. Pure functions on settings.
 
-A group goes by `groups` but for what was said about it by name. Stored settings are resolved, so
-that a driver looks in one place; the note beside them tells which fields were said, and those
-alone stay when `groups` changes. A task's own line goes by its declaration, and by what was said
-about it since.
+`groups` holds for every group, and what somebody set for one group by name holds for that group
+instead, field by field. The result is stored for each such group, so that a driver looks in one
+place only. A note beside it tells which fields were set by name: when `groups` changes, these stay
+and the others follow. A task's own line begins with what the task declares, and may be changed by
+name as well.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MOST_LINES = 1000
 
 
 class _Note(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a line's settings come from: fields said by name, and the task's declaration."""
+    """Where a line's settings come from: fields set by name, and the task's declaration."""
 
     said: tuple[str, ...] = ()
     task: LineSettings | None = None
@@ -56,7 +57,7 @@ def _put(settings: QueueSettings, line: str, own: LineSettings | None) -> QueueS
 
 
 def change_line(settings: QueueSettings, line: str, changes: dict[str, Any]) -> QueueSettings:
-    """Return settings in which something else is said about a group, or a task with a line.
+    """Return settings with changes for one group, or for a task that has a line of its own.
 
     Raises:
         DeclarationError: the task has no line of its own, or too many lines have settings.
@@ -78,7 +79,7 @@ def change_line(settings: QueueSettings, line: str, changes: dict[str, Any]) -> 
 
 
 def change_groups(settings: QueueSettings, changes: dict[str, Any]) -> QueueSettings:
-    """Return settings in which something else holds for every group, but for what they said."""
+    """Return settings with changes for all groups; what was set for one by name stays."""
     groups = replace(settings.groups, **changes)
     lines = {}
     for name, own in settings.lines.items():
@@ -91,14 +92,14 @@ def change_groups(settings: QueueSettings, changes: dict[str, Any]) -> QueueSett
 
 
 def forget_line(settings: QueueSettings, line: str) -> QueueSettings:
-    """Return settings in which nothing is said about a group; a task goes by its declaration."""
+    """Return settings without any of a group's own; a task's line gets what the task declares."""
     known = settings.lines.get(line)
     task = None if known is None else _read(known).task
     return _put(settings, line, None if task is None else _noted(task, _Note(task=task)))
 
 
 def declare(settings: QueueSettings, line: str, task: LineSettings | None) -> QueueSettings:
-    """Return settings in which a task's line goes by its declaration, if that is a new one.
+    """Return settings in which a task's line has what the task declares, if that has changed.
 
     Args:
         settings: the queue's.

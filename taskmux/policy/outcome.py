@@ -37,7 +37,9 @@ __all__ = [
     "signal_in",
     "timed_out",
     "traceback_of",
+    "undecodable",
     "unknown_task",
+    "unstorable",
 ]
 
 UNKNOWN_TASK_WAIT_MS = 15_000
@@ -136,6 +138,23 @@ def unknown_task(job: JobRecord, worker: str) -> Snoozed:
         f"worker {worker} has no task {job.task!r}: start a worker that imports it",
         record=False,
     )
+
+
+def undecodable(error: ErrorInfo) -> Failed:
+    """Return the outcome for a job whose arguments this worker cannot read.
+
+    A deployment may be under way, and a newer worker may read them: each try spends an attempt,
+    with a wait as for an unknown task in between.
+    """
+    return Failed(error, after_ms=UNKNOWN_TASK_WAIT_MS, word="undecodable")
+
+
+def unstorable(error: ErrorInfo) -> Failed:
+    """Return the outcome for a job whose own outcome the store refused, such as for its size.
+
+    The run is over and another would come to the same, so the job is dead, without the result.
+    """
+    return Failed(error, final=True, word="unstorable")
 
 
 # -- what an exception means ---------------------------------------------------------------------

@@ -15,7 +15,7 @@ from taskmux.api.task import Registry, Task
 from taskmux.config import Limits
 from taskmux.model.errors import PayloadError
 from taskmux.plugins.instrument import Hooks
-from taskmux.policy.outcome import Failed, Outcome, describe, outcome_of, unknown_task
+from taskmux.policy.outcome import Outcome, describe, outcome_of, undecodable, unknown_task
 from taskmux.worker.held import Held
 from taskmux.worker.invocation import CoroutineInvocation, Invocation, Lane, ThreadInvocation
 from taskmux.worker.report import Report
@@ -79,7 +79,7 @@ def load(held: Held, task: AnyTask | None, equipment: Equipment) -> Loaded | Out
     try:
         args, named = task.signature.decode(job.payload)
     except PayloadError as error:
-        return Failed(describe(error, equipment.limits), final=True, word="undecodable")
+        return undecodable(describe(error, equipment.limits))
     except BaseException as error:  # noqa: BLE001 - a user's type may raise anything
         return outcome_of(error, equipment.limits)
     context = None

@@ -1,9 +1,9 @@
 """A player: plays steps on one driver, and tells what came of them in words that fit all drivers.
 
-Two drivers never agree in fences and instants. What is told of a fence is how-manieth it was of
-its job; of an instant, in which step it was written and how far from then it lies, such as
-`step 7 + 3600000`. Everything else is told as it is. So two drivers that keep the contracts tell
-the same, exactly, whatever their clocks say and however long their steps take.
+Two drivers never agree in fences and instants. Of a fence, a player tells its number among the
+fences that its job has had; of an instant, in which step it was written and how far from then it
+lies, such as `step 7 + 3600000`. Everything else is told as it is. So two drivers that keep the
+contracts tell the same, exactly, whatever their clocks say and however long their steps take.
 
 Each step takes place at a time of its own: after each the clock is moved on, over the shortest
 duration that steps use, so that whatever was due or lapsing soon is due or lapsed in the next.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
-from taskmux.conformance import Bench, DriverSuite
-from taskmux.driver import CorruptRecord, Ref, StoreDenied
+from taskmux.conformance import Bench, DriverSuite, resend
+from taskmux.conformance.cases import life
+from taskmux.driver import CorruptRecord, Ref, StoreDenied, StoreUnavailable
 from taskmux.memory import MemoryDriver
 
 
@@ -26,6 +28,28 @@ class SetsAside(MemoryDriver):
         return await super().get(refs)
 
 
+class Breaks(MemoryDriver):
+    """Has connections that can be cut, and answers that with errors of a kind."""
+
+    error: type[Exception] = StoreUnavailable
+    recovers = True
+    is_cut = False
+
+    async def counts(self, queue):
+        if self.is_cut:
+            self.is_cut = not self.recovers
+            raise self.error("The connection to the store broke. Send it again.")
+        return await super().counts(queue)
+
+
+class BreaksWithAnErrorOfItsClient(Breaks):
+    error = ConnectionResetError
+
+
+class StaysBroken(Breaks):
+    recovers = False
+
+
 class Tells(DriverSuite):
     """Overrides every hook."""
 
@@ -38,6 +62,10 @@ class Tells(DriverSuite):
     async def leaked(self, driver):
         return list(self.left)
 
+    async def cut(self, driver):
+        driver.is_cut = True
+        return True
+
     async def damage(self, driver, ref):
         stored = driver._stored(ref)
         if isinstance(driver, SetsAside):
@@ -48,9 +76,9 @@ class Tells(DriverSuite):
         return True
 
 
-async def run(driver: MemoryDriver, case: str, suite: Tells) -> None:
+async def run(driver: MemoryDriver, case: str, suite: Tells, **params: str) -> None:
     async with Bench(driver, suite) as bench:
-        await getattr(suite, case)(bench)
+        await getattr(suite, case)(bench, **params)
 
 
 async def test_an_unfit_store_must_be_refused() -> None:
@@ -67,6 +95,20 @@ async def test_a_damaged_record_must_be_set_aside() -> None:
     await run(SetsAside(), case, Tells())
     with pytest.raises(AssertionError):
         await run(MemoryDriver(), case, Tells())
+
+
+@pytest.mark.parametrize("moment", ["before", "during"])
+async def test_a_cut_connection_must_be_unavailable_and_made_anew(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = "test_o6_a_cut_connection_is_unavailable_and_made_anew"
+    monkeypatch.setattr(life, "resend", partial(resend, tries=2))
+    await run(Breaks(), case, Tells(), verb="counts", moment=moment)
+    if moment == "before":  # in memory a call that has begun has ended
+        with pytest.raises(AssertionError):
+            await run(BreaksWithAnErrorOfItsClient(), case, Tells(), verb="counts", moment=moment)
+    with pytest.raises(StoreUnavailable):
+        await run(StaysBroken(), case, Tells(), verb="counts", moment=moment)
 
 
 async def test_a_leak_fails_any_case() -> None:

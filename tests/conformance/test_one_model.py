@@ -24,7 +24,7 @@ from taskmux.conformance import Hooks
 from taskmux.driver import Driver, Lines
 from taskmux.memory import MemoryDriver, MemoryStore
 from tests import mongo_servers, servers
-from tests.conformance import steps, test_kit_bites
+from tests.conformance import broken, steps
 from tests.conformance.player import Player
 
 from taskmux_mongodb import MongoDriver
@@ -284,12 +284,12 @@ def test_it_agrees_with_the_reference(subject: Subject) -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        test_kit_bites.NoFenceCheck,
-        test_kit_bites.ForgetsApply,
-        test_kit_bites.ForgetsClaim,
-        test_kit_bites.IgnoresPause,
-        test_kit_bites.KeepsFenceAtReclaim,
-        test_kit_bites.RevivesLease,
+        broken.NoFenceCheck,
+        broken.ForgetsApply,
+        broken.ForgetsClaim,
+        broken.IgnoresPause,
+        broken.KeepsFenceAtReclaim,
+        broken.RevivesLease,
     ],
 )
 def test_a_broken_driver_is_found(broken: type[MemoryDriver]) -> None:
@@ -330,15 +330,15 @@ async def test_a_trace_tells_the_same_on_all(subject: Subject) -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        test_kit_bites.LosesPlace,
-        test_kit_bites.TakesKeyOfAnother,
-        test_kit_bites.KeepsKeyWhenFinished,
-        test_kit_bites.IgnoresCancelRequest,
-        test_kit_bites.RepeatsLogLines,
-        test_kit_bites.PrunesEarly,
-        test_kit_bites.FavoursALine,
-        test_kit_bites.HoldsForZombies,
-        test_kit_bites.PrefetchesAnyway,
+        broken.LosesPlace,
+        broken.TakesKeyOfAnother,
+        broken.KeepsKeyWhenFinished,
+        broken.IgnoresCancelRequest,
+        broken.RepeatsLogLines,
+        broken.PrunesEarly,
+        broken.FavoursALine,
+        broken.HoldsForZombies,
+        broken.PrefetchesAnyway,
     ],
 )
 async def test_a_broken_driver_differs_on_some_trace(broken: type[MemoryDriver]) -> None:

@@ -129,6 +129,10 @@ class TestRedis(RedisHooks):
             self.client.flushdb()
             yield RedisDriver(server_url)
 
+    async def cut(self, driver):
+        self.client.client_kill_filter(_type="normal", skipme=True)
+        return True
+
     async def unfit(self):
         return [
             (RedisDriver(f"redis://127.0.0.1:{free_port()}"), StoreUnavailable),

@@ -1,6 +1,8 @@
 """Every Python block of README and docs runs, in order, as one module per page."""
 
+import importlib.util
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +19,21 @@ BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 WITH_PYTHON = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
 
 
+FRAMEWORKS = {"fastapi": ("fastapi", "httpx2"), "flask": ("flask",)}
+"""What the recipes of a framework need: in the `dev` extra, not everywhere."""
+
+
+def _runnable(block: str) -> bool:
+    """Say whether what a block imports is installed; the page is compiled whether it is or not."""
+    wanted = [
+        package
+        for name, packages in FRAMEWORKS.items()
+        if f"from {name} " in block
+        for package in packages
+    ]
+    return all(importlib.util.find_spec(package) for package in wanted)
+
+
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     """Blocks are executed top to bottom; then each function without parameters is called."""
@@ -24,7 +41,9 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.setenv("TASKMUX_URL", f"sqlite:///{tmp_path / 'docs.db'}")
     name = f"page_{page.stem.lower().replace('-', '_')}"
     source = tmp_path / f"{name}.py"
-    source.write_text("\n\n".join(BLOCK.findall(page.read_text(encoding="utf-8"))))
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+    compile("\n\n".join(blocks), str(page), "exec")
+    source.write_text("\n\n".join(filter(_runnable, blocks)))
     # A process of its own: a page may define an app, a plug-in or a driver.
     runner = tmp_path / "run.py"
     runner.write_text(
@@ -46,6 +65,33 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_first_sample_runs_and_the_commands_below_it_see_its_store(tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "app.py").write_text(BLOCK.search(readme)[1])
+    clean = {name: it for name, it in os.environ.items() if not name.startswith("TASKMUX_")}
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=clean,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    said = re.search(r"`python app\.py` prints `(.+?)`", readme)[1]
+    assert run("app.py").strip() == said
+    looking = re.findall(r"^taskmux (.+ --app app:mux)$", readme, re.MULTILINE)
+    assert len(looking) >= 2
+    for command in looking:
+        assert str(tmp_path / "mail.db") in run("-m", "taskmux", *command.split())
+    assert '"completed": 1' in run("-m", "taskmux", *looking[0].split(), "--json")
 
 
 def test_readme_names_every_command_and_no_other():

@@ -71,7 +71,7 @@ def enqueue(place: Path, **options: object) -> str:
 
 @contextmanager
 def worker(place: Path, *args: str):
-    """Run a worker of the real command line, up to its first line."""
+    """Run a worker of the real command line, up to the line that says what it serves."""
     process = subprocess.Popen(
         [sys.executable, "-m", "taskmux", "worker", "app:mux", *args],
         cwd=place,
@@ -81,8 +81,10 @@ def worker(place: Path, *args: str):
     )
     assert process.stderr is not None
     try:
-        first = process.stderr.readline()
-        assert " serves " in first, first
+        said = ""
+        while " serves " not in (line := process.stderr.readline()):
+            said += line
+            assert line, said
         yield process
     finally:
         if process.poll() is None:

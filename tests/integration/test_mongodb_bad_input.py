@@ -28,7 +28,7 @@ from taskmux.driver import (
 from tests.mongo_servers import MongoServer, mongod_program, running
 from tests.servers import free_port
 
-from taskmux_mongodb import MongoDriver
+from taskmux_mongodb import MongoDriver, address
 
 real = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
 
@@ -91,6 +91,39 @@ def test_a_wrong_url_is_refused_before_anything_is_sent(url: str) -> None:
     assert "s3cret" not in shown.replace(url, "")
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["mongodb+srv://host.example:27017/db", "mongodb+srv://a.example,b.example/db"],
+)
+def test_a_name_for_dns_has_no_port_and_is_one(url: str) -> None:
+    with pytest.raises(InvalidURL, match="DNS"):
+        MongoDriver(url)
+
+
+async def test_the_name_that_azure_puts_between_at_signs_is_accepted() -> None:
+    options = "ssl=true&replicaSet=globaldb&retrywrites=false&appName=@account@"
+    url = f"mongodb://account:{SECRET}@account.mongo.cosmos.azure.com:10255/?{options}"
+    driver = MongoDriver(url)
+    assert "s3cret" not in driver.url
+    assert driver._address is not None
+    with pytest.warns(UserWarning, match="Cosmos"):  # PyMongo's own
+        client = address.connect(driver._address)
+    assert client.options.pool_options.appname == "@account@"
+    await client.close()
+
+
+@pytest.mark.parametrize("option", ["tlsCAFile", "tlsCertificateKeyFile"])
+@pytest.mark.parametrize("content", [None, "no certificate"])
+async def test_an_unreadable_file_for_tls_is_told(tmp_path, option: str, content) -> None:
+    file = tmp_path / "file.pem"
+    if content is not None:
+        file.write_text(content)
+    url = f"mongodb://user:{SECRET}@127.0.0.1/?tls=true&{option}={file}"
+    with pytest.raises(InvalidURL, match=r"(?i)tls") as raised:
+        await MongoDriver(url).open()
+    assert "s3cret" not in str(raised.value)
+
+
 async def test_a_server_that_is_down_is_unavailable() -> None:
     url = f"mongodb://user:{SECRET}@127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=100"
     driver = MongoDriver(url)
@@ -151,7 +184,7 @@ async def test_another_shape_in_the_way_is_incompatible(server, what: str) -> No
         if what == "index":
             database["jobs"].create_index([("queue", 1)], name="line")
         elif what == "bell":
-            database.create_collection("bell")
+            database["bell"].insert_one({"ding": "dong"})
         else:
             database["meta"].insert_one({"_id": "schema", "version": 99})
     driver = MongoDriver(server.url.replace("/taskmux", "/strange"))

@@ -25,7 +25,8 @@ from taskmux.driver import (
 )
 from tests.mongo_servers import MongoServer, mongod_program, running
 
-from taskmux_mongodb import MongoDriver, waiting
+from taskmux_mongodb import MongoDriver
+from taskmux_mongodb import wait as waiting
 
 pytestmark = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
 

@@ -6,7 +6,16 @@ import asyncio
 import threading
 
 import pytest
-from taskmux import Context, Fail, State, Taskmux
+from taskmux import (
+    BlockingHandle,
+    BlockingQueue,
+    Context,
+    Fail,
+    JobHandle,
+    Queue,
+    State,
+    Taskmux,
+)
 from taskmux.model.errors import DeclarationError, JobCancelled, JobConflict, JobFailed, JobNotFound
 
 
@@ -361,3 +370,86 @@ class TestBlocking:
         states = await asyncio.to_thread(script)
         assert states == [State.DELAYED, State.CANCELLED, State.WAITING]
         await asyncio.to_thread(mux.close_blocking)
+
+    async def test_every_verb_of_a_handle_has_a_blocking_one(self):
+        def verbs(kind: type) -> set[str]:
+            return {name for name in dir(kind) if not name.startswith("_")}
+
+        assert verbs(JobHandle) - verbs(BlockingHandle) == {"blocking", "queue", "duplicate"}
+        assert verbs(Queue) - verbs(BlockingQueue) == {"blocking"}
+
+    async def test_the_other_verbs_of_a_job(self, mux):
+        def script() -> list[object]:
+            job = mux.queue("q").blocking.job("j")
+            told: list[object] = [job.id, str(job.explain()), job.progress()]
+            job.set_priority("high")
+            told.append(job.record().priority)
+            for change, expected in [
+                (job.promote, State.WAITING),
+                (job.hold, State.BLOCKED),
+                (job.unhold, State.WAITING),
+                (lambda: job.reschedule(delay="1h"), State.DELAYED),
+            ]:
+                change()
+                told.append(job.status() is expected)
+            job.remove()
+            with pytest.raises(JobNotFound):
+                job.status()
+            return told
+
+        await mux.enqueue("t", queue="q", id="j", delay="1h")
+        told = await asyncio.to_thread(script)
+        assert told[0] == "j"
+        assert "not due before" in str(told[1])
+        assert told[2:] == [None, 50, True, True, True, True]
+        await asyncio.to_thread(mux.close_blocking)
+
+    async def test_a_queue(self, mux):
+        def script() -> None:
+            queue = mux.queue("default").blocking
+            assert queue.counts().waiting == 120
+            assert {job.arguments["n"] for job in queue.jobs("waiting")} == set(range(120))
+            page = queue.page("waiting", limit=5)
+            assert len(page.jobs) == 5
+            assert queue.get(page.jobs[0].id) == page.jobs[0]
+            queue.set_defaults(priority="low")
+            queue.limit(concurrency=3)
+            queue.pause()
+            settings = queue.settings()
+            assert (settings.paused, settings.concurrency) == (True, 3)
+            queue.resume()
+            assert not queue.settings().paused
+            with pytest.raises(DeclarationError):
+                queue.reset()
+
+        @mux.task(name="t")
+        async def numbered(n: int) -> None:
+            raise NotImplementedError
+
+        await mux.enqueue_many(numbered.bind(number) for number in range(120))
+        await asyncio.to_thread(script)
+        await asyncio.to_thread(mux.close_blocking)
+
+
+class TestDecoded:
+    async def test_what_a_job_was_given_told_and_returned(self, mux):
+        told, go = asyncio.Event(), asyncio.Event()
+
+        @mux.task()
+        async def work(ctx: Context, n: int) -> dict[str, int]:
+            await ctx.progress({"percent": n})
+            told.set()
+            await go.wait()
+            return {"n": n}
+
+        job = await work.enqueue(50)
+        assert await job.progress() is None
+        async with mux.worker():
+            await told.wait()
+            assert await job.progress() == {"percent": 50}
+            go.set()
+            await job.result(timeout="20s")
+        (record,) = [one async for one in mux.queue("default").jobs("completed")]
+        assert record.arguments == {"n": 50}
+        assert record.progress_value == {"percent": 50}
+        assert record.result_value == {"n": 50}

@@ -149,6 +149,39 @@ class TestByName:
         async with consumer.worker(["billing"]):
             assert await job.result(timeout="20s") == 700
 
+    async def test_of_a_task_known_here_its_options_hold_and_its_result_is_typed(self, mux):
+        @mux.task(name="pay", queue="billing", priority="low", max_attempts=7, tags=["a"])
+        async def pay(ctx: Context, order: int, *, at: datetime | None = None) -> Decimal:
+            return Decimal(order)
+
+        async with mux.worker(["billing"]):
+            job = await mux.enqueue("pay", {"order": 7, "at": datetime.now(UTC)}, tags=["b"])
+            assert await job.result(timeout="20s") == Decimal(7)
+        record = await job.record()
+        assert (record.queue, record.priority, record.tags) == ("billing", 200, ("b",))
+        assert record.policy.max_attempts == 7
+
+    @pytest.mark.parametrize(
+        "arguments", [{}, {"a": "x"}, {"a": 1, "c": 2}, {"a": 1, "ctx": 2}, [1]]
+    )
+    async def test_of_a_task_known_here_arguments_are_checked(self, mux, arguments):
+        @mux.task(name="add")
+        async def add(ctx: Context, a: int, b: int = 1) -> int:
+            raise NotImplementedError
+
+        with pytest.raises(InvalidArguments, match="add"):
+            await mux.enqueue("add", arguments)
+        assert (await mux.queue("default").counts()).total == 0
+
+    async def test_of_a_task_known_here_parameters_by_place_have_names_too(self, mux):
+        @mux.task(name="sub")
+        async def sub(a: int, b: int = 1, /) -> int:
+            return a - b
+
+        async with mux.worker():
+            job = await mux.enqueue("sub", {"a": 5, "b": 3})
+            assert await job.result(timeout="20s") == 2
+
     async def test_options_travel(self, mux):
         job = await mux.enqueue("t", {}, queue="q", priority="low", tags=["a"], max_attempts=9)
         record = await job.record()
@@ -276,6 +309,33 @@ class TestMany:
         )
         assert [job.queue for job in jobs] == ["q1", "default", "default"]
         assert [job.duplicate for job in jobs] == [False, False, True]
+
+    async def test_any_iterable_and_calls_of_different_tasks(self, mux):
+        @mux.task()
+        async def number(a: int) -> int:
+            return a
+
+        @mux.task()
+        async def text(a: str) -> str:
+            return a
+
+        calls = {"n": number.bind(1), "t": text.bind("x")}
+        jobs = await mux.enqueue_many(calls.values())
+        jobs += await mux.enqueue_many(number.bind(one) for one in range(3))
+        async with mux.worker():
+            results = [await job.result(timeout="20s") for job in jobs]
+        assert results == [1, "x", 0, 1, 2]
+
+    @pytest.mark.parametrize("wrong", ["task", "arguments"])
+    async def test_what_is_no_call_is_refused_before_anything_is_sent(self, mux, wrong):
+        @mux.task()
+        async def work(a: int) -> None:
+            raise NotImplementedError
+
+        item: Any = work if wrong == "task" else (1,)
+        with pytest.raises(InvalidArguments, match=r"Item 1 is a .*bind"):
+            await mux.enqueue_many([work.bind(1), item])
+        assert (await mux.queue("default").counts()).total == 0
 
     async def test_no_calls_at_all(self, mux):
         assert await mux.enqueue_many([]) == []

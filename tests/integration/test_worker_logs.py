@@ -25,7 +25,8 @@ def lines(caplog):
     caplog.set_level(logging.INFO, "taskmux.worker")
 
     def of(level: int) -> list[logging.LogRecord]:
-        return [one for one in caplog.records if one.levelno == level]
+        mine = (one for one in caplog.records if one.name == "taskmux.worker")
+        return [one for one in mine if one.levelno == level]
 
     return of
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import assert_type
 
-from taskmux import Call, Context, Exponential, JobHandle, Task, Taskmux
+from taskmux import Call, Context, Explanation, Exponential, JobHandle, Task, Taskmux
 
 mux = Taskmux("memory://")
 
@@ -90,7 +90,7 @@ async def with_options() -> None:
     await plain.options(lifo=True).enqueue(7)  # E: a number is no Order
     plain.options(colour="red")  # E: no such option
     plain.options(max_attempts="5")  # E: text for a number
-    plain.options(retention={"dead": "7d", "dead_count": 5})
+    plain.options(retention={"dead": "7d", "dead_count": 5}, enqueue_timeout="5s")
     plain.options(retention={"deed": "7d"})  # E: no such state
 
 
@@ -104,6 +104,13 @@ async def bound() -> None:
     with_context.options(delay=5).bind(user="42")  # E: text for a number
     plain.bind()  # E: an argument is missing
     await mux.enqueue_many([plain])  # E: a task is no call
+    await mux.enqueue_many(with_context.bind(n) for n in range(3))
+    jobs = await mux.enqueue_many([with_context.bind(1), plain.bind(Order(1))])
+    assert_type([job.id for job in jobs], list[str])
+    anything: list[Call[object]] = [with_context.bind(1), plain.bind(Order(1))]
+    more: list[JobHandle[object]] = await mux.enqueue_many(anything)
+    jobs_of_text: list[Call[str]] = [plain.bind(Order(1))]  # E: its result is a number
+    del more, jobs_of_text
 
 
 def from_a_script() -> None:
@@ -111,6 +118,9 @@ def from_a_script() -> None:
     assert_type(job.blocking.result(timeout=5), list[str])
     sync_with_context.blocking.enqueue("1")  # E: text for a number
     with_context.options(delay=1).blocking.enqueue("1")  # E: text for a number
+    assert_type(mux.queue("q").blocking.counts().waiting, int)
+    assert_type(job.blocking.explain(), Explanation)
+    mux.queue("q").blocking.page("dead", limit="5")  # E: text for a number
 
 
 async def directly() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 
 import pytest
@@ -106,6 +107,37 @@ class TestConnections:
         asyncio.run(one())
         asyncio.run(one())
         assert (counting.opened, counting.closed) == (2, 2)
+
+    def test_threads_that_each_run_loops_of_their_own_do_not_disturb_each_other(self, counting):
+        mux = app(counting)
+        errors: list[BaseException] = []
+        start = threading.Barrier(8)
+
+        def work() -> None:
+            start.wait()
+            try:
+                for _ in range(40):  # each loop is closed without a word, and found by the others
+                    asyncio.run(enqueue())
+            except BaseException as error:
+                errors.append(error)
+                raise
+
+        async def enqueue() -> None:
+            await mux.enqueue("t")
+
+        switching = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            threads = [threading.Thread(target=work) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(switching)
+        assert not errors
+        assert mux.run_blocking(lambda: mux.queue("default").counts()).waiting == 320
+        mux.close_blocking()
 
     async def test_another_default_store_may_be_chosen_before_first_use_only(self):
         mux = Taskmux("memory://a")

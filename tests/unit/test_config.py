@@ -155,18 +155,32 @@ class TestHidingCredentials:
             ("redis://:p@h", "redis://***@h"),
             ("mongodb://u:p@h1,h2/db?w=majority", "mongodb://***@h1,h2/db?w=majority"),
             ("redis://u:p@s@h", "redis://***@h"),
-            ("redis://u:p/s?s#@h", "redis://***@h"),
-            ("u:p@h", "***@h"),
-            ("redis:u:p@h", "***@h"),
+            ("redis://u:p/s?s#@h", "redis://…"),
+            ("u:p@h", "u://…"),
+            ("redis:u:p@h", "redis://…"),
+            ("nonsense", "nonsense"),
+            (":p@h", "…"),
             ("redis://h?password=p&db=1", "redis://h?password=***&db=1"),
             ("redis://h?db=1&API_KEY=p?q;r", "redis://h?db=1&API_KEY=***"),
-            ("redis://h?pass%77ord=p", "redis://h?pass%77ord=***"),
+            ("redis://h?pass%77ord=p", "redis://h?***"),
+            ("redis://h?pw=p&prefix=tm", "redis://h?pw=***&prefix=tm"),
+            ("redis://h?hunter2", "redis://h?***"),
+            ("redis://h?prefix=p:q", "redis://h?prefix=***"),
             ("sqlite:////home/me@work/jobs.db", "sqlite:////home/me@work/jobs.db"),
             ("unix://u:p@/run/redis.sock", "unix://***@/run/redis.sock"),
         ],
     )
     def test_shown(self, url, shown):
         assert hide_credentials(url) == shown
+
+    def test_what_azure_gives_out_is_a_url(self):
+        url = "mongodb://db:k%3D@db.mongo.cosmos.azure.com:10255/?ssl=true&appName=@db@"
+        parts, options = split_url(url)
+        assert parts.hostname == "db.mongo.cosmos.azure.com"
+        assert options["appName"] == "@db@"
+        shown = "mongodb://***@db.mongo.cosmos.azure.com:10255/?ssl=true&appName=***"
+        assert hide_credentials(url) == shown
+        assert driver_for(url, plugin_manager()).url
 
     @pytest.mark.parametrize(
         "url",
@@ -191,7 +205,85 @@ def urls_with_a_secret(draw: st.DrawFn) -> str:
     if draw(st.booleans()):
         return f"{scheme}://{host}{tail.split('?')[0]}?db=1&password={quote(password)}"
     user = draw(st.sampled_from(["", "u", "u%40x", "a b"]))
-    return f"{scheme}://{user}:{password}@{host}{tail}"
+    slashes = draw(st.sampled_from(["://", "://", ":///", ":/", ":"]))
+    return f"{scheme}{slashes}{user}:{password}@{host}{tail}"
+
+
+HOSTILE = [
+    "redis:///u:PW@h/0",
+    "redis:///:PW@h",
+    "redis:///PW@h",
+    "redis:///u%3APW%40h/0",
+    "redis:/u:PW@h",
+    "redis:u:PW@h",
+    "redis:PW@h",
+    "redis://h:PW",
+    "redis://h:1PW",
+    "redis://u:PW",
+    "redis://u:PW/0",
+    "redis://u:PW?x=1",
+    "redis://u:1?x=PW@h",
+    "redis://u:1?PW@h",
+    "redis://u:1#PW@h",
+    "redis://u:1/PW@h",
+    "redis://u:a@b:PW",
+    "redis://u:a@PW?x=@h",
+    "redis://u:PW@[::1",
+    "redis://u:PW@h:port",
+    "redis://u:PW@h:99999",
+    "redis://u:PW@h]",
+    "redis://[PW",
+    "redis://[::1]:PW",
+    "redis://h?pw=PW",
+    "redis://h?PW",
+    "redis://h?PW=",
+    "redis://h?x=1&pw=PW",
+    "redis://h?pass=PW;x=1",
+    "redis://h/0?pw=PW#x",
+    "redis://u:PW\t@h",
+    "redis://u:PW\x9b@h",
+    "redis://u:PW\\@h:x",
+    "redis+sentinel://a:1,b:PW/mymaster",
+    "redis+sentinel://u:PW/mymaster",
+    "redis+sentinel:///u:PW@h/mymaster",
+    "redis+cluster://u:PW@a,b:x",
+    "redis+cluster:///u:PW@a",
+    "rediss:///u:PW@h",
+    "rediss://h?ssl_pw=PW",
+    "unix:///u:PW@/p",
+    "unix://h:PW",
+    "unix:u:PW@/p",
+    "unix:///p?pw=PW",
+    "mongodb:///u:PW@h/db",
+    "mongodb:/u:PW@h",
+    "mongodb:u:PW@h",
+    "mongodb://h:PW/db",
+    "mongodb://a:1,b:PW/db",
+    "mongodb://u:PW/db",
+    "mongodb://u:PW@",
+    "mongodb://u:PW@/db",
+    "mongodb://u:PW@h:x/db",
+    "mongodb://u:a@b:PW@h/x y",
+    "mongodb://u:PW/w@h/db",
+    "mongodb://u:%PW@h/db",
+    "mongodb+srv:///u:PW@h",
+    "mongodb+srv://u:PW",
+    "sqlite:///u:PW@h/x.db?nosuch=1",
+    "sqlite://u:PW@h/x.db",
+    "sqlite:u:PW@h",
+    "memory://u:PW",
+    "memory:///u:PW@h",
+    "nosuch:///u:PW@h",
+    "nosuch:/u:PW@h",
+    "nosuch://h?pw=PW",
+    "nosuch://h:PW",
+    ":PW@h",
+    "//u:PW@h/0",
+    "h/0?pw=PW",
+    " redis://u:PW@h",
+    "u:PW@h",
+]
+"""Where people put a password, with PW for it: none of it may be shown."""
 
 
 def _tries(url: str) -> list[str]:
@@ -205,9 +297,11 @@ def _tries(url: str) -> list[str]:
     texts = []
     for attempt in attempts:
         try:
-            attempt()
+            made = attempt()
         except TaskmuxError as error:
             texts.append(str(error))
+        else:
+            texts.append(getattr(made, "url", ""))
     return texts
 
 
@@ -222,6 +316,12 @@ class TestSecretsStayOutOfErrors:
         texts = _tries(url)
         assert texts
         assert not [text for text in texts if SECRET in text]
+        assert SECRET not in hide_credentials(url)
+
+    @pytest.mark.parametrize("url", HOSTILE)
+    def test_wherever_it_was_written(self, url):
+        url = url.replace("PW", SECRET)
+        assert not [text for text in _tries(url) if SECRET in text]
         assert SECRET not in hide_credentials(url)
 
     @given(st.text() | st.text(st.sampled_from("a:/@?#[]%&=,.℀\x00")))

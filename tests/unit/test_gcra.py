@@ -62,6 +62,43 @@ class TestRates:
         assert gcra.room(rate, meter, NOW - 3_600_000) == 1
 
 
+class TestGates:
+    RATE = Rate(10, 1000, 4)
+
+    def test_a_gate_without_anything_is_open(self):
+        gate = gcra.Gate()
+        assert gate.room(None, NOW) == gcra.OPEN
+        assert gate.room(self.RATE, NOW) == 5
+        assert gate.opens_in(None, NOW) == gate.opens_in(self.RATE, NOW) == 0
+
+    def test_the_later_of_rate_and_hold_counts(self):
+        gate = gcra.Gate().spent(self.RATE, NOW, 5)
+        assert (gate.room(self.RATE, NOW), gate.opens_in(self.RATE, NOW)) == (0, 100)
+        assert gate.held(NOW + 70).opens_in(self.RATE, NOW) == 100
+        assert gate.held(NOW + 700).opens_in(self.RATE, NOW) == 700
+        assert gate.held(NOW + 700).opens_in(None, NOW) == 700
+
+    def test_a_hold_ends_at_its_instant(self):
+        gate = gcra.Gate().held(NOW + 5)
+        assert [gate.room(None, NOW + ms) for ms in (0, 4, 5)] == [0, 0, gcra.OPEN]
+
+    def test_starts_do_not_end_a_hold_nor_a_hold_the_starts(self):
+        gate = gcra.Gate().held(NOW + 700).spent(self.RATE, NOW, 3)
+        assert (gate.held_until, gate.level) == (NOW + 700, 3)
+        assert gate.let_go() == gcra.Gate(level=3, at=NOW)
+        assert gate.held(NOW + 900).level == 3
+
+    @given(RATES, st.integers(1, 100), st.integers(0, 10_000), st.booleans())
+    def test_from_when_on_it_is_as_if_there_were_none(self, rate, count, hold, limited):
+        gate = gcra.Gate().spent(rate, NOW, min(count, rate.burst + 1)).held(NOW + hold)
+        empty = gate.empty_at(rate if limited else None)
+        assert empty >= gate.held_until
+        if limited:
+            assert gate.room(rate, empty) == rate.burst + 1
+        else:
+            assert gate.room(None, empty) == gcra.OPEN
+
+
 class TestText:
     @pytest.mark.parametrize(
         ("text", "rate"),

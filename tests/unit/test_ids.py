@@ -30,6 +30,16 @@ class TestIds:
         after = new_id()
         assert int(after[11:], 16) - int(before[11:], 16) != 1
 
+    def test_it_begins_anywhere_in_the_range(self, monkeypatch):
+        """Else two processes meet: 63 random bits keep them apart."""
+        starts = []
+        for ms in range(64):
+            instant = (1_700_000_000_000 + ms) * 1_000_000
+            monkeypatch.setattr("taskmux.model.ids.time.time_ns", lambda at=instant: at)
+            starts.append(int(new_id()[11:], 16))
+        assert max(starts) >= 2**62
+        assert min(starts) < 2**62
+
     def test_threads_never_make_the_same(self):
         made: list[list[str]] = [[] for _ in range(8)]
         begin = threading.Barrier(len(made))

@@ -26,7 +26,9 @@ from taskmux.policy.outcome import (
     describe,
     outcome_of,
     timed_out,
+    undecodable,
     unknown_task,
+    unstorable,
 )
 
 LIMITS = Limits()
@@ -213,6 +215,25 @@ class TestSnoozed:
 
     def test_for_no_time_at_all_it_still_lets_others_run_first(self):
         assert after(job(), Snoozed(0, "x")).to is State.DELAYED
+
+    def test_undecodable_arguments_wait_as_for_an_unknown_task_and_spend_an_attempt(self):
+        one = after(job(max_attempts=3), undecodable(ERROR))
+        assert (one.to, one.delay) == (State.DELAYED, unknown_task(job(), "w1").after_ms)
+        assert (one.changes.attempts, one.changes.error) == (1, ERROR)
+        assert one.changes.reason == "attempt 1 of 3 undecodable"
+        assert one.changes.history[-1].outcome == "undecodable"
+
+    def test_undecodable_arguments_are_dead_when_attempts_are_used_up(self):
+        one = after(job(max_attempts=3, attempts=2), undecodable(ERROR))
+        assert (one.to, one.changes.attempts) == (State.DEAD, 3)
+        assert one.changes.reason == "failed 3 of 3 attempts"
+        assert one.changes.error == ERROR
+
+    def test_an_outcome_that_cannot_be_stored_is_dead_without_its_result(self):
+        one = after(job(max_attempts=3), unstorable(ERROR))
+        assert (one.to, one.changes.attempts, one.changes.error) == (State.DEAD, 1, ERROR)
+        assert one.changes.result is UNSET
+        assert one.changes.history[-1].outcome == "unstorable"
 
     def test_an_unknown_task_leaves_no_history(self):
         one = after(job(), unknown_task(job(), "w1"))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from taskmux import Exponential, Fixed, Taskmux
+from taskmux.api.call import Call, Terms
 from taskmux.api.options import _PARSERS, JobOptions, Parsed, parse_call, parse_options
-from taskmux.api.task import Call, Terms
 from taskmux.model.errors import DeclarationError, InvalidName, TaskmuxError
 from taskmux.model.job import Keep, State
 
@@ -33,6 +33,7 @@ GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
     "headers": ({"traceparent": "00-1"}, {"headers": {"traceparent": "00-1"}}),
     "group": ("acme", {"group": "acme"}),
     "session": ("a transaction", {"session": "a transaction"}),
+    "enqueue_timeout": ("5s", {"enqueue_timeout": 5_000}),
 }
 WRONG = [
     ("queue", "a b"),
@@ -50,6 +51,8 @@ WRONG = [
     ("backoff", None),
     ("timeout", 0),
     ("timeout", "0s"),
+    ("enqueue_timeout", 0),
+    ("enqueue_timeout", "soon"),
     ("keep_result", "no"),
     ("retention", "1d"),
     ("retention", {"blocked": "1d"}),
@@ -63,6 +66,8 @@ WRONG = [
     ("headers", {"a": 1}),
     ("headers", {"a b": "x"}),
     ("headers", {"a": "\udcff"}),
+    ("headers", {"a": "b\0"}),
+    ("tags", ["a\0"]),
     ("headers", {"a": "x" * 8192}),
     ("group", "@task"),
     ("dedup", "a\x00"),

@@ -16,7 +16,8 @@ from taskmux.model.backoff import (
     as_backoff,
 )
 from taskmux.model.errors import DeclarationError
-from taskmux.model.job import Policy
+from taskmux.model.job import JobRecord, Policy, State
+from taskmux.policy.lifecycle import Crashed, Run, decide
 
 seconds = st.floats(min_value=0, max_value=1e9)
 jitters = st.floats(min_value=0, max_value=1)
@@ -65,6 +66,48 @@ class TestBounds:
         delays = [Fixed("1s").delay_ms(1, rng) for _ in range(1000)]
         assert min(delays) < 50
         assert max(delays) > 950
+
+    def test_jitter_is_of_the_capped_delay(self):
+        """Else nearly all that are over their cap come back at the same instant."""
+        rng, policy = Random(7), Exponential("1h", cap="1s")
+        delays = [policy.delay_ms(20, rng) for _ in range(1000)]
+        assert 0 <= min(delays) < 50
+        assert 950 < max(delays) <= 1000
+        assert len(set(delays)) > 500
+
+    @pytest.mark.parametrize("policy", [Fixed("1s", jitter=0.25), Steps("1s", jitter=0.25)])
+    def test_some_jitter_leaves_the_rest_fixed(self, policy):
+        rng = Random(7)
+        delays = [policy.delay_ms(1, rng) for _ in range(1000)]
+        assert 750 <= min(delays) < 765
+        assert 985 < max(delays) <= 1000
+
+
+class TestAfterACrash:
+    """A job whose worker was lost comes back later each time, and never at once with the others."""
+
+    @staticmethod
+    def longest(crashes: int) -> int:
+        job = JobRecord(
+            queue="q",
+            id="j",
+            task="t",
+            state=State.ACTIVE,
+            fence=7,
+            started=True,
+            crashes=crashes,
+            policy=Policy(max_crashes=100),
+        )
+        rng = Random(7)
+        made = [decide(job, Crashed(), Run(worker="w"), rng) for _ in range(300)]
+        assert {one.to for one in made} <= {State.DELAYED, State.WAITING}
+        assert len({one.delay for one in made}) > 200, "they would all come back together"
+        return max(one.delay for one in made)
+
+    def test_the_wait_grows_up_to_a_minute(self):
+        longest = [self.longest(crashes) for crashes in (0, 1, 2, 3, 50)]
+        for wait, limit in zip(longest, (1_000, 2_000, 4_000, 8_000, 60_000), strict=True):
+            assert 0.9 * limit < wait <= limit
 
 
 class TestWithoutJitter:
@@ -129,3 +172,17 @@ class TestDeclarations:
     def test_a_wrong_one_is_refused(self, declare):
         with pytest.raises(DeclarationError):
             declare()
+
+
+class TestTheDefault:
+    @given(seeds)
+    def test_the_default_attempts_ride_out_a_minute(self, seed):
+        rng = Random(seed)
+        waits = [DEFAULT_BACKOFF.delay_ms(number, rng) for number in (1, 2)]
+        assert Policy().max_attempts == 3  # so there are two waits
+        assert sum(waits) >= 60_000
+        assert waits[0] <= 20_000  # what passes at once is not waited for too long
+
+    @given(attempts, seeds)
+    def test_no_wait_is_longer_than_ten_minutes(self, attempt, seed):
+        assert DEFAULT_BACKOFF.delay_ms(attempt, Random(seed)) <= 600_000

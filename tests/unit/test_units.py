@@ -210,11 +210,14 @@ class TestStorableText:
     def test_what_fits_is_kept(self, text, limit):
         stored = storable(text, limit)
         assert len(stored) <= limit
-        assert stored == text or len(text) > limit
+        assert stored == text.replace("\0", "␀") or len(text) > limit
 
     @given(st.text(st.characters(categories=["Cs", "Ll"])))
     def test_every_store_can_hold_it(self, text):
         storable(text, 100).encode()  # a lone surrogate would raise
+
+    def test_a_nul_is_shown(self):
+        assert storable("a\0b\0", 4) == "a␀b␀"
 
     def test_it_is_cut_and_says_so(self):
         assert storable("abcdef", 6) == "abcdef"

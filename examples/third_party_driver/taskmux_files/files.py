@@ -15,7 +15,7 @@ from typing import TypeVar
 from urllib.parse import quote, unquote
 
 import msgspec
-from taskmux.driver import JobRecord, Keep, Op, QueueSettings, State, StoreIncompatible
+from taskmux.driver import JobRecord, Keep, Op, QueueSettings, State, StoreError, StoreIncompatible
 
 __all__ = ["Directory", "Queue", "Stored"]
 
@@ -52,6 +52,8 @@ class Saved(msgspec.Struct):
     corrupt: dict[str, bytes] = {}
     memory: dict[str, Remembered] = {}
     settings: QueueSettings = QueueSettings()
+    fence_of_removed: int = 0
+    """The highest fence of all jobs that were removed."""
     ticks: int = 0
     """Rises with every change of work or settings: gives places, and wakes who waits."""
 
@@ -88,11 +90,18 @@ class Queue:
         self.saved.ticks += 1
         return self.saved.ticks
 
+    def remove(self, stored: Stored) -> None:
+        """Forget a job, but for its fence."""
+        del self.jobs[stored.job.id]
+        self.saved.fence_of_removed = max(self.saved.fence_of_removed, stored.job.fence)
+
     def recall(self, op: Op, verb: str, kind: type[Reply]) -> Reply | None:
         """Return what this operation was answered before; None: it is new."""
         known = self.saved.memory.get(f"{verb} {op.origin}")
-        if known is None or known.number != op.number:
+        if known is None or known.number < op.number:
             return None
+        if known.number > op.number:  # nobody waits for its answer any more
+            raise StoreError(f"Operation {op} came after a later one of its origin: not done.")
         return msgspec.msgpack.decode(known.answer, type=kind)
 
     def remember(self, op: Op, verb: str, answer: Reply) -> Reply:

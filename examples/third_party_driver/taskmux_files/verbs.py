@@ -59,7 +59,8 @@ def _push(queue: Queue, new: NewJob) -> Pushed:
     run_at = job.run_at
     if job.state is State.DELAYED and run_at is None:
         run_at = queue.now + new.delay
-    job = replace(job, created_at=queue.now, fence=queue.now, run_at=run_at)  # P1
+    fence = max(queue.now, queue.saved.fence_of_removed + 1)
+    job = replace(job, created_at=queue.now, fence=fence, run_at=run_at)  # P1
     stored = queue.jobs[job.id] = Stored(job, number=queue.tick())
     if job.state is State.WAITING:
         _place(queue, stored, Place.FRONT if job.lifo else Place.BACK)  # P6, P7
@@ -133,7 +134,7 @@ def _apply(queue: Queue, one: Transition) -> Applied:
     if stored is None or isinstance(move, Applied):
         return move if isinstance(move, Applied) else Applied(ApplyStatus.GONE)
     if move.removes:
-        del queue.jobs[stored.job.id]
+        queue.remove(stored)
         return move.answer
     if move.revived and _owner(queue, stored.job) is not None:  # A6
         return Applied(ApplyStatus.CONFLICT, stored.job.state)
@@ -247,7 +248,7 @@ def prune(queue: Queue, ask: PruneAsk) -> int:
         newest = sorted(queue.in_state(state), key=_order, reverse=True)
         gone += [one for rank, one in enumerate(newest) if _is_past(one, rank, queue.now, ask)]
     for stored in gone[: ask.limit]:  # T3
-        del queue.jobs[stored.job.id]
+        queue.remove(stored)
     return len(gone[: ask.limit])
 
 

@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from taskmux.api.queue import Counts
-from taskmux.cli.common import FAILED, console, errors_to_exit_codes, print_json, url_option
+from taskmux.cli.common import FAILED, errors_to_exit_codes, url_option
+from taskmux.cli.output import console, print_json, say, shown
 from taskmux.model.job import JobRecord, State
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 
-@click.command()
+@click.command(short_help="See it work: a hundred e-mails, some with trouble.")
 @url_option
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Where to put its files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON for machines.")
@@ -48,7 +49,7 @@ def demo(url: str | None, folder: Path | None, *, as_json: bool) -> None:
     mux.use(url)
     course = Course(url, mux.url, f"demo-{os.urandom(3).hex()}", folder.resolve())
     if not as_json:
-        console.print(f"Store [bold]{course.shown_url}[/], queue [bold]{course.queue}[/]")
+        say("Store ", shown(course.shown_url, "bold"), ", queue ", shown(course.queue, "bold"))
     with _Display(quiet=as_json) as display:
         outcome = asyncio.run(run_demo(course, display.show))
     facts = _facts(outcome, course)
@@ -143,17 +144,18 @@ def _summary(facts: dict[str, Any], outcome: Outcome, course: Course) -> None:
     for name, value in rows.items():
         table.add_row(Text(name, style="bold"), value)
     for letter in facts["dead"]:
-        table.add_row("", Text(f"{letter['to']}: {letter['reason']}", style="red"))
+        table.add_row("", shown(f"{letter['to']}: {letter['reason']}", "red"))
     verdict = (
-        "[green]every job accounted for[/]"
+        shown("every job accounted for", "green")
         if outcome.complete
-        else (f"[red]not complete: {facts['unfinished']} jobs unfinished; see {course.log}[/]")
+        else shown(f"not complete: {facts['unfinished']} jobs unfinished; see {course.log}", "red")
     )
-    console.print(Panel(table, title=f"What happened: {verdict}", title_align="left"))
+    title = Text("What happened: ").append_text(verdict)
+    console.print(Panel(table, title=title, title_align="left"))
     first = facts["dead"][0]["id"] if facts["dead"] else "ID"
     at = f"--url '{course.shown_url}'"
     me = "taskmux" if shutil.which("taskmux") else sys.argv[0]
-    console.print("[bold]Try next[/]")
+    say(shown("Try next", "bold"))
     for command, why in (
         (f"ls {course.maildir}/new", "the mail"),
         (f"{me} queue ls {at}", "how many jobs are in each state"),
@@ -161,6 +163,4 @@ def _summary(facts: dict[str, Any], outcome: Outcome, course: Course) -> None:
         (f"{me} job show {course.queue} {first} {at}", "one of them, with its history"),
         (f"{me} demo --url redis://localhost", "the same on another backend"),
     ):
-        console.print(
-            Text(f"  {command}", style="cyan"), Text(f"# {why}", style="dim"), soft_wrap=True
-        )
+        say("  ", shown(command, "cyan"), " ", shown(f"# {why}", "dim"))

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import msgspec
 
+from taskmux.api.call import Call
 from taskmux.api.queue import Counts
-from taskmux.api.task import Call
 from taskmux.cli.demo.app import getting_started, mux, password_reset, welcome
 from taskmux.model.errors import TaskmuxError
 from taskmux.model.job import JobRecord, State

@@ -52,6 +52,28 @@ class ApplyCases:
         assert answer == Applied(ApplyStatus.STALE, State.ACTIVE)
         assert await bench.record(job) == job
 
+    async def test_a1_a_guard_may_name_the_cause(self, bench: Bench) -> None:
+        await bench.created(bench.job(state=State.BLOCKED, cause=BlockedCause.CHILDREN, children=1))
+        job = await bench.record(bench.job())
+        for cause in set(BlockedCause) - {BlockedCause.CHILDREN}:
+            (answer,) = await bench.apply(transition.unblock(job.ref, cause))
+            assert answer == Applied(ApplyStatus.STALE, State.BLOCKED)
+            assert await bench.record(job) == job
+        await bench.applied(transition.unblock(job.ref, BlockedCause.CHILDREN))
+        assert await bench.claimed_ids() == ["job"]
+
+    @pytest.mark.parametrize("start", ["waiting", "delayed", "dead"])
+    async def test_a1_a_cause_is_asked_of_blocked_jobs_only(self, bench: Bench, start: str) -> None:
+        job = await bench.arrange(start)
+        guard = transition.Guard(
+            states=frozenset({job.state, State.BLOCKED}), cause=BlockedCause.HOLD
+        )
+        await bench.applied(replace(transition.remove(job.ref), guard=guard))
+        blocked = bench.job("staged", state=State.BLOCKED, cause=BlockedCause.STAGED)
+        await bench.created(blocked)
+        (answer,) = await bench.apply(replace(transition.remove(blocked.ref), guard=guard))
+        assert answer == Applied(ApplyStatus.STALE, State.BLOCKED)
+
     @pytest.mark.parametrize("move", MOVES)
     async def test_a2_no_record_is_gone(self, bench: Bench, move: str) -> None:
         (answer,) = await bench.apply(MOVES[move](bench.job(fence=1)))
@@ -77,6 +99,20 @@ class ApplyCases:
         (answer,) = await bench.apply(transition.release(job), op=op)
         assert answer.status is ApplyStatus.REPEATED
         assert await bench.record(holder) == holder
+
+    async def test_a4_a_repeat_is_known_after_others_moved_the_job(self, bench: Bench) -> None:
+        job = await bench.arrange("waiting")
+        op = bench.op()
+        await bench.apply(transition.hold(job.ref), op=op)
+        for number in range(6):
+            back = transition.unblock(job.ref, BlockedCause.HOLD)
+            one = transition.hold(job.ref) if number % 2 else back
+            await bench.apply(one, op=bench.op(f"another-{number}"))
+        await bench.apply(transition.unblock(job.ref, BlockedCause.HOLD), op=bench.op("last"))
+        before = await bench.snapshot()
+        (answer,) = await bench.apply(transition.hold(job.ref), op=op)
+        assert answer.status is ApplyStatus.REPEATED
+        assert await bench.snapshot() == before
 
     async def test_a4_a_repeated_redrive_revives_nothing(self, bench: Bench) -> None:
         job = await bench.arrange("dead")

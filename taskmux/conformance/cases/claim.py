@@ -7,8 +7,17 @@ from functools import partial
 import pytest
 
 from taskmux.conformance.bench import LONG, Bench
+from taskmux.conformance.cases.moves import SPENT
 from taskmux.conformance.model import leased
-from taskmux.driver import PROMOTE_LIMIT, ClaimAsk, NewJob, QueueSettings, State, transition
+from taskmux.driver import (
+    PROMOTE_LIMIT,
+    ClaimAsk,
+    NewJob,
+    PushStatus,
+    QueueSettings,
+    State,
+    transition,
+)
 
 
 class ClaimCases:
@@ -24,17 +33,43 @@ class ClaimCases:
         assert [one.run_at for one in claimed.jobs] == [job.run_at]
         assert claimed.now >= job.run_at, "claimed too early"
 
+    async def test_c2_no_claim_is_early_by_any_margin(self, bench: Bench) -> None:
+        delays = (45, 60, 61, 75)
+        new = [
+            NewJob(bench.job(f"job-{delay}", state=State.DELAYED), delay=delay) for delay in delays
+        ]
+        left = {job.id: job.run_at or 0 for job in await bench.created(*new)}
+        while left:
+            claimed = await bench.claim(10)
+            for job in claimed.jobs:
+                early = left.pop(job.id) - claimed.now
+                assert early <= 0, f"{job.id} was claimed {early} ms early"
+            await bench.hooks.advance(1)
+
     async def test_c2_a_delayed_job_waits_for_its_time(self, bench: Bench) -> None:
         await bench.created(NewJob(bench.job(state=State.DELAYED), delay=LONG))
         assert await bench.claimed_ids() == []
         assert (await bench.record(bench.job())).state is State.DELAYED
 
     async def test_c2_due_jobs_come_in_due_order(self, bench: Bench) -> None:
-        due = {"third": 3_000, "first": 1_000, "second": 2_000, "second, later": 2_000}
+        # Neither the names nor the order of creation are in due order.
+        due = {"b": 4_000, "e": 1_000, "d": 2_000, "c": 2_000, "a": 3_000}
         await bench.created(
             *(bench.job(name, state=State.DELAYED, run_at=at) for name, at in due.items())
         )
-        assert await bench.claimed_ids(10) == ["first", "second", "second, later", "third"]
+        found: list[str] = []
+        while ids := await bench.claimed_ids():  # one claim promotes them all, the others take on
+            found += ids
+        assert found == ["e", "d", "c", "a", "b"]
+
+    async def test_c2_a_job_made_again_is_the_younger_one(self, bench: Bench) -> None:
+        jobs = [bench.job(name, state=State.DELAYED, run_at=1_000) for name in "ab"]
+        for job in jobs:
+            await bench.created(job)
+        await bench.applied(transition.remove(jobs[0].ref))
+        await bench.reach(await bench.now() + 1)
+        await bench.created(jobs[0])
+        assert await bench.claimed_ids(10) == ["b", "a"]
 
     async def test_c2_a_due_job_stands_behind_those_that_wait(self, bench: Bench) -> None:
         await bench.created(bench.job("waiting"))
@@ -108,6 +143,15 @@ class ClaimCases:
         assert list((await bench.claim(2, op=op)).jobs) == list(first.jobs)
         assert await bench.snapshot() == before
 
+    async def test_c5_a_repeat_of_an_empty_claim_is_one_claim(self, bench: Bench) -> None:
+        op = bench.op("worker")
+        assert list((await bench.claim(op=op)).jobs) == []
+        await bench.created(*map(bench.job, "ab"))
+        given = [job.id for job in (await bench.claim(op=op)).jobs]
+        assert given in ([], ["a"])
+        assert [job.id for job in (await bench.claim(op=op)).jobs] == given
+        assert given + await bench.claimed_ids(10) == ["a", "b"]
+
     async def test_c5_a_repeat_returns_only_what_is_still_held(self, bench: Bench) -> None:
         await bench.created(*map(bench.job, "abcd"))
         op = bench.op("worker")
@@ -140,6 +184,24 @@ class ClaimCases:
         resumed = await bench.claim(10)
         assert [job.id for job in resumed.jobs] == ["job", "due"]
         assert resumed.blocked_by is None
+
+    async def test_c6_a_moved_queue_gives_what_is_left_in_it(self, bench: Bench) -> None:
+        await bench.created(
+            bench.job("claimed before"),
+            bench.job("waiting"),
+            bench.job("due", state=State.DELAYED, run_at=4_102_444_800_000),
+        )
+        before = await bench.claim_one()
+        await bench.set(moved_to="redis://elsewhere")
+        await bench.applied(transition.promote(bench.job("due").ref))
+        claimed = await bench.claim()
+        assert [job.id for job in claimed.jobs] == ["waiting"]
+        assert claimed.blocked_by is None
+        await bench.applied(
+            transition.again(before, SPENT, 0), transition.complete(claimed.jobs[0], None)
+        )
+        assert await bench.claimed_ids(10) == ["due", "claimed before"]
+        assert (await bench.push(bench.job("new")))[0].status is PushStatus.MOVED
 
     async def test_c6_pausing_one_queue_leaves_another(self, bench: Bench) -> None:
         assert await bench.driver.put_settings(bench.another_queue(), QueueSettings(paused=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -21,6 +22,7 @@ from taskmux.conformance.faults import (
 )
 from taskmux.driver import (
     ApplyStatus,
+    BlockedCause,
     ClaimAsk,
     HeldLease,
     LeaseStatus,
@@ -29,6 +31,7 @@ from taskmux.driver import (
     PushStatus,
     ReclaimAsk,
     State,
+    StoreError,
     transition,
 )
 
@@ -96,6 +99,48 @@ class FaultyCases:
         (answer,) = await resend(partial(driver.extend, [HeldLease(job.ref, job.fence)], LONG))
         assert answer.status is LeaseStatus.HELD
 
+    async def test_p4_a_late_older_push_creates_nothing(self, bench: Bench) -> None:
+        ops = [bench.op(), bench.op()]
+        for op, name in zip(ops, "ab", strict=True):
+            await bench.push(bench.job(name), op=op)
+        await bench.applied(transition.remove(bench.job("a").ref))
+        before = await bench.snapshot()
+        with suppress(StoreError):
+            await bench.push(bench.job("a"), bench.job("c"), op=ops[0])
+        assert await bench.snapshot() == before
+
+    async def test_c5_a_late_older_claim_takes_nothing(self, bench: Bench) -> None:
+        await bench.created(*map(bench.job, "abcd"))
+        ops = [bench.op("worker"), bench.op("worker")]
+        for op in ops:
+            await bench.claim_one(op=op)
+        before = await bench.snapshot()
+        with suppress(StoreError):
+            await bench.claim(2, op=ops[0])
+        assert await bench.snapshot() == before
+
+    async def test_a4_a_late_older_apply_changes_nothing(self, bench: Bench) -> None:
+        job = await bench.arrange("waiting")
+        ops = [bench.op(), bench.op()]
+        await bench.apply(transition.hold(job.ref), op=ops[0])
+        await bench.apply(transition.unblock(job.ref, BlockedCause.HOLD), op=ops[1])
+        before = await bench.snapshot()
+        with suppress(StoreError):
+            await bench.apply(transition.hold(job.ref), op=ops[0])
+        assert await bench.snapshot() == before
+
+    async def test_r3_a_late_older_reclaim_takes_nothing(self, bench: Bench) -> None:
+        await bench.created(*map(bench.job, "abc"))
+        jobs = (await bench.claim(3, lease=20)).jobs
+        await bench.reach(max(job.lease_until or 0 for job in jobs))
+        ops = [bench.op("rescuer"), bench.op("rescuer")]
+        for op in ops:
+            assert len(await bench.reclaim(1, op=op)) == 1
+        before = await bench.snapshot()
+        with suppress(StoreError):
+            await bench.reclaim(2, op=ops[0])
+        assert await bench.snapshot() == before
+
     async def test_a4_lost_replies_change_no_count(self, bench: Bench) -> None:
         driver = FaultyDriver(bench.driver, chance(7, {lost: 0.3, refused: 0.1}))
         for number in range(20):
@@ -125,7 +170,8 @@ class FaultyCases:
         zombie = await bench.running()
         gate = asyncio.Event()
         driver = FaultyDriver(bench.driver, script({"apply": [held(gate)]}))
-        late = asyncio.create_task(bench.apply(transition.complete(zombie, b"late"), by=driver))
+        one = transition.complete(zombie, b"late")
+        late = asyncio.create_task(bench.apply(one, op=bench.op("late"), by=driver))
         await bench.applied(transition.release(zombie))
         holder = await bench.claim_one(worker="another")
         gate.set()

@@ -37,6 +37,7 @@ class _History:
     """The model of a queue: its records as last verified, and the sequence of each.
 
     `zombies` are records as they were before their last claim: what a former holder knows.
+    `fences` has the last of each id, whether its job is still there or not.
     """
 
     def __init__(self, bench: Bench, rng: Random) -> None:
@@ -45,6 +46,7 @@ class _History:
         self.records: dict[str, JobRecord] = {}
         self.zombies: dict[str, JobRecord] = {}
         self.places: dict[str, int] = {}
+        self.fences: dict[str, int] = {}
         self.last_place = 0
 
     async def step(self) -> None:
@@ -67,6 +69,7 @@ class _History:
     def keep(self, record: JobRecord, place: Place) -> None:
         """Note what was verified; a job that became waiting takes its place."""
         self.records[record.id] = record
+        self.fences[record.id] = record.fence
         if record.state is State.WAITING and place is Place.BACK:
             self.last_place += 1
             self.places[record.id] = self.last_place
@@ -90,7 +93,9 @@ class _History:
             assert given == Pushed(PushStatus.DEDUPLICATED, owner.id)
         else:
             assert given == Pushed(PushStatus.CREATED, name)
-            stored = await self.bench.stored_as(job, partial(pushed, new), since)
+            fence = (await self.bench.record(job)).fence
+            assert fence > self.fences.get(name, 0), "a fence starts above those it ever had"
+            stored = await self.bench.stored_as(job, partial(pushed, new, fence=fence), since)
             self.keep(stored, Place.BACK)
 
     async def claim(self) -> None:

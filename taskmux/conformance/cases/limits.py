@@ -1,9 +1,8 @@
-"""Limits of queues and lines: concurrency, rates and holds."""
+"""Limits of queues and lines: concurrency and rates. Holds have a file of their own."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 
 import pytest
 from msgspec.structs import replace
@@ -11,7 +10,6 @@ from msgspec.structs import replace
 from taskmux.conformance.bench import LONG, Bench, needs
 from taskmux.conformance.cases.moves import SPENT
 from taskmux.driver import (
-    ApplyStatus,
     ClaimAsk,
     Claimed,
     LineSettings,
@@ -21,9 +19,6 @@ from taskmux.driver import (
     State,
     transition,
 )
-
-AGES = 20.0
-"""Seconds. A wait that lasts this long was not woken."""
 
 SHORT = 150
 """Milliseconds between two starts, where a case waits for the next one."""
@@ -39,22 +34,8 @@ async def _opens_in(bench: Bench, claimed: Claimed, low: int, high: int) -> None
     assert low - error <= claimed.next_in <= high + error, f"next_in is {claimed.next_in}"
 
 
-async def _at_rest(bench: Bench) -> None:
-    """Take every hint about what came before, as a worker does that finds nothing."""
-    while (await bench.driver.wait([bench.queue], 0)) or (await bench.claim()).jobs:
-        continue
-
-
-async def _woken(bench: Bench, news: Awaitable[object]) -> None:
-    """Wait, let it happen, and check that it ended the wait."""
-    waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
-    await asyncio.sleep(0)
-    await news
-    assert await waiting
-
-
 class LimitCases:
-    """C9, C10, C12, C13, A11 and W4."""
+    """C9, C10, C12 and C13."""
 
     @needs("lines")
     async def test_c9_no_more_are_active_than_allowed(self, bench: Bench) -> None:
@@ -110,6 +91,18 @@ class LimitCases:
         assert (_told(kept), kept.next_in) == (([], "lines"), None)
         await bench.applied(transition.complete(first.jobs[0], None))
         assert await bench.claimed_ids(20) == ["a1"]
+
+    @needs("lines")
+    async def test_c9_a_full_line_that_lost_its_jobs_gives_the_next_one(self, bench: Bench) -> None:
+        await bench.set(groups=LineSettings(concurrency=1))
+        await bench.created(bench.job("a1", group="a"), bench.job("a2", group="a"))
+        first = await bench.claim_one()
+        assert _told(await bench.claim(5)) == ([], "lines")
+        await bench.applied(transition.remove(bench.job("a2").ref))
+        await bench.applied(transition.complete(first, None))
+        assert _told(await bench.claim(5)) == ([], None)
+        await bench.created(bench.job("a3", group="a"), bench.job("b1", group="b"))
+        assert await bench.claimed_ids(5) == ["a3", "b1"]
 
     @needs("lines")
     async def test_c9_a_tasks_own_line_is_no_group(self, bench: Bench) -> None:
@@ -248,6 +241,15 @@ class LimitCases:
         assert kept.blocked_by == "rate"
         await _opens_in(bench, kept, LONG - 5_000, LONG)
 
+    @needs("lines")
+    async def test_c10_a_larger_burst_before_does_not_keep_it_shut(self, bench: Bench) -> None:
+        await bench.set(rate=Rate(1, LONG, burst=50))
+        await bench.created(*(bench.job(f"{n:02}") for n in range(60)))
+        assert len((await bench.claim(60)).jobs) == 51
+        await bench.set(rate=Rate(1, SHORT))
+        await bench.reach(await bench.now() + SHORT)
+        assert _told(await bench.claim(60)) == (["51"], None)
+
     # -- prefetching ------------------------------------------------------------------------------
 
     @needs("lines")
@@ -273,119 +275,3 @@ class LimitCases:
         ask = replace(ask, limit=2)
         claimed = await bench.driver.claim(bench.op(), ask)
         assert (len(claimed.jobs), claimed.limited) == (0 if limited else 1, limited)
-
-    # -- holds ------------------------------------------------------------------------------------
-
-    @needs("lines")
-    async def test_a11_a_hold_keeps_the_queue_back(self, bench: Bench) -> None:
-        await bench.created(*map(bench.job, "abc"))
-        job = await bench.claim_one()
-        await bench.applied(transition.limited(job, SPENT, LONG))
-        stored = await bench.record(job)
-        assert (stored.state, stored.reason) == (State.WAITING, SPENT.reason)
-        kept = await bench.claim(5)
-        assert _told(kept) == ([], "rate")
-        await _opens_in(bench, kept, LONG - 5_000, LONG)
-
-    @needs("lines")
-    async def test_a11_then_the_job_is_first(self, bench: Bench) -> None:
-        await bench.created(*map(bench.job, "abc"))
-        job = await bench.claim_one()
-        since = await bench.now()
-        await bench.applied(transition.limited(job, SPENT, SHORT))
-        await bench.reach(since + SHORT + 20)
-        assert await bench.claimed_ids(5) == ["a", "b", "c"]
-
-    @needs("lines")
-    async def test_a11_a_shorter_hold_ends_no_longer_one(self, bench: Bench) -> None:
-        await bench.created(*map(bench.job, "abc"))
-        one, other = (await bench.claim(2)).jobs
-        await bench.applied(transition.limited(one, SPENT, LONG))
-        await bench.applied(transition.limited(other, SPENT, 1))
-        await bench.reach(await bench.now() + 2)
-        assert _told(await bench.claim(5)) == ([], "rate")
-
-    @needs("lines")
-    async def test_a11_a_line_is_held_alone(self, bench: Bench) -> None:
-        await bench.created(bench.job("a1", group="a"), bench.job("a2", group="a"), bench.job("b"))
-        job = await bench.claim_one()
-        await bench.applied(transition.limited(job, SPENT, LONG, line=True))
-        assert _told(await bench.claim(5)) == (["b"], None)
-        kept = await bench.claim(5)
-        assert _told(kept) == ([], "lines")
-        await _opens_in(bench, kept, LONG - 5_000, LONG)
-
-    @needs("lines")
-    async def test_c10_a_larger_burst_before_does_not_keep_it_shut(self, bench: Bench) -> None:
-        await bench.set(rate=Rate(1, LONG, burst=50))
-        await bench.created(*(bench.job(f"{n:02}") for n in range(60)))
-        assert len((await bench.claim(60)).jobs) == 51
-        await bench.set(rate=Rate(1, SHORT))
-        await bench.reach(await bench.now() + SHORT)
-        assert _told(await bench.claim(60)) == (["51"], None)
-
-    @needs("lines")
-    async def test_a11_new_settings_end_all_holds(self, bench: Bench) -> None:
-        await bench.created(bench.job("a1", group="a"), bench.job("b1", group="b"))
-        a, b = (await bench.claim(2)).jobs
-        await bench.applied(transition.limited(a, SPENT, LONG))
-        await bench.applied(transition.limited(b, SPENT, LONG, line=True))
-        assert _told(await bench.claim(5)) == ([], "rate")
-        await bench.set(paused=False)
-        assert _told(await bench.claim(5)) == (["a1", "b1"], None)
-
-    @needs("lines")
-    async def test_a11_a_zombie_holds_nothing(self, bench: Bench) -> None:
-        zombie = await bench.running()
-        await bench.applied(transition.release(zombie))
-        (answer,) = await bench.apply(transition.limited(zombie, SPENT, LONG))
-        assert answer.status is ApplyStatus.STALE
-        assert await bench.claimed_ids() == ["job"]
-
-    # -- wake-ups ---------------------------------------------------------------------------------
-
-    @needs("lines")
-    @pytest.mark.parametrize("of", ["queue", "line"])
-    async def test_w4_room_ends_the_wait(self, bench: Bench, of: str) -> None:
-        if of == "queue":
-            await bench.set(concurrency=1)
-        else:
-            await bench.set(groups=LineSettings(concurrency=1))
-        await bench.created(bench.job("a", group="g"), bench.job("b", group="g"))
-        job = await bench.claim_one()
-        other = await bench.fork()
-        await _at_rest(bench)
-        await _woken(bench, bench.apply(transition.complete(job, None), by=other))
-        assert await bench.claimed_ids() == ["b"]
-
-    @needs("lines")
-    async def test_w4_what_makes_no_room_is_not_taken_for_it(self, bench: Bench) -> None:
-        await bench.set(concurrency=1)
-        await bench.created(bench.job("a"), bench.job("b"))
-        job = await bench.claim_one()
-        other = await bench.fork()
-        await _at_rest(bench)
-        await bench.apply(transition.start(job), by=other)
-        await _woken(bench, bench.apply(transition.complete(job, None), by=other))
-        assert await bench.claimed_ids() == ["b"]
-
-    @needs("lines")
-    async def test_w4_room_ends_the_wait_whatever_ended_before(self, bench: Bench) -> None:
-        await bench.set(groups=LineSettings(concurrency=1))
-        await bench.created(bench.job("a", group="g"), bench.job("b", group="g"), bench.job("c"))
-        job, common = (await bench.claim(2)).jobs
-        other = await bench.fork()
-        await _at_rest(bench)
-        await bench.apply(transition.complete(common, None), by=other)
-        await _at_rest(bench)
-        await _woken(bench, bench.apply(transition.complete(job, None), by=other))
-        assert await bench.claimed_ids() == ["b"]
-
-    @needs("lines")
-    async def test_w1_new_settings_end_the_wait(self, bench: Bench) -> None:
-        await bench.set(concurrency=1)
-        await bench.created(bench.job("a"), bench.job("b"))
-        await bench.claim_one()
-        await _at_rest(bench)
-        await _woken(bench, bench.set(concurrency=2))
-        assert await bench.claimed_ids() == ["b"]

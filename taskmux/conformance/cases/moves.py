@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from taskmux.conformance.bench import LONG, Bench
 from taskmux.conformance.model import answer, moved
-from taskmux.driver import TERMINAL, BlockedCause, Changes, Dedup, JobRecord, Transition, transition
+from taskmux.driver import (
+    TERMINAL,
+    Applied,
+    ApplyStatus,
+    BlockedCause,
+    Changes,
+    Dedup,
+    JobRecord,
+    State,
+    Transition,
+    transition,
+)
 
 __all__ = ["FENCED", "LEGAL", "MOVES", "SPENT", "STARTS", "MoveCases"]
 
@@ -80,3 +92,18 @@ class MoveCases:
             assert await bench.get(job) is None
         else:
             await bench.stored_as(job, lambda now: moved(job, one, now) or job, since)
+
+    @pytest.mark.parametrize("to", [State.WAITING, State.DELAYED, State.BLOCKED])
+    @pytest.mark.parametrize("start", ["completed", "dead", "cancelled"])
+    async def test_a3_every_way_out_of_a_terminal_state(
+        self, bench: Bench, start: str, to: State
+    ) -> None:
+        job = await bench.arrange(start, dedup=Dedup("key"))
+        cause = BlockedCause.STAGED if to is State.BLOCKED else None
+        one = transition.redrive(job.ref, {job.state})
+        one = replace(one, to=to, delay=LONG, changes=replace(one.changes, cause=cause))
+        since = await bench.now()
+        (given,) = await bench.apply(one)
+        assert given == Applied(ApplyStatus.APPLIED, to)
+        await bench.stored_as(job, lambda now: moved(job, one, now) or job, since)
+        assert (await bench.record(job)).finished_at is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from taskmux.conformance.bench import LONG, Bench
@@ -101,6 +102,30 @@ class OrderCases:
         held = (await bench.claim(3)).jobs
         await bench.applied(*map(transition.release, held))
         assert await bench.claimed_ids(10) == ["b", "c", "a"]
+
+    @pytest.mark.parametrize("state", ["blocked", "delayed"])
+    async def test_a5_keep_is_the_own_place_after_another_state(
+        self, bench: Bench, state: str
+    ) -> None:
+        await bench.created(*map(bench.job, "cab"))
+        first = Ref(bench.queue, "c")
+        if state == "blocked":
+            there, back = transition.hold(first), transition.unblock(first, BlockedCause.HOLD)
+        else:
+            there, back = transition.postpone(first, LONG), transition.promote(first)
+        await bench.applied(there, replace(back, place=Place.KEEP))
+        assert await bench.claimed_ids(10) == ["c", "a", "b"]
+
+    @pytest.mark.parametrize("state", [State.BLOCKED, State.DELAYED])
+    async def test_a5_keep_is_the_back_for_a_job_that_never_waited(
+        self, bench: Bench, state: State
+    ) -> None:
+        cause = BlockedCause.HOLD if state is State.BLOCKED else None
+        new = bench.job("a", state=state, cause=cause)
+        await bench.created(NewJob(new, delay=LONG), bench.job("b"))
+        leave = replace(transition.promote(new.ref), place=Place.KEEP)
+        await bench.applied(replace(leave, guard=transition.Guard(states=frozenset({state}))))
+        assert await bench.claimed_ids(10) == ["b", "a"]
 
     async def test_a5_front_is_before_all_others(self, bench: Bench) -> None:
         await bench.created(*map(bench.job, "abc"), bench.job("urgent", priority=1))

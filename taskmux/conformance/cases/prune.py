@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from taskmux.conformance.bench import Bench
+from taskmux.conformance.bench import LONG, Bench
 from taskmux.driver import Keep, Policy, State, transition
 
 SOON = 40
@@ -55,6 +56,44 @@ class PruneCases:
         job = await bench.arrange(state, policy=_keep(0))
         assert await bench.prune() == 0
         assert await bench.record(job) == job
+
+    @pytest.mark.parametrize("state", ["completed", "dead", "cancelled"])
+    async def test_t1_a_redriven_job_has_no_retention(self, bench: Bench, state: str) -> None:
+        job = await bench.arrange(state, policy=_keep(SOON))
+        await bench.applied(transition.redrive(job.ref, {job.state}))
+        await bench.reach((job.finished_at or 0) + SOON + 1)
+        assert await bench.prune() == 0
+        held = await bench.claim_one()
+        assert held.finished_at is None
+        assert await bench.prune() == 0
+        assert await bench.record(job) == held
+
+    @pytest.mark.parametrize("state", ["completed", "dead", "cancelled"])
+    async def test_t1_retention_counts_from_the_last_end(self, bench: Bench, state: str) -> None:
+        job = await bench.arrange(state, policy=_keep(SOON))
+        await bench.applied(transition.redrive(job.ref, {job.state}))
+        await bench.reach((job.finished_at or 0) + SOON + 1)
+        held = await bench.claim_one()
+        await bench.applied(replace(transition.complete(held, None), retention=Keep(LONG)))
+        done = await bench.record(job)
+        assert (done.finished_at or 0) > (job.finished_at or 0)
+        assert await bench.prune() == 0
+        assert await bench.record(job) == done
+
+    async def test_t1_the_last_retention_counts(self, bench: Bench) -> None:
+        job = await bench.arrange("dead")
+        await bench.applied(transition.redrive(job.ref))
+        held = await bench.claim_one()
+        await bench.applied(replace(transition.complete(held, None), retention=Keep(0)))
+        assert await bench.prune() == 1
+        assert await bench.get(job) is None
+
+    async def test_t2_a_redriven_job_is_not_counted(self, bench: Bench) -> None:
+        names = await _finished(bench, 2, _keep(86_400_000, count=1))
+        newest = bench.job(names[1]).ref
+        await bench.applied(transition.redrive(newest, {State.COMPLETED}))
+        assert await bench.prune() == 0
+        assert await _kept(bench) == names[:1]
 
     async def test_t1_pruning_keeps_to_its_queue(self, bench: Bench) -> None:
         job = await bench.arrange("completed", policy=_keep(0))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from taskmux.conformance.bench import LONG, Bench
+from taskmux.conformance.cases.moves import SPENT
 from taskmux.conformance.model import pushed
 from taskmux.driver import (
+    ApplyStatus,
     BlockedCause,
     Dedup,
     Keep,
@@ -23,6 +27,13 @@ from taskmux.driver import (
 PASTS = ("waiting", "delayed", "blocked", "active", "completed", "dead", "cancelled")
 
 
+async def _stored(bench: Bench, new: NewJob, since: int) -> None:
+    """Check the whole record of a job that was just created."""
+    fence = (await bench.record(new.job)).fence
+    stored = await bench.stored_as(new.job, partial(pushed, new, fence=fence), since)
+    assert fence >= stored.created_at, "a fence starts at the time of creation, or above it"
+
+
 class PushCases:
     """P1 to P7."""
 
@@ -32,19 +43,40 @@ class PushCases:
         new = NewJob(bench.job(state=state, cause=cause, children=2), delay=LONG)
         since = await bench.now()
         assert [one.status for one in await bench.push(new)] == [PushStatus.CREATED]
-        await bench.stored_as(new.job, lambda now: pushed(new, now), since)
+        await _stored(bench, new, since)
 
     async def test_p1_an_absolute_instant_is_kept(self, bench: Bench) -> None:
         new = NewJob(bench.job(state=State.DELAYED, run_at=4_102_444_800_000), delay=7)
         since = await bench.now()
         await bench.push(new)
-        await bench.stored_as(new.job, lambda now: pushed(new, now), since)
+        await _stored(bench, new, since)
 
     async def test_p1_the_same_id_may_exist_in_two_queues(self, bench: Bench) -> None:
         other = bench.job(queue=bench.another_queue())
         await bench.created(bench.job(), other)
         assert await bench.claimed_ids() == ["job"]
         assert (await bench.record(other)).state is State.WAITING
+
+    @pytest.mark.parametrize("way", ["remove", "prune"])
+    async def test_p1_a_fence_starts_above_those_of_a_removed_job(
+        self, bench: Bench, way: str
+    ) -> None:
+        for _ in range(5):
+            zombie = await bench.running(policy=Policy(completed=Keep(age_ms=0)))
+            for _ in range(8):  # each raises the fence, faster than the time if the store is fast
+                await bench.applied(transition.release(zombie))
+                zombie = await bench.claim_one()
+            await bench.applied(transition.complete(zombie, None))
+            if way == "remove":
+                await bench.applied(transition.remove(zombie.ref))
+            else:
+                assert await bench.prune() == 1
+            (fresh,) = await bench.created(bench.job())
+            assert fresh.fence > zombie.fence, "a zombie of the removed job could match"
+            holder = await bench.claim_one()
+            (answer,) = await bench.apply(transition.complete(zombie, None))
+            assert answer.status is ApplyStatus.STALE
+            await bench.applied(transition.bury(holder, SPENT), transition.remove(holder.ref))
 
     @pytest.mark.parametrize("state", PASTS)
     async def test_p2_an_existing_id_is_a_duplicate(self, bench: Bench, state: str) -> None:

@@ -25,6 +25,7 @@ from taskmux.driver import (
 )
 
 FORKS = 4
+ROUNDS = 5
 
 
 async def _forks(bench: Bench) -> list[Driver]:
@@ -32,7 +33,84 @@ async def _forks(bench: Bench) -> list[Driver]:
 
 
 class RaceCases:
-    """C4, P2, P3, P4, A1, A4, R4 and S3 under concurrency. A busy store may ask to send again."""
+    """C4 to C6, P2 to P4, A1, A4, R3, R4 and S3 under concurrency.
+
+    A busy store may ask to send again.
+    """
+
+    async def test_p4_copies_at_once_create_once(self, bench: Bench) -> None:
+        forks = await _forks(bench)
+        for number in range(ROUNDS):
+            op, new = bench.op(), [NewJob(bench.job(f"job-{number}-{n}")) for n in range(3)]
+            answers = await asyncio.gather(*(resend(partial(fork.push, op, new)) for fork in forks))
+            for answer in answers:
+                assert [one.status for one in answer] == [PushStatus.CREATED] * 3
+        assert (await bench.driver.counts(bench.queue))[State.WAITING] == 3 * ROUNDS
+
+    async def test_c5_copies_at_once_claim_once(self, bench: Bench) -> None:
+        forks = await _forks(bench)
+        names = [f"job-{n:02}" for n in range(3 * ROUNDS)]
+        await bench.created(*map(bench.job, names))
+        found: list[str] = []
+        for _ in range(ROUNDS):
+            op, ask = bench.op(), ClaimAsk(bench.queue, "worker", 3, LONG)
+            first, *others = await asyncio.gather(
+                *(resend(partial(fork.claim, op, ask)) for fork in forks)
+            )
+            assert [list(one.jobs) for one in others] == [list(first.jobs)] * len(others)
+            found += [job.id for job in first.jobs]
+        assert found == names
+
+    async def test_a4_copies_at_once_apply_once(self, bench: Bench) -> None:
+        forks = await _forks(bench)
+        for number in range(ROUNDS):
+            job = await bench.running(f"job-{number}")
+            await bench.applied(transition.bury(job, transition.Changes(attempts=1)))
+            op, batch = bench.op(), [transition.redrive(job.ref)]
+            answers = await asyncio.gather(
+                *(resend(partial(fork.apply, op, batch)) for fork in forks)
+            )
+            outcomes = Counter(answer.status for (answer,) in answers)
+            assert outcomes == Counter({ApplyStatus.APPLIED: 1, ApplyStatus.REPEATED: FORKS - 1})
+            assert (await bench.claim_one()).id == job.id
+
+    async def test_r3_copies_at_once_reclaim_once(self, bench: Bench) -> None:
+        forks = await _forks(bench)
+        names = [f"job-{n:02}" for n in range(3 * ROUNDS)]
+        await bench.created(*map(bench.job, names))
+        jobs = (await bench.claim(3 * ROUNDS, lease=20)).jobs
+        await bench.reach(max(job.lease_until or 0 for job in jobs))
+        found: list[str] = []
+        for _ in range(ROUNDS):
+            op, ask = bench.op(), ReclaimAsk(bench.queue, "rescuer", 3, LONG)
+            first, *others = await asyncio.gather(
+                *(resend(partial(fork.reclaim, op, ask)) for fork in forks)
+            )
+            assert [list(one) for one in others] == [list(first)] * len(others)
+            found += [job.id for job in first]
+        assert sorted(found) == names
+
+    async def test_c6_a_queue_that_moves_loses_no_claim(self, bench: Bench) -> None:
+        await bench.created(*(bench.job(f"job-{n:02}") for n in range(40)))
+
+        async def drain(worker: str, driver: Driver) -> list[str]:
+            ids: list[str] = []
+            while True:
+                op, ask = bench.op(worker), ClaimAsk(bench.queue, worker, 3, LONG)
+                claimed = await resend(partial(driver.claim, op, ask))
+                if not claimed.jobs:
+                    return ids
+                batch = [transition.complete(job, None) for job in claimed.jobs]
+                answers = await resend(partial(driver.apply, bench.op(worker), batch))
+                assert {one.status for one in answers} == {ApplyStatus.APPLIED}
+                ids += [job.id for job in claimed.jobs]
+
+        forks = await _forks(bench)
+        drains = [asyncio.create_task(drain(f"w{n}", fork)) for n, fork in enumerate(forks)]
+        await asyncio.sleep(0)
+        await bench.set(moved_to="redis://elsewhere")
+        drained = [job_id for ids in await asyncio.gather(*drains) for job_id in ids]
+        assert sorted(drained) == [f"job-{n:02}" for n in range(40)]
 
     async def test_c4_each_job_is_handed_out_once(self, bench: Bench) -> None:
         await bench.created(*(bench.job(f"job-{n:03}") for n in range(120)))

@@ -6,8 +6,16 @@ import asyncio
 
 import pytest
 
-from taskmux.conformance.bench import Bench
-from taskmux.driver import BlockedCause, Transition, transition
+from taskmux.conformance.bench import LONG, Bench
+from taskmux.conformance.cases.moves import SPENT
+from taskmux.driver import (
+    BlockedCause,
+    NewJob,
+    QueueSettings,
+    State,
+    Transition,
+    transition,
+)
 
 AGES = 20.0
 """Seconds. A wait that lasts this long was not woken."""
@@ -17,6 +25,13 @@ async def _idle(bench: Bench) -> None:
     """Claim until nothing is there, as a worker does before it waits."""
     while (await bench.claim(10)).jobs:
         continue
+
+
+async def _at_rest(bench: Bench) -> None:
+    """Take every hint about what came before, as a worker does that finds nothing."""
+    woken, jobs = True, True
+    while woken or jobs:
+        woken, jobs = await bench.driver.wait([bench.queue], 0), bool((await bench.claim()).jobs)
 
 
 class WaitCases:
@@ -66,6 +81,42 @@ class WaitCases:
         await _idle(bench)
         waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
         await bench.apply(moves[move], by=other)
+        assert await waiting
+        assert await bench.claimed_ids() == ["job"]
+
+    @pytest.mark.parametrize("by", ["push", "postpone", "retry"])
+    async def test_w1_a_delayed_job_that_is_due_first_ends_the_wait(
+        self, bench: Bench, by: str
+    ) -> None:
+        late = bench.job("late", state=State.DELAYED)
+        await bench.created(NewJob(late, delay=3 * LONG))
+        job = await bench.arrange("active" if by == "retry" else "blocked")
+        other = await bench.fork()
+        sooner = NewJob(bench.job("sooner", state=State.DELAYED), delay=LONG)
+        moves = {
+            "postpone": transition.postpone(late.ref, LONG),
+            "retry": transition.again(job, SPENT, LONG),
+        }
+        await _at_rest(bench)
+        waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
+        await asyncio.sleep(0)
+        if by == "push":
+            await bench.push(sooner, by=other)
+        else:
+            await bench.apply(moves[by], by=other)
+        assert await waiting
+        next_in = (await bench.claim()).next_in
+        assert next_in is not None
+        assert next_in < 2 * LONG
+
+    async def test_w1_new_settings_end_any_wait(self, bench: Bench) -> None:
+        await bench.set(paused=True)
+        await bench.created(bench.job())
+        other = await bench.fork()
+        await _at_rest(bench)
+        waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
+        await asyncio.sleep(0)
+        assert await other.put_settings(bench.queue, QueueSettings(rev=1))
         assert await waiting
         assert await bench.claimed_ids() == ["job"]
 

@@ -1,0 +1,80 @@
+"""Prune: remove finished records whose retention has passed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from pymongo import ASCENDING, DESCENDING
+from taskmux.driver import TERMINAL, PruneAsk
+
+from taskmux_mongodb import lines_ring
+from taskmux_mongodb.moves import MEMORY_MS
+from taskmux_mongodb.records import Document
+from taskmux_mongodb.schema import COUNTED, EXPIRY, LINE
+from taskmux_mongodb.settings import settings
+from taskmux_mongodb.store import Store
+
+__all__ = ["prune"]
+
+
+async def prune(store: Store, ask: PruneAsk) -> int:
+    """Remove finished records; see `Driver.prune`. The server removes old ones by itself too.
+
+    What producers that died have left undone in the ring is put right on the way.
+    """
+    gone = 0
+    await lines_ring.mend(store, ask.queue, await settings(store, ask.queue))
+    for state in sorted(TERMINAL):
+        finished = {"queue": ask.queue, "state": state.value}
+        gone += await _prune_old(store, ask, finished, ask.limit - gone)
+        gone += await _prune_many(store, ask, finished, ask.limit - gone)
+    return gone
+
+
+async def _prune_old(store: Store, ask: PruneAsk, finished: Document, limit: int) -> int:
+    now = store.clock.earliest()
+    wanted = finished | {"rank": {"$lte": now - ask.memory}, "expires": {"$lte": now}}
+    if ask.memory < MEMORY_MS:
+        return await _delete(store, wanted, LINE, "rank", limit)
+    # Implied by the two above; the index of expiry finds nothing else.
+    wanted["expire_at"] = {"$lte": datetime.fromtimestamp(now / 1000, UTC)}
+    return await _delete(store, wanted, EXPIRY, "expire_at", limit)
+
+
+async def _prune_many(store: Store, ask: PruneAsk, finished: Document, limit: int) -> int:
+    """Remove those beyond their retention's count, among the newest of queue and state."""
+    spared = store.clock.earliest() - max(ask.spare, ask.memory)
+    gone, count = 0, await _next_count(store, finished, -1)
+    while count is not None and gone < limit:
+        newest = store.jobs.find(finished, {"rank": 1, "seq": 1})
+        newest = newest.sort([("rank", DESCENDING), ("seq", DESCENDING)])
+        first_over = await newest.skip(count).limit(1).to_list(None)
+        if first_over:
+            rank, seq = first_over[0]["rank"], first_over[0]["seq"]
+            over = finished | {
+                "keep_count": count,
+                "rank": {"$lte": min(rank, spared)},
+                "$or": [{"rank": {"$lt": rank}}, {"seq": {"$lte": seq}}],
+            }
+            gone += await _delete(store, over, COUNTED, "rank", limit - gone)
+        count = await _next_count(store, finished, count)
+    return gone
+
+
+async def _next_count(store: Store, finished: Document, after: int) -> int | None:
+    """Return the next of the counts that finished jobs are kept by."""
+    counted = finished | {"keep_count": {"$gt": after}}
+    found = store.jobs.find(counted, {"keep_count": 1}).sort("keep_count", ASCENDING)
+    first = await found.hint(COUNTED).limit(1).to_list(None)
+    return first[0]["keep_count"] if first else None
+
+
+async def _delete(store: Store, wanted: Document, index: str, order: str, limit: int) -> int:
+    if limit <= 0:
+        return 0
+    found = store.jobs.find(wanted, {"_id": 1}).hint(index).sort(order, ASCENDING).limit(limit)
+    keys = [one["_id"] for one in await found.to_list(None)]
+    if not keys:
+        return 0
+    deleted = await store.jobs.delete_many(wanted | {"_id": {"$in": keys}})
+    return int(deleted.deleted_count)

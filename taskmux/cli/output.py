@@ -1,0 +1,199 @@
+"""What the commands print: for people on a terminal, in plain lines for pipes, as JSON on demand.
+
+Whatever came out of a store is escaped here: a job's name, error or log line may hold characters
+that a terminal obeys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+__all__ = [
+    "complain",
+    "console",
+    "dumps",
+    "facts",
+    "panel",
+    "print_json",
+    "safe",
+    "say",
+    "settle_streams",
+    "shown",
+    "table",
+]
+
+_OBEYED = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters (C0, C1), marks that turn the direction of text, and lone surrogates."""
+
+Cell = str | Text
+
+
+class _Console(Console):
+    """A console that outlives whoever reads it: `taskmux worker app:mux | head` works on."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, or be silent from now on if nobody reads."""
+        try:
+            super().print(*objects, **options)
+        except (OSError, ValueError):  # the pipe or the file is closed
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        """Be silent from now on."""
+        self.quiet = True
+        settle_streams()
+
+
+console = _Console(highlight=False, markup=False, emoji=False)
+complaints = _Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def settle_streams() -> None:
+    """Let what nobody reads go nowhere, so that the end of the process does not stumble on it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+
+
+def safe(text: str, *, lines: bool = False) -> str:
+    """Return text with every character that a terminal obeys escaped: `<ESC>` as backslash, x1b.
+
+    `lines`: line breaks and tabs stay, as in a traceback.
+    """
+    return _OBEYED.sub(lambda found: _escaped(found[0], lines=lines), text)
+
+
+def _escaped(char: str, *, lines: bool) -> str:
+    if lines and char in "\n\t":
+        return char
+    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char) or (
+        f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}"  # noqa: PLR2004
+    )
+
+
+def shown(text: str, style: str = "", *, lines: bool = False) -> Text:
+    """Return text as it may be shown, in a style."""
+    return Text(safe(text, lines=lines), style=style)
+
+
+def say(*parts: Cell) -> None:
+    """Print one line to standard output, never wrapped: a terminal does that by itself."""
+    _print(console, parts)
+
+
+def complain(*parts: Cell) -> None:
+    """Print one line to standard error."""
+    _print(complaints, parts)
+
+
+def _print(to: Console, parts: Iterable[Cell]) -> None:
+    texts = (part if isinstance(part, Text) else shown(part, lines=True) for part in parts)
+    line = Text("").join(texts)
+    if to.is_terminal:
+        to.print(line, soft_wrap=True)
+    elif not to.quiet:  # as it is: rich would make spaces of tabs
+        try:
+            encoding = getattr(to.file, "encoding", None) or "utf-8"
+            to.file.write(line.plain.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+            to.file.flush()
+        except (OSError, ValueError):
+            to.on_broken_pipe()
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Print a table: with lines around it for people, else one line a row, with tabs between."""
+    cells = [[cell if isinstance(cell, Text) else shown(cell) for cell in row] for row in rows]
+    if not console.is_terminal:
+        for row in (headers, *([cell.plain for cell in row] for row in cells)):
+            say("\t".join(row))
+        return
+    drawn = Table()
+    for header in headers:
+        drawn.add_column(header, overflow="fold")
+    for drawn_row in cells:
+        drawn.add_row(*drawn_row)
+    console.print(drawn)
+
+
+def facts(rows: dict[str, str | None]) -> None:
+    """Print names and values, without those that are empty."""
+    said = {name: shown(value, lines=True) for name, value in rows.items() if value}
+    if not console.is_terminal:
+        for name, value in said.items():
+            say(f"{name}: ", value)
+        return
+    drawn = Table.grid(padding=(0, 2))
+    for name, value in said.items():
+        drawn.add_row(Text(name, style="bold"), value)
+    console.print(drawn)
+
+
+def panel(title: str, text: str) -> None:
+    """Print a longer text under a title."""
+    if not console.is_terminal:
+        say(f"-- {title}")
+        say(text)
+        return
+    body: RenderableType = shown(text, lines=True)
+    console.print(Panel(body, title=shown(title), title_align="left"))
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; payloads and results, which are JSON already, as what they are."""
+    click.echo(dumps(_plain(value), indent=2))
+
+
+def dumps(value: Any, indent: int | None = None) -> str:
+    """Return plain values as JSON that any reader takes, with nothing in it that terminals obey."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+    return _OBEYED.sub(lambda found: _in_json(found[0]), text)
+
+
+def _in_json(char: str) -> str:
+    # json.dumps has escaped C0 already: a line break here is one of its own
+    return char if char == "\n" else f"\\u{ord(char):04x}"
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case msgspec.Struct():  # every field, also those that have their default
+            return _plain(msgspec.structs.asdict(value))
+        case bytes():
+            return _decoded(value)
+        case dict():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+        case float() if not math.isfinite(value):  # JSON has no such number
+            return str(value)
+        case _:
+            return value
+
+
+def _decoded(data: bytes) -> Any:
+    """Return what JSON bytes say; as text if they are none, or hold what JSON has no word for."""
+    try:
+        return _plain(json.loads(data, parse_constant=str))
+    except (ValueError, RecursionError):
+        return data.decode("utf-8", "replace")

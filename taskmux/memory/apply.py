@@ -1,0 +1,55 @@
+"""Apply: guarded transitions of stored jobs."""
+
+from __future__ import annotations
+
+from taskmux.driver import (
+    Applied,
+    ApplyStatus,
+    JobRecord,
+    Move,
+    Transition,
+    judge,
+)
+from taskmux.memory.store import MemoryStore, QueueStore, Stored
+
+__all__ = ["Transitions"]
+
+
+class Transitions:
+    """How a transition goes. The driver holds the lock."""
+
+    store: MemoryStore
+
+    def _apply(self, one: Transition) -> Applied:
+        queue = self.store.queues.get(one.ref.queue)
+        stored = queue.jobs.get(one.ref.id) if queue is not None else None
+        move = self._judge(one, None if stored is None else stored.job)
+        if isinstance(move, Applied) or queue is None or stored is None:
+            return move if isinstance(move, Applied) else Applied(ApplyStatus.GONE)
+        if move.revived and self._key_taken(queue, stored.job):
+            return Applied(ApplyStatus.CONFLICT, stored.job.state)
+        if move.removes:
+            queue.remove(stored)
+        else:
+            self._move(queue, stored, one, move)
+        return move.answer
+
+    def _judge(self, one: Transition, job: JobRecord | None) -> Move | Applied:
+        return judge(one, job)
+
+    def _key_taken(self, queue: QueueStore, job: JobRecord) -> bool:
+        return job.dedup is not None and job.dedup.key in queue.dedup
+
+    def _move(self, queue: QueueStore, stored: Stored, one: Transition, move: Move) -> None:
+        now = self.store.clock()
+        if move.ended:
+            stored.retention = one.retention
+        if move.place is not None:
+            self.store.place(stored, move.place)
+        group = stored.job.group
+        if one.hold and move.answer.status is ApplyStatus.APPLIED:
+            queue.lines.hold(group, now + one.hold, alone=one.hold_line)
+        queue.write(stored, move.record(stored.job, now))
+        self.store.announce(queue, stored)
+        if move.left_active and queue.lines.made_room(group):
+            self.store.wake(queue)

@@ -1,0 +1,86 @@
+"""Read and prune what the memory driver stores. The driver holds the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from taskmux.driver import TERMINAL, FindAsk, Page, PruneAsk, Standing, State
+from taskmux.memory.store import QueueStore, Stored
+
+__all__ = ["find", "prune", "standing"]
+
+
+def find(queue: QueueStore | None, ask: FindAsk) -> Page:
+    """Return one page of a queue's jobs in one state."""
+    stored = queue.jobs.values() if queue is not None else ()
+    rows = [(order(one), one.job) for one in stored if one.job.state is ask.state]
+    rows.sort(key=lambda row: row[0], reverse=ask.newest)
+    if ask.cursor is not None:
+        after = _cursor(ask.cursor)
+        rows = [row for row in rows if (row[0] < after if ask.newest else row[0] > after)]
+    page = rows[: ask.limit]
+    cursor = ":".join(map(str, page[-1][0])) if len(rows) > len(page) else None
+    return Page([job for _, job in page if ask.tag is None or ask.tag in job.tags], cursor)
+
+
+def _cursor(text: str) -> tuple[int, int]:
+    first, second = text.split(":")
+    return int(first), int(second)
+
+
+def standing(queue: QueueStore, stored: Stored, now: int) -> Standing:
+    """Return what a waiting job stands behind."""
+    line, lines, settings = stored.job.group, queue.lines, queue.settings
+    return Standing(
+        ahead=sum(
+            one.job.state is State.WAITING and one.job.group == line and order(one) < order(stored)
+            for one in queue.jobs.values()
+        ),
+        line_waiting=lines.waiting[line],
+        line_active=lines.active(line),
+        active=len(queue.leases),
+        lines=len(lines.waiting),
+        opens_in=lines.queue.opens_in(settings.rate, now),
+        line_opens_in=lines.gate(line).opens_in(settings.line(line).rate, now),
+    )
+
+
+def prune(queue: QueueStore, now: int, ask: PruneAsk) -> int:
+    """Remove finished records past their retention; return how many went."""
+    queue.lines.forget_open(queue.settings, now)
+    gone = [stored for state in TERMINAL for stored in past(finished(queue, state), now, ask.spare)]
+    for stored in gone[: ask.limit]:
+        queue.remove(stored)
+    return len(gone[: ask.limit])
+
+
+def order(stored: Stored) -> tuple[int, int]:
+    """Return the place of a record among those of its state."""
+    job = stored.job
+    match job.state:
+        case State.WAITING:
+            return job.priority, stored.sequence
+        case State.DELAYED:
+            return job.run_at or 0, stored.created
+        case State.ACTIVE | State.BLOCKED:
+            return job.created_at, stored.created
+        case _:
+            return job.finished_at or 0, stored.created
+
+
+def finished(queue: QueueStore, state: State) -> list[Stored]:
+    """Return the records of a terminal state, newest first."""
+    found = [stored for stored in queue.jobs.values() if stored.job.state is state]
+    return sorted(found, key=order, reverse=True)
+
+
+def past(newest_first: Iterable[Stored], now: int, spare: int) -> list[Stored]:
+    """Return the records whose retention has passed, by age or by count."""
+    gone = []
+    for rank, stored in enumerate(newest_first):
+        finished = stored.job.finished_at or 0
+        count = stored.retention.count
+        over = count is not None and rank >= count and finished + spare <= now
+        if over or finished + stored.retention.age_ms <= now:
+            gone.append(stored)
+    return gone

@@ -1,0 +1,215 @@
+"""What a document remembers of operations, in which order jobs are kept, and when they go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec.structs import replace
+from taskmux.driver import (
+    Applied,
+    ApplyStatus,
+    BlockedCause,
+    Changes,
+    ClaimAsk,
+    FindAsk,
+    Guard,
+    JobRecord,
+    Keep,
+    NewJob,
+    Op,
+    PruneAsk,
+    Ref,
+    State,
+    Transition,
+    transition,
+)
+from tests.mongo_servers import MongoServer, mongod_program, running
+
+from taskmux_mongodb import MongoDriver
+from taskmux_mongodb.records import OPS_KEPT
+
+pytestmark = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
+
+LONG = 60_000
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+async def driver(server: MongoServer) -> AsyncIterator[MongoDriver]:
+    with server.client() as client:
+        client.drop_database("taskmux")
+    driver = MongoDriver(server.url)
+    await driver.open()
+    yield driver
+    await driver.close()
+
+
+def new(name: str, **fields) -> NewJob:
+    return NewJob(JobRecord(**{"queue": "q", "id": name, "task": "t"} | fields))
+
+
+async def push(driver: MongoDriver, *jobs: NewJob) -> None:
+    await driver.push(Op("p", 1), jobs)
+
+
+async def claim(driver: MongoDriver, number: int, limit: int = 100) -> list[JobRecord]:
+    asked = await driver.claim(Op("w", number), ClaimAsk("q", "w", limit, LONG))
+    return list(asked.jobs)
+
+
+# -- operations -----------------------------------------------------------------------------------
+
+
+async def test_the_last_operations_of_many_origins_are_remembered(driver) -> None:
+    await push(driver, new("job"))
+    ref, count = Ref("q", "job"), OPS_KEPT + 4
+
+    async def change(number: int) -> Applied:
+        one = transition.reprioritise(ref, 100 + number)
+        return (await driver.apply(Op(f"origin-{number}", 1), [one]))[0]
+
+    for number in range(count):
+        assert (await change(number)).status is ApplyStatus.APPLIED
+    for number in range(count - OPS_KEPT, count):
+        assert (await change(number)).status is ApplyStatus.REPEATED, number
+    (stored,) = await driver.get([ref])
+    assert stored is not None
+    assert stored.priority == 100 + count - 1
+
+
+async def test_a_removed_job_remembers_its_last_operations(driver) -> None:
+    await push(driver, new("job"))
+    ref = Ref("q", "job")
+    changes = [transition.reprioritise(ref, 100 + number) for number in range(OPS_KEPT + 4)]
+    for number, one in enumerate([*changes, transition.remove(ref)]):
+        await driver.apply(Op(f"origin-{number}", 1), [one])
+    (answer,) = await driver.apply(Op(f"origin-{len(changes)}", 1), [transition.remove(ref)])
+    assert answer.status is ApplyStatus.REPEATED
+    (answer,) = await driver.apply(Op(f"origin-{len(changes) - 1}", 1), [changes[-1]])
+    assert answer.status is ApplyStatus.REPEATED
+
+
+# -- orders ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", [None, "g"])
+async def test_due_jobs_come_in_due_order_whatever_their_names(driver, group) -> None:
+    names = ["m", "z", "c", "x", "a", "k"]
+    due = {name: at for at, name in enumerate(names, 1)}
+    jobs = [new(name, state=State.DELAYED, run_at=due[name], group=group) for name in sorted(names)]
+    await push(driver, *jobs)
+    assert [job.id for job in await claim(driver, 1)] == names
+
+
+async def test_more_due_jobs_than_one_claim_promotes_come_in_due_order(driver) -> None:
+    due = {f"{number * 37 % 150:03}": number + 1 for number in range(150)}
+    jobs = [new(name, state=State.DELAYED, run_at=due[name]) for name in sorted(due)]
+    await push(driver, *jobs)
+    came: list[str] = []
+    for number in range(10):
+        came += [job.id for job in await claim(driver, number, 20)]
+    assert came == sorted(due, key=lambda name: due[name])
+
+
+async def test_jobs_due_at_one_instant_come_in_the_order_of_creation(driver) -> None:
+    for number, name in enumerate("zam"):
+        await driver.push(Op("p", number), [new(name, state=State.DELAYED, run_at=1)])
+        await next_millisecond(driver)
+    assert [job.id for job in await claim(driver, 1)] == ["z", "a", "m"]
+
+
+async def next_millisecond(driver: MongoDriver) -> None:
+    now = driver._store.clock.earliest()
+    while driver._store.clock.earliest() == now:
+        await asyncio.sleep(0.001)
+
+
+async def finished_at_once(driver: MongoDriver, count: int, keep: Keep) -> list[str]:
+    """Finish jobs within one millisecond, and return their names in line."""
+    names = [f"{number * 7 % count:02}" for number in range(count)]
+    await push(driver, *(new(name) for name in names))
+    held = await claim(driver, 1)
+    done = [transition.complete(job, b"1") for job in held]
+    kept = [replace(one, retention=keep) for one in done]
+    await driver.apply(Op("w", 2), kept)
+    records = await driver.get([job.ref for job in held])
+    assert len({one.finished_at for one in records if one}) == 1
+    return names
+
+
+@pytest.mark.parametrize("newest", [False, True])
+async def test_jobs_finished_in_one_millisecond_are_listed_once_each(driver, newest) -> None:
+    names = await finished_at_once(driver, 10, Keep())
+    listed: list[str] = []
+    cursor = None
+    while True:
+        ask = FindAsk(queue="q", state=State.COMPLETED, newest=newest, cursor=cursor, limit=3)
+        page = await driver.find(ask)
+        listed += [job.id for job in page.jobs]
+        cursor = page.cursor
+        if cursor is None:
+            break
+    assert listed == (names[::-1] if newest else names)
+
+
+async def test_as_many_as_are_kept_stay_of_those_finished_in_one_millisecond(driver) -> None:
+    names = await finished_at_once(driver, 10, Keep(LONG, 3))
+    assert await driver.prune(PruneAsk("q", memory=0, spare=0)) == 7
+    page = await driver.find(FindAsk(queue="q", state=State.COMPLETED))
+    assert [job.id for job in page.jobs] == names[-3:]
+
+
+# -- what goes ------------------------------------------------------------------------------------
+
+OUT = {
+    "redriven": lambda ref: transition.redrive(ref, frozenset({State.COMPLETED})),
+    "held": lambda ref: Transition(
+        ref=ref,
+        guard=Guard(states=frozenset({State.COMPLETED})),
+        to=State.BLOCKED,
+        changes=Changes(cause=BlockedCause.HOLD),
+    ),
+    "delayed": lambda ref: Transition(
+        ref=ref,
+        guard=Guard(states=frozenset({State.COMPLETED})),
+        to=State.DELAYED,
+        delay=LONG,
+    ),
+}
+
+
+@pytest.mark.parametrize("way", OUT)
+async def test_a_job_that_is_not_finished_any_more_has_nothing_that_ends_it(
+    server, driver, way: str
+) -> None:
+    await finished_at_once(driver, 2, Keep(0, 0))
+    ref = Ref("q", "00")
+    (answer,) = await driver.apply(Op("x", 1), [OUT[way](ref)])
+    assert answer.status is ApplyStatus.APPLIED
+    with server.client() as client:
+        document = client["taskmux"]["jobs"].find_one({"_id": "q/00"})
+    assert document is not None
+    ends = {"finished_at", "expires", "expire_at", "keep_count"}
+    assert not ends & document.keys()
+    await driver.prune(PruneAsk("q", memory=0, spare=0))
+    (stored,) = await driver.get([ref])
+    assert stored is not None
+    assert stored.finished_at is None
+
+
+async def test_a_finished_job_that_is_kept_for_ever_has_no_old_expiry(server, driver) -> None:
+    await finished_at_once(driver, 2, Keep(LONG, 5))
+    ref = Ref("q", "00")
+    one = Transition(ref=ref, guard=Guard(states=frozenset({State.COMPLETED})), to=State.DEAD)
+    await driver.apply(Op("x", 1), [one])
+    with server.client() as client:
+        document = client["taskmux"]["jobs"].find_one({"_id": "q/00"})
+    assert document is not None
+    assert not {"expire_at", "keep_count"} & document.keys()
