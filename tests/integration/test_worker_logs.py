@@ -99,6 +99,9 @@ async def test_a_dead_job_is_an_error_with_the_users_frames_only(mux, lines):
 
 
 async def test_an_unknown_task_is_warned_about_once_in_a_while(mux, lines):
+    @mux.task()
+    async def known() -> None: ...
+
     async with mux.worker(concurrency=1):
         jobs = [await mux.enqueue("nosuch") for _ in range(3)]
         for job in jobs:
