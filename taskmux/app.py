@@ -25,7 +25,7 @@ from taskmux.model.queue import Rate
 from taskmux.model.units import Duration, check_name, check_queue, milliseconds
 from taskmux.model.workers import Command, WorkerInfo
 from taskmux.plugins.instrument import Hooks
-from taskmux.worker import Link, Worker, WorkerOptions, check_concurrency
+from taskmux.worker import Worker, WorkerOptions, check_concurrency
 
 __all__ = ["Taskmux"]
 
@@ -291,7 +291,7 @@ class Taskmux:
         *,
         concurrency: int = 10,
         lease: Duration = "30s",
-        drain: Duration = "25s",
+        drain: Duration = "20s",
     ) -> Worker:
         """Return a worker for these queues: `async with mux.worker(["email"]): ...`.
 
@@ -319,11 +319,11 @@ class Taskmux:
         )
         for sentence in mismatches(self._registry, options.queues):
             logger.warning("%s", sentence)
-        links = [Link(driver, names) for driver, names in self._stores.by_store(options.queues)]
+        stores = list(self._stores.by_store(options.queues))
         lifespan = self._lifespan
         return Worker(
             self._registry,
-            links,
+            stores,
             options,
             hooks=self._hooks,
             limits=self._limits,

@@ -97,7 +97,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queues: tuple[str, ...] = ()
     concurrency: int = 10
     lease: str = "30s"
-    drain: str = "25s"
+    drain: str = "20s"
     processes: int = 1
     log_level: str = "info"
     log_format: str = "text"

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from taskmux.api.handlers import annotated
 from taskmux.api.values import (
     USER_ERRORS,
     dec_hook,
@@ -186,7 +187,7 @@ def _field(one: inspect.Parameter, kind: Any) -> tuple[str, Any] | tuple[str, An
 
 def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(function, include_extras=True)
+        return typing.get_type_hints(annotated(function), include_extras=True)
     except Exception as error:  # noqa: BLE001 - an annotation is an expression and may do anything
         raise DeclarationError(
             f"Task {name!r}: its annotations cannot be resolved: {error}. Give a function, and "

@@ -23,6 +23,7 @@ from taskmux.api.call import Call, Terms, task_line
 from taskmux.api.codec import Signature
 from taskmux.api.context import Context
 from taskmux.api.handle import JobHandle
+from taskmux.api.handlers import handler
 from taskmux.api.naming import redefines
 from taskmux.api.options import JobOptions, Parsed, parse_call
 from taskmux.model.backoff import DEFAULT_BACKOFF
@@ -75,16 +76,11 @@ class Task(Generic[Whole, Args, Out, R]):
         limits: LineSettings | None = None,
     ) -> None:
         self.name = name
-        self.function = function
+        self.function: Callable[Whole, Out] = handler(function, name)
         self.limits = limits
         """The limits of its own line; None: it stands in the queue's common line."""
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise DeclarationError(
-                f"Task {name!r} is a generator: its body would never run. Return a value instead, "
-                f"and use ctx.progress() or ctx.step() on the way."
-            )
-        self.signature = Signature(function, name, Context)
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.signature = Signature(self.function, name, Context)
+        self.is_async = inspect.iscoroutinefunction(self.function)
         self._producer = producer
         self.__doc__ = function.__doc__
         self._settle(options, base)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from taskmux.cli.common import STORE, USAGE
+from taskmux.cli.signals import CUT_OFF, DRAINING, MOMENT
 
 __all__ = ["PARENT", "supervise"]
 
@@ -51,7 +52,7 @@ class Child:
         """Return the exit code if it died; a fast death makes the next start wait longer."""
         if self.done or self.process is None or (code := self.process.poll()) is None:
             return None
-        if code == 0:  # somebody told it to stop, as `taskmux worker stop` does
+        if code in (0, CUT_OFF):  # somebody told it to stop, as `taskmux worker stop` does
             self.done = True
             return code
         now = time.monotonic()
@@ -77,7 +78,7 @@ class Child:
 
 
 def supervise(count: int, command: Sequence[str]) -> int:
-    """Keep `count` processes running until SIGTERM or SIGINT; pass every such signal on.
+    """Keep `count` processes running until SIGTERM, SIGINT or SIGHUP; pass every such signal on.
 
     One that ends well was told to by its own id, and is not started again.
 
@@ -88,15 +89,18 @@ def supervise(count: int, command: Sequence[str]) -> int:
         0 when all ended well, else the exit code of one that did not.
     """
     children = [Child(command) for _ in range(count)]
-    signals = 0
+    signals, last = 0, float("-inf")
     wake = threading.Event()
 
     def on_signal(_number: int, _frame: object) -> None:
-        nonlocal signals
-        signals += 1
+        nonlocal signals, last
+        now = time.monotonic()
+        if now - last >= MOMENT:  # else it is the last one's double
+            signals, last = signals + 1, now
         wake.set()
 
-    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    listened = [one for one in DRAINING if signal.getsignal(one) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, on_signal) for number in listened}
     try:
         while not signals:
             for child in children:
@@ -114,16 +118,20 @@ def supervise(count: int, command: Sequence[str]) -> int:
 
 
 def _stop(children: Sequence[Child], signals: Callable[[], int], wake: threading.Event) -> int:
-    """Pass on as many SIGTERMs as there were signals; wait for all; return the worst exit code."""
+    """Pass signals on, wait for all children, and return the worst exit code.
+
+    The first is SIGTERM, which drains however often a child gets it; any more are SIGINT.
+    """
     passed_on = 0
     while any(child.process is not None and child.process.poll() is None for child in children):
         if passed_on < signals():
-            passed_on += 1
             for child in children:
-                child.send(signal.SIGTERM)
+                child.send(signal.SIGINT if passed_on else signal.SIGTERM)
+            passed_on += 1
         wake.clear()
         wake.wait(LOOK)
     codes = [child.verdict for child in children]
     codes += [child.process.returncode for child in children if child.process is not None]
     # One that was told to stop before it could listen ends by the signal itself.
-    return max((abs(code) for code in codes if code != -signal.SIGTERM), default=0)
+    ended = (-signal.SIGTERM, -signal.SIGINT)
+    return max((abs(code) for code in codes if code not in ended), default=0)

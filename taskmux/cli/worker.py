@@ -7,7 +7,6 @@ import difflib
 import importlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from taskmux.cli.loading import load_app
 from taskmux.cli.logs import check_logging, set_up_logging
 from taskmux.cli.output import complain, settle_streams
 from taskmux.cli.processes import supervise
+from taskmux.cli.signals import CUT_OFF, Signals, quietly
 from taskmux.config import Settings, parent_process
 from taskmux.model.errors import ConfigError
 from taskmux.model.units import milliseconds, show_ms
@@ -60,7 +60,8 @@ def worker() -> None:
 
     \b
     Signals: the first Ctrl-C or SIGTERM drains, the second ends the wait.
-    Exit codes: 0 stopped; 2 wrong usage; 3 the store cannot be used.
+    Exit codes: 0 stopped; 2 wrong usage; 3 the store cannot be used;
+    5 handlers were stopped at the drain deadline.
     """  # noqa: D301 - click wants the character that it stands for
 
 
@@ -75,7 +76,7 @@ def worker() -> None:
 )
 @click.option("-c", "--concurrency", type=int, help="Handlers at once: 10. [TASKMUX_CONCURRENCY]")
 @click.option("--lease", help="How long a silent worker keeps a job: 30s. [TASKMUX_LEASE]")
-@click.option("--drain", help="How long stopping waits for handlers: 25s. [TASKMUX_DRAIN]")
+@click.option("--drain", help="How long stopping waits for handlers: 20s. [TASKMUX_DRAIN]")
 @click.option(
     "--processes",
     type=click.IntRange(1, 256),
@@ -109,7 +110,8 @@ def worker_run(app: str | None, queues: tuple[str, ...], url: str | None, **flag
     if settings.processes > 1:
         sys.exit(supervise(settings.processes, _again(settings, url)))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(mux, one, settings))
+        code = runner.run(_serve(mux, one, settings))
+    sys.exit(code)
 
 
 def _weighted(queues: Sequence[str]) -> Sequence[str] | dict[str, int] | None:
@@ -125,35 +127,42 @@ def _weighted(queues: Sequence[str]) -> Sequence[str] | dict[str, int] | None:
     return weights
 
 
-async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> None:
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if one.stopping:
-            complain("Stopping now; what runs is given back.")
-            one.abort()
-            return
-        drain = show_ms(milliseconds(settings.drain))
-        complain(f"Draining: {one.running} running, at most {drain}. Once more to stop now.")
-        one.stop_soon()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
+    signals = Signals(
+        one,
+        complain,
+        drain=show_ms(milliseconds(settings.drain)),
+        supervised=parent_process() is not None,
+    )
+    signals.listen()
     try:
         async with one:
-            complain(
+            quietly(
+                complain,
                 f"Worker {one.name} serves {', '.join(one.options.queues)} on {mux.url} "
                 f"({one.options.concurrency} at once, lease {show_ms(one.options.lease_ms)}, "
-                f"{len(mux.tasks.names())} tasks). Ctrl-C drains."
+                f"{len(mux.tasks.names())} tasks). Ctrl-C drains.",
             )
-            watching = loop.create_task(_stop_with_parent(one))
+            watching = asyncio.get_running_loop().create_task(_stop_with_parent(one))
             await one.stopping_began()
             watching.cancel()
     finally:
+        signals.ended()
         await mux.close()
-    complain("Stopped.")
+    return _farewell(one)
+
+
+def _farewell(one: Worker) -> int:
+    """Say how it ended; return the exit status."""
+    code = 0
+    if one.cut_off:
+        code = CUT_OFF
+        jobs = ", ".join(map(str, one.cut_off))
+        quietly(complain, f"Handlers were stopped at the drain deadline: {jobs}.")
+    quietly(complain, "Stopped.")
     if one.left_behind:
-        _leave()
+        _leave(code)
+    return code
 
 
 async def _stop_with_parent(one: Worker) -> None:
@@ -162,8 +171,8 @@ async def _stop_with_parent(one: Worker) -> None:
     while parent is not None and os.getppid() == parent:  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(1)
     if parent is not None:
-        complain("The supervising process is gone; draining.")
         one.stop_soon()
+        quietly(complain, "The supervising process is gone; draining.")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -176,11 +185,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-def _leave() -> None:
+def _leave(code: int) -> None:
     """End the process at once: a handler that ignores its cancellation would keep it for ever."""
     logging.shutdown()
     settle_streams()
-    os._exit(0)
+    os._exit(code)
 
 
 def _again(settings: Settings, url: str | None) -> list[str]:

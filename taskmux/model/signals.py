@@ -1,4 +1,9 @@
-"""What a handler may raise to say how its job goes on. These are not errors."""
+"""What a handler may raise to say how its job goes on. These are not errors.
+
+In an `ExceptionGroup`, as a `TaskGroup` raises it, they count as well; the strongest wins: `Fail`,
+then `RateLimited`, `Retry`, `Snooze`. The other exceptions of the group are kept in the job's
+history. A subclass need not call `super().__init__()`: what it leaves out has its default.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from taskmux.model.units import Duration, milliseconds
 __all__ = ["Fail", "RateLimited", "Retry", "Snooze"]
 
 REST_MS = 30_000
-
+"""How long a job rests whose handler did not say."""
 
 LONGEST_REST_MS = 86_400_000
 """Of a queue whose handler raised `RateLimited`."""
@@ -31,6 +36,8 @@ class Retry(Exception):
         after: how long to wait; the task's backoff decides if it is None.
     """
 
+    after_ms: int | None = None
+
     def __init__(self, message: str = "", *, after: Duration | None = None) -> None:
         super().__init__(message)
         self.after_ms = None if after is None else milliseconds(after, "after")
@@ -43,6 +50,8 @@ class Snooze(Exception):
         after: how long to wait.
         message: why; kept in the job's history.
     """
+
+    after_ms: int = REST_MS
 
     def __init__(self, after: Duration, message: str = "") -> None:
         super().__init__(message)
@@ -62,6 +71,9 @@ class RateLimited(Exception):
         message: why; kept as the job's reason.
         group: let only the job's own group (or its task's line) rest.
     """
+
+    after_ms: int = REST_MS
+    group: bool = False
 
     def __init__(
         self, after: Duration | None = None, message: str = "", *, group: bool = False

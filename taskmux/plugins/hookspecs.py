@@ -38,7 +38,7 @@ def taskmux_started(job: JobRecord, worker: str) -> None:
 
 @hookspec
 def taskmux_settled(job: JobRecord, transition: Transition, seconds: float) -> None:
-    """A run ended and its outcome was stored; `seconds` is how long the handler ran."""
+    """An outcome was stored; `job` is the record after it, `seconds` how long the handler ran."""
 
 
 @hookspec

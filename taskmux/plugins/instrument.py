@@ -11,6 +11,7 @@ from typing import Any
 import pluggy
 
 from taskmux.model.job import JobRecord
+from taskmux.policy.outcome import traceback_of
 
 __all__ = ["Hooks"]
 
@@ -25,7 +26,8 @@ Leave = Callable[
 class Hooks:
     """The observers of each hook as one callable, or None where there is none.
 
-    An observer that raises is logged and harms nobody: not the job, not the other observers.
+    An observer that raises, whatever it raises, is logged and harms nobody: not the job, not the
+    other observers.
     """
 
     def __init__(self, manager: pluggy.PluginManager) -> None:
@@ -42,11 +44,8 @@ class Hooks:
         """Whether any plug-in wants to enter a context around each run."""
         return bool(self._contexts)
 
-    def context(self, job: JobRecord) -> AbstractContextManager[Any]:
-        """Return the contexts that plug-ins want around this run, entered, as one.
-
-        They see how the run ends and cannot change it.
-        """
+    def context(self, job: JobRecord) -> ExitStack:
+        """Enter the contexts that plug-ins want around this run; `leave` them after it."""
         stack = ExitStack()
         for make in self._contexts:
             try:
@@ -54,9 +53,16 @@ class Hooks:
                 if manager is not None:
                     manager.__enter__()
                     stack.push(_harmless(manager))
-            except Exception:
+            except BaseException:
                 logger.exception("taskmux_context: a plug-in failed; the job goes on")
         return stack
+
+    def leave(self, contexts: ExitStack, error: BaseException | None) -> None:
+        """Leave what `context` entered. They see what the handler raised and cannot change it."""
+        if error is None:
+            contexts.close()
+        else:
+            contexts.__exit__(type(error), error, traceback_of(error))
 
 
 def _harmless(manager: AbstractContextManager[Any]) -> Leave:
@@ -67,7 +73,7 @@ def _harmless(manager: AbstractContextManager[Any]) -> Leave:
     ) -> None:
         try:
             manager.__exit__(kind, error, trace)
-        except Exception:
+        except BaseException:
             logger.exception("taskmux_context: a plug-in failed; the job goes on")
 
     return leave
@@ -102,7 +108,7 @@ def _observer(manager: pluggy.PluginManager, name: str) -> Observer | None:
         for call in calls:
             try:
                 call(*args)
-            except Exception:
+            except BaseException:
                 logger.exception("%s: a plug-in failed; the job goes on", name)
 
     return notify

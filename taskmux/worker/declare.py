@@ -10,12 +10,12 @@ from taskmux.api.task import Registry
 from taskmux.driver import Lines, require
 from taskmux.model.queue import LineSettings, QueueSettings
 from taskmux.policy.lines import declare
-from taskmux.worker.options import Link
+from taskmux.worker.station import Station
 
 __all__ = ["store_declared"]
 
 
-async def store_declared(registry: Registry, links: Sequence[Link]) -> None:
+async def store_declared(registry: Registry, stations: Sequence[Station]) -> None:
     """Store what the tasks of the served queues declare of their own lines.
 
     What was changed by hand stays until the declaration itself changes; a task that declares
@@ -25,13 +25,13 @@ async def store_declared(registry: Registry, links: Sequence[Link]) -> None:
         UnsupportedFeature: a task declares limits, and its store has no lines.
         StoreError: the store refused or could not be reached.
     """
-    for link in links:
-        for queue in link.queues:
+    for station in stations:
+        for queue in station.queues:
             lines = registry.lines(queue)
             if any(lines.values()):
-                require(link.driver, "lines", feature=f"A task of queue {queue!r} with limits")
-            if isinstance(link.driver, Lines):
-                await change_settings(link.driver, queue, partial(_declared, lines))
+                require(station.driver, "lines", feature=f"A task of queue {queue!r} with limits")
+            if isinstance(station.driver, Lines):
+                await change_settings(station.driver, queue, partial(_declared, lines))
 
 
 def _declared(lines: Mapping[str, LineSettings | None], settings: QueueSettings) -> QueueSettings:

@@ -1,20 +1,65 @@
-"""The frame of a background duty: do it, pause, do it again, whatever happens."""
+"""What a worker's tasks have in common: they go on, whatever happens, until they are ended."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any
 
-from taskmux.model.errors import StoreError
+from taskmux.model.errors import StoreError, StoreUnavailable
+from taskmux.worker.outage import Outage
 
-__all__ = ["repeat"]
+__all__ = ["Crew", "end", "repeat"]
 
 logger = logging.getLogger("taskmux.worker")
 
+Make = Callable[[], Coroutine[Any, Any, None]]
 
-async def repeat(name: str, duty: Callable[[], Awaitable[object]], every: float) -> None:
+
+class Crew:
+    """Tasks that a worker lives by: one that is cancelled or fails is begun again.
+
+    A handler can get hold of any task of its event loop and cancel it; only `end` ends these.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._over = False
+
+    def keep(self, make: Make) -> None:
+        """Begin a task, and begin it again until it returns."""
+        task = asyncio.get_running_loop().create_task(make())
+        self.tasks.add(task)
+        task.add_done_callback(partial(self._ended, make))
+
+    def _ended(self, make: Make, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("a task of the worker failed and is begun again", exc_info=error)
+        if not self._over and (task.cancelled() or error is not None):
+            self.keep(make)
+
+    async def end(self) -> None:
+        """Cancel what is left; what ignores it is left behind after a second."""
+        self._over = True
+        await end(*self.tasks)
+
+
+async def end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and let them go; one that ignores it is left behind after a second."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=1)
+
+
+async def repeat(
+    name: str, duty: Callable[[], Awaitable[object]], every: float, outage: Outage
+) -> None:
     """Run a duty about every so many seconds until cancelled.
 
     The pause is spread by +-20 %, so that workers started together do not act together. A failure
@@ -23,6 +68,9 @@ async def repeat(name: str, duty: Callable[[], Awaitable[object]], every: float)
     while True:
         try:
             await duty()
+            outage.over()
+        except StoreUnavailable as error:
+            outage.met(error, name)
         except StoreError as error:
             logger.warning("%s failed, trying again: %s", name, error)
         except Exception:

@@ -1,166 +1,229 @@
-"""Execution: load, run, decide, settle. Each a short step over one held job."""
+"""Execution: one pipeline over one held job. Load, run, decide, settle: each a short step."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from concurrent.futures import Executor
-from functools import partial
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from taskmux.api.batch import Replies, resend
 from taskmux.api.codec import encode_value
-from taskmux.api.context import Context
-from taskmux.api.task import Registry, Task
-from taskmux.config import Limits
-from taskmux.driver import Applied, Driver, LeaseStatus, Lines, Note
-from taskmux.model import transition
+from taskmux.driver import Lines
 from taskmux.model.backoff import DEFAULT_BACKOFF
-from taskmux.model.errors import PayloadError
+from taskmux.model.errors import NotEncodable, PayloadError
 from taskmux.model.job import JobRecord
-from taskmux.model.signals import Fail, RateLimited, Retry, Snooze
-from taskmux.plugins.instrument import Hooks
-from taskmux.policy.lifecycle import (
+from taskmux.policy.lifecycle import Run, decide, last_chance
+from taskmux.policy.outcome import (
     Cancelled,
     Completed,
+    CutOff,
     Failed,
     Limited,
     Outcome,
     Released,
-    Run,
     Snoozed,
-    decide,
     describe,
-    last_chance,
+    free,
     outcome_of,
+    signal_in,
     timed_out,
-    unknown_task,
 )
-from taskmux.worker.lanes import Held, Lane, Lanes, monotonic
-from taskmux.worker.renew import extend
-from taskmux.worker.settle import Settler
+from taskmux.worker.clock import monotonic, now_ms
+from taskmux.worker.held import Held, Stop
+from taskmux.worker.invocation import Lane, Raised
+from taskmux.worker.lanes import Lanes, Phase
+from taskmux.worker.load import AnyTask, Equipment, Loaded, load
 
-__all__ = ["Equipment", "Isolated", "Runner"]
+if TYPE_CHECKING:
+    from taskmux.worker.station import Station
+
+__all__ = ["Runner"]
 
 logger = logging.getLogger("taskmux.worker")
 
-AnyTask = Task[Any, Any, Any, Any]
-
-TRIES = 3
 PATIENCE = 5.0
 """Seconds that a job on its last chance waits to be alone."""
 
 
-class Equipment(msgspec.Struct, frozen=True):
-    """What every run shares.
-
-    `drivers`, `settlers` and `notes` are by the number of the job's store. `now_ms` returns the
-    store's time, as well as this process knows it; it is for histories only, never for decisions.
-    """
-
-    registry: Registry
-    hooks: Hooks
-    limits: Limits
-    worker: str
-    threads: Executor
-    drivers: Sequence[Driver]
-    settlers: Sequence[Settler]
-    notes: Sequence[Replies[Note, Applied]]
-    now_ms: Callable[[], int]
-    lease_ms: int
-    state: Any = None
-
-
 class Runner:
-    """Runs held jobs in a lane."""
+    """Runs held jobs in lanes."""
 
-    def __init__(self, lanes: Lanes, equipment: Equipment) -> None:
+    def __init__(self, lanes: Lanes, stations: Sequence[Station], equipment: Equipment) -> None:
         self._lanes = lanes
+        self._stations = stations
         self._with = equipment
+        self._hooks = equipment.hooks
         self._rng = random.Random()  # noqa: S311 - jitter
         self._context_vars = contextvars.copy_context()
         self._unrecorded = Run(worker=equipment.worker)  # a completed run leaves no history
-        self._plain = not (equipment.hooks.started or equipment.hooks.wraps_runs)
+        self._plain = not (self._hooks.started or self._hooks.wraps_runs)
 
     async def lane(self) -> None:
         """Take and run jobs until the lanes are closed.
 
-        A handler can get hold of the lane's task and cancel it at any time; only the end of the
-        worker ends a lane.
+        Raises:
+            CancelledError: somebody cancelled this lane, as a handler can at any time. Another
+                one is to take its place.
         """
-        task = asyncio.current_task()  # a system call where Python is older than 3.12: once
-        while True:
-            try:
-                held = await self._lanes.take()
-                if held is None:
-                    return
-                await self._one(held, task)
-            except asyncio.CancelledError:
-                if self._lanes.ending:
-                    raise
-                await _forgive_cancellation()
+        lane = asyncio.current_task()  # a system call where Python is older than 3.12: once
+        assert lane is not None
+        while (held := await self._lanes.take()) is not None:
+            await self._one(held, lane)
+            held = None  # an idle lane keeps nothing alive
+            if lane.cancelling():
+                raise asyncio.CancelledError
 
     async def _one(self, held: Held, lane: Lane) -> None:
+        """Bring one job from its claim to its outcome: load, run, decide, settle."""
+        alone = last_chance(held.job)
         try:
-            await self._execute(held, lane)
+            if alone:
+                await self._seclude(held)
+            at_once = not alone and held.station.starts_at_once(held)
+            if not at_once and not await self._may_begin(held, alone=alone):
+                return
+            task = self._with.registry.get(held.job.task)
+            loaded = load(held, task, self._with)
+            if isinstance(loaded, Loaded):
+                ended = await self._run(held, loaded, lane)
+                held.invocation, held.ended = None, monotonic()
+                self._settle(held, task, self._meaning(held, loaded.task, ended))
+                if type(ended) is Raised:
+                    free(ended.error)
+            else:
+                self._settle(held, task, loaded)
+            if alone:  # what comes next must not take this one's outcome with it
+                await self._quiet()
+        except asyncio.CancelledError:
+            if held.outcome is None and not held.began:  # its handler was not called
+                held.station.give_back(held)
+            raise
         except Exception:
             logger.exception("job %s: taskmux itself failed; its lease will lapse", held.job.ref)
             self._lanes.forget(held)
         finally:
+            held.invocation = None
             self._lanes.done(held)
 
-    async def _execute(self, held: Held, lane: Lane) -> None:
-        job = held.job
-        settler = self._with.settlers[held.link]
-        alone = last_chance(job)
-        if alone:
-            await self._seclude(held)
-            if self._lanes.closed:  # it is given back with all that never began
-                return
-        if not await self._may_start(held, settler):
-            self._lanes.forget(held)
-            return
-        if self._lanes.cut:
-            return
-        task = self._with.registry.get(job.task)
-        outcome: Outcome | None
-        if task is None:
-            outcome = unknown_task(job, self._with.worker)
-        else:
-            outcome = await self._run(held, task, lane)
-        if outcome is None or held.stop == "lost":  # what is written now would be refused
-            self._lanes.forget(held)
-            return
-        run = (
-            self._unrecorded if isinstance(outcome, Completed) else self._circumstances(held, task)
-        )
-        settler.settle(held, decide(job, outcome, run, self._rng))
-        if isinstance(outcome, Limited):
-            self._rest(held, settler, line=outcome.line)
-        if alone:  # what comes next must not take this one's outcome with it
-            await self._quiet()
+    async def _may_begin(self, held: Held, *, alone: bool) -> bool:
+        """Say whether a handler may be called for which the store must be asked.
 
-    def _rest(self, held: Held, settler: Settler, *, line: bool) -> None:
-        """Give back what waits here of a queue, or line, that is to rest."""
-        job, link = held.job, held.link
-        for other in self._lanes.withdraw(
-            lambda one: (
-                one.link == link
-                and one.job.queue == job.queue
-                and (not line or one.job.group == job.group)
+        What may not because the worker stops is given back when handlers have been stopped.
+        """
+        if alone and not self._lanes.serving:
+            return False
+        if not await held.station.may_start(held):
+            self._lanes.forget(held)
+            return False
+        return self._lanes.phase < Phase.CUTTING
+
+    # -- run ----------------------------------------------------------------------------------
+
+    def _run(self, held: Held, loaded: Loaded, lane: Lane) -> Awaitable[Any]:
+        """Call the handler; awaited, it gives what the handler returned, or `Raised`."""
+        held.began = monotonic()
+        if self._plain and loaded.task.is_async and held.job.policy.timeout_ms is None:
+            held.invocation = loaded.invocation(self._context_vars.copy(), lane)
+            return held.invocation
+        return self._attended(held, loaded, lane)
+
+    async def _attended(self, held: Held, loaded: Loaded, lane: Lane) -> Any:
+        """Run what somebody observes, what has a timeout, and what needs a thread."""
+        job, hooks = held.job, self._hooks
+        if hooks.started is not None:
+            hooks.started(job, self._with.worker)
+        contexts = hooks.context(job)
+        variables = contextvars.copy_context() if hooks.wraps_runs else self._context_vars.copy()
+        held.invocation = (
+            loaded.invocation(variables, lane)
+            if loaded.task.is_async
+            else loaded.in_thread(variables, lane, self._with.threads, self._given_up)
+        )
+        timer, limit = None, job.policy.timeout_ms
+        if limit is not None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(limit / 1000, held.interrupt, Stop.TIMEOUT)
+        ended = None
+        try:
+            ended = await held.invocation
+        finally:
+            if timer is not None:
+                timer.cancel()
+            hooks.leave(contexts, ended.error if type(ended) is Raised else None)
+        return ended
+
+    def _given_up(self) -> bool:
+        return self._lanes.phase is Phase.ENDING
+
+    # -- decide -------------------------------------------------------------------------------
+
+    def _meaning(self, held: Held, task: AnyTask, ended: Any) -> Outcome | None:
+        """Return how a run ended, or None if nobody is to be told.
+
+        What the handler says counts, then why it was stopped, then what it raised: a client
+        library may turn a cancellation into an error of its own.
+        """
+        if type(ended) is not Raised:
+            if held.stop is None or task.is_async or held.stop is not Stop.TIMEOUT:
+                return self._completed(held.job, ended)
+            return timed_out(held.job.policy.timeout_ms or 0)
+        if signal_in(ended.error) is None:
+            if held.stop is not None:
+                return _stopped(held.job, held.stop)
+            if self._from_outside(ended):
+                return CutOff() if self._lanes.serving else Released()
+        return self._possible(outcome_of(ended.error, self._with.limits), held)
+
+    def _from_outside(self, raised: Raised) -> bool:
+        """Say whether a run ended by something that its handler did not do.
+
+        That is a cancellation by other code, as when the event loop is cancelled as a whole; and
+        while the worker stops an interrupt, which is somebody's second Ctrl-C.
+        """
+        kind = type(raised.error)
+        if issubclass(kind, KeyboardInterrupt):
+            return not self._lanes.serving
+        return raised.cut_off and issubclass(kind, asyncio.CancelledError)
+
+    def _completed(self, job: JobRecord, value: Any) -> Outcome:
+        if not job.policy.keep_result or value is None:
+            return Completed(None)
+        what, limits = f"The result of task {job.task!r}", self._with.limits
+        try:
+            return Completed(encode_value(value, what, limits.result))
+        except PayloadError as error:
+            return Failed(describe(error, limits), final=True)
+        except RecursionError:
+            return Failed(
+                describe(NotEncodable(f"{what} is nested too deeply."), limits), final=True
             )
-        ):
-            settler.settle(other, transition.release(other.job))
+        except BaseException as error:  # noqa: BLE001 - a user's type may raise anything
+            return outcome_of(error, limits)
+
+    def _possible(self, outcome: Outcome, held: Held) -> Outcome:
+        """Return what the store can do: without lines, a job that met a limit rests alone."""
+        if not isinstance(outcome, Limited) or isinstance(held.station.driver, Lines):
+            return outcome
+        logger.warning("job %s: this store cannot hold a queue, so the job waits", held.job.ref)
+        return Snoozed(outcome.after_ms, outcome.reason)
+
+    # -- settle -------------------------------------------------------------------------------
+
+    def _settle(self, held: Held, task: AnyTask | None, outcome: Outcome | None) -> None:
+        if outcome is None or held.stop is Stop.LOST:  # what is written now would be refused
+            self._lanes.forget(held)
+            return
+        completed = isinstance(outcome, Completed)
+        run = self._unrecorded if completed else self._circumstances(held, task)
+        held.station.settler.settle(held, decide(held.job, outcome, run, self._rng))
+        if isinstance(outcome, Limited):
+            self._rest(held, line=outcome.line)
 
     def _circumstances(self, held: Held, task: AnyTask | None) -> Run:
         """Return what the history says about a run that did not complete."""
-        now = self._with.now_ms()
+        now = now_ms()
         return Run(
             worker=self._with.worker,
             started_at=now - round((held.ended - held.began) * 1000),
@@ -169,227 +232,43 @@ class Runner:
             history_limit=self._with.limits.history,
         )
 
+    def _rest(self, held: Held, *, line: bool) -> None:
+        """Give back what waits here of a queue, or line, that is to rest."""
+        job, station = held.job, held.station
+        for other in self._lanes.withdraw(
+            lambda one: (
+                one.station is station
+                and one.job.queue == job.queue
+                and (not line or one.job.group == job.group)
+            )
+        ):
+            station.give_back(other)
+
+    # -- alone --------------------------------------------------------------------------------
+
     async def _seclude(self, held: Held) -> None:
         """Leave nothing that a crash could take along: outcomes, waiting jobs, other handlers.
 
         Handlers that run for long are not waited for: nobody would ever be alone then.
         """
         for other in self._lanes.seclude(held):
-            self._with.settlers[other.link].settle(other, transition.release(other.job))
+            other.station.give_back(other)
         await self._lanes.others_finish(PATIENCE)
         await self._quiet()
 
     async def _quiet(self) -> None:
-        for settler in self._with.settlers:
-            await settler.quiet()
-
-    async def _may_start(self, held: Held, settler: Settler) -> bool:
-        """Say whether the run may begin: the store is told, and the lease holds."""
-        if not held.started:
-            first = held.job.fence == held.job.created_at + 1
-            if first and held.job.policy.max_crashes > 1:  # one uncounted crash does no harm
-                settler.mark_started(held)
-            elif not await settler.confirm_started(held):
-                return False
-        return held.until > monotonic() or await self._still_held(held)
-
-    async def _still_held(self, held: Held) -> bool:
-        """Renew a lease that has lapsed by this process's clock; False if it is lost.
-
-        A process that was stopped or swapped out wakes up with jobs that others may have run.
-        """
-        driver = self._with.drivers[held.link]
-        while held.until <= monotonic():
-            (status,) = await resend(lambda: extend(driver, [held], self._with.lease_ms), TRIES)
-            if status is LeaseStatus.LOST:
-                return False
-        return True
-
-    async def _run(self, held: Held, task: AnyTask, lane: Lane) -> Outcome | None:
-        job = held.job
-        try:
-            args, named = task.signature.decode(job.payload)
-        except PayloadError as error:
-            return Failed(describe(error, self._with.limits), final=True, word="undecodable")
-        if task.signature.takes_context:
-            held.context = self._context(held)
-            args.insert(0, held.context)
-        held.threaded = not task.is_async
-        held.lane = lane
-        held.began = monotonic()
-        try:
-            value = await self._invoke(held, task, args, named)
-        except (KeyboardInterrupt, GeneratorExit):  # meant for the process, or for the lane
-            raise
-        except BaseException as error:
-            if self._lanes.ending:
-                raise
-            return self._ended_by(error, held)
-        finally:
-            held.lane = None
-            held.ended = monotonic()
-            if lane is not None and lane.cancelling() and not self._lanes.ending:
-                await _forgive_cancellation()
-        return self._completed(job, value)
-
-    def _ended_by(self, error: BaseException, held: Held) -> Outcome | None:
-        """Return what an exception means: what the handler says, or why it was stopped.
-
-        A client library may turn a cancellation into an error of its own.
-        """
-        if isinstance(error, _Overran):
-            return timed_out(held.job.policy.timeout_ms or 0)
-        if held.stop is None or isinstance(error, Fail | RateLimited | Retry | Snooze):
-            return self._possible(outcome_of(error, self._with.limits), held)
-        match held.stop:
-            case "cancel":
-                return Cancelled()
-            case "drain":
-                return Released()
-            case _:
-                return None
-
-    def _possible(self, outcome: Outcome, held: Held) -> Outcome:
-        """Return what the store can do: without lines, a job that met a limit rests alone."""
-        if not isinstance(outcome, Limited) or isinstance(self._with.drivers[held.link], Lines):
-            return outcome
-        logger.warning("job %s: this store cannot hold a queue, so the job waits", held.job.ref)
-        return Snoozed(outcome.after_ms, outcome.reason)
-
-    def _context(self, held: Held) -> Context:
-        return Context(
-            held.job,
-            worker=self._with.worker,
-            state=self._with.state,
-            notes=self._with.notes[held.link],
-            limits=self._with.limits,
-        )
-
-    async def _invoke(
-        self, held: Held, task: AnyTask, args: list[Any], named: dict[str, Any]
-    ) -> Any:
-        job = held.job
-        limit = job.policy.timeout_ms
-        if self._plain and task.is_async and limit is None:
-            return await Isolated(task.function(*args, **named), self._context_vars.copy())
-        if self._with.hooks.started is not None:
-            self._with.hooks.started(job, self._with.worker)
-        with self._with.hooks.context(job):
-            variables = self._variables()
-            if not task.is_async:
-                call = partial(variables.run, task.function, *args, **named)
-                return await self._in_thread(held, call, variables)
-            return await _within(limit, Isolated(task.function(*args, **named), variables))
-
-    def _variables(self) -> contextvars.Context:
-        """Return context variables for one run: the worker's own, or what plug-ins entered."""
-        return (
-            contextvars.copy_context()
-            if self._with.hooks.wraps_runs
-            else (self._context_vars.copy())
-        )
-
-    async def _in_thread(
-        self, held: Held, call: Callable[[], Any], variables: contextvars.Context
-    ) -> Any:
-        """Run a sync handler in a thread and wait for its end, whatever its timeout.
-
-        There is a thread for each lane, so it begins at once. Settling the job while its thread
-        still runs would let the job run twice at once, with no lapsed lease.
-        """
-        loop = asyncio.get_running_loop()
-        limit = held.job.policy.timeout_ms
-        thread = loop.run_in_executor(self._with.threads, _caught, call)
-        done, _ = await asyncio.wait([thread], timeout=None if limit is None else limit / 1000)
-        if not done:
-            if held.context is not None:
-                held.context.ask_to_cancel()
-            await asyncio.wait([thread])
-            raise _Overran
-        value, error = thread.result()
-        if error is not None:
-            raise error
-        return await Isolated(value, variables) if asyncio.iscoroutine(value) else value
-
-    def _completed(self, job: JobRecord, value: Any) -> Outcome:
-        if not job.policy.keep_result or value is None:
-            return Completed(None)
-        what = f"The result of task {job.task!r}"
-        try:
-            return Completed(encode_value(value, what, self._with.limits.result))
-        except PayloadError as error:
-            return Failed(describe(error, self._with.limits), final=True)
+        for station in self._stations:
+            await station.settler.quiet()
 
 
-class Isolated:
-    """Awaits a handler's coroutine with context variables of its own.
-
-    The lane goes on to other jobs in the same task; what one handler sets, the next must not see.
-    """
-
-    __slots__ = ("_coroutine", "_variables")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], variables: contextvars.Context) -> None:
-        self._coroutine = coroutine
-        self._variables = variables
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        coroutine, run = self._coroutine, self._variables.run
-        step: Callable[[Any], Any] = coroutine.send
-        argument: Any = None
-        while True:
-            try:
-                awaited = run(step, argument)
-            except StopIteration as done:
-                return done.value
-            except GeneratorExit as error:  # the handler's own; ours comes from the yield below
-                raise RuntimeError("the handler raised GeneratorExit") from error
-            try:
-                argument = yield awaited
-                step = coroutine.send
-            except GeneratorExit:
-                run(coroutine.close)
-                raise
-            except BaseException as error:  # noqa: BLE001 - it goes into the handler
-                step, argument = coroutine.throw, error
-
-
-class _Overran(Exception):
-    """The run reached its timeout."""
-
-
-async def _within(limit: int | None, run: Awaitable[Any]) -> Any:
-    """Await a run for at most `limit` milliseconds.
-
-    Raises:
-        _Overran: it was cancelled at its limit.
-    """
-    if limit is None:
-        return await run
-    scope = asyncio.timeout(limit / 1000)
-    try:
-        async with scope:
-            return await run
-    except TimeoutError:
-        if scope.expired():
-            raise _Overran from None
-        raise  # the handler's own
-
-
-def _caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    """Call it; return what it returned or raised. Futures cannot carry every exception."""
-    try:
-        return call(), None
-    except BaseException as error:  # noqa: BLE001 - the lane raises it again
-        return None, error
-
-
-async def _forgive_cancellation() -> None:
-    """Clear every cancellation of this lane: it stopped a handler, or came from one."""
-    task = asyncio.current_task()
-    if task is None or not task.cancelling():
-        return
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.sleep(0)  # one that was asked for and not delivered yet comes here
-    while task.cancelling():
-        task.uncancel()
+def _stopped(job: JobRecord, stop: Stop) -> Outcome | None:
+    """Return what a run means that ended because it was stopped; None: nothing to anybody."""
+    match stop:
+        case Stop.TIMEOUT:
+            return timed_out(job.policy.timeout_ms or 0)
+        case Stop.CANCEL:
+            return Cancelled()
+        case Stop.DRAIN:
+            return Released()
+        case Stop.LOST:
+            return None

@@ -6,14 +6,18 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskmux.api.batch import Ops, resend
-from taskmux.driver import ClaimAsk, Claimed, Driver
+from taskmux.driver import ClaimAsk, Claimed
 from taskmux.model.errors import StoreError, StoreUnavailable
 from taskmux.model.job import JobRecord
-from taskmux.worker.lanes import Lanes, monotonic
+from taskmux.worker.clock import monotonic
+from taskmux.worker.lanes import Lanes
 from taskmux.worker.options import WorkerOptions
+
+if TYPE_CHECKING:
+    from taskmux.worker.station import Station
 
 __all__ = ["Fetcher"]
 
@@ -33,27 +37,18 @@ class Fetcher:
     """Fetches from one store for its queues, in their order of preference or by their weights.
 
     Args:
-        driver: the store, open.
-        queues: the queues that live in it.
-        link: the store's number in the worker.
+        station: the store, open.
         lanes: where the jobs go.
         options: the worker's settings.
     """
 
-    def __init__(
-        self,
-        driver: Driver,
-        queues: tuple[str, ...],
-        link: int,
-        lanes: Lanes,
-        options: WorkerOptions,
-    ) -> None:
-        self._driver = driver
-        self._queues = queues
-        self._link = link
+    def __init__(self, station: Station, lanes: Lanes, options: WorkerOptions) -> None:
+        self._station = station
+        self._driver = station.driver
+        self._queues = station.queues
         self._lanes = lanes
         self._options = options
-        self._ops = {queue: Ops() for queue in queues}
+        self._ops = {queue: Ops() for queue in station.queues}
         self._limited: set[str] = set()
         """Queues that give nothing to prefetch, as far as their last claims said."""
         self._sleep: asyncio.Task[bool] | None = None
@@ -62,7 +57,7 @@ class Fetcher:
 
     async def run(self) -> None:
         """Fetch until the lanes are closed."""
-        while not self._lanes.closed:
+        while self._lanes.serving:
             if self._room <= 0:
                 self._lanes.want.clear()
                 await self._lanes.want.wait()
@@ -72,6 +67,7 @@ class Fetcher:
                 if not found:
                     await self._wait(next_in)
                 self._failures = 0
+                self._station.outage.over()
             except Exception as error:  # noqa: BLE001 - a worker must not go deaf
                 await self._pause(error)
 
@@ -89,7 +85,7 @@ class Fetcher:
                 return True, None
             began, limit = monotonic(), self._bounded(room)
             claimed = await self._claim(queue, limit)
-            self._lanes.add(claimed.jobs, self._link, began + self._options.lease_ms / 1000)
+            self._lanes.add(claimed.jobs, self._station, began + self._options.lease_ms / 1000)
             self._weigh(claimed.jobs)
             (self._limited.add if claimed.limited else self._limited.discard)(queue)
             found = found or bool(claimed.jobs)
@@ -140,15 +136,20 @@ class Fetcher:
             try:
                 return await self._driver.claim(op, ask)
             except StoreUnavailable as error:
-                if self._lanes.closed:  # its jobs must be given back if it came through
+                if not self._lanes.serving:  # its jobs must be given back if it came through
                     return await resend(lambda: self._driver.claim(op, ask), LAST_TRIES)
                 await self._pause(error)
 
     async def _pause(self, error: Exception) -> None:
         self._failures = min(self._failures + 1, MOST_DOUBLINGS)
         pause = random.uniform(0, min(LONGEST_PAUSE, 0.1 * 2**self._failures))  # noqa: S311 - jitter
-        unexpected = None if isinstance(error, StoreError) else error
-        logger.warning("fetching failed, next try in %.1f s: %s", pause, error, exc_info=unexpected)
+        if isinstance(error, StoreUnavailable):
+            self._station.outage.met(error, "fetching")
+        else:
+            unexpected = None if isinstance(error, StoreError) else error
+            logger.warning(
+                "fetching failed, next try in %.1f s: %s", pause, error, exc_info=unexpected
+            )
         await self._asleep(asyncio.sleep(pause, result=False))
 
     async def _wait(self, next_in: int | None) -> None:
@@ -157,7 +158,7 @@ class Fetcher:
         await self._asleep(self._driver.wait(self._queues, timeout))
 
     async def _asleep(self, sleep: Coroutine[Any, Any, bool]) -> None:
-        if self._lanes.closed:
+        if not self._lanes.serving:
             sleep.close()
             return
         self._sleep = asyncio.ensure_future(sleep)

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from taskmux.api.context import Context
-from taskmux.driver import HeldLease
 from taskmux.model.job import JobRecord
-from taskmux.model.transition import Transition
+from taskmux.worker.held import Held
 
-__all__ = ["Held", "Lane", "Lanes"]
+if TYPE_CHECKING:
+    from taskmux.worker.station import Station
 
-Lane = asyncio.Task[None] | None
-"""The task that a handler runs in."""
+__all__ = ["Lanes", "Phase"]
 
 QUICK = 0.05
 """Seconds: handlers that run for less on average are worth fetching ahead for."""
@@ -28,58 +27,16 @@ BURST = 100
 that never waited go to the store and the next jobs are asked for, while the others run."""
 
 
-class Held:
-    """A job under this worker's lease, from its claim until its outcome is stored."""
+class Phase(IntEnum):
+    """The life of a worker. It only goes on, never back."""
 
-    __slots__ = (
-        "began",
-        "context",
-        "ended",
-        "job",
-        "lane",
-        "link",
-        "outcome",
-        "started",
-        "stop",
-        "threaded",
-        "until",
-    )
-
-    def __init__(self, job: JobRecord, link: int, until: float) -> None:
-        self.job = job
-        self.link = link
-        self.until = until
-        """When the lease ends, by this process's monotonic clock; never later than in the store."""
-        self.started = job.started
-        self.began = self.ended = 0.0
-        self.lane: Lane = None
-        """The lane that runs its handler now; cancelled to stop the handler."""
-        self.stop: str | None = None
-        """Why its handler is being stopped: `cancel`, `lost` or `drain`."""
-        self.outcome: Transition | None = None
-        """What was decided about it; from then on it only waits to be stored."""
-        self.context: Context | None = None
-        self.threaded = False
-
-    @property
-    def lease(self) -> HeldLease:
-        """The lease, as drivers know it."""
-        return HeldLease(self.job.ref, self.job.fence)
-
-    def interrupt(self, why: str) -> None:
-        """Stop the handler if it runs. The first reason counts, but for a lost lease.
-
-        A thread cannot be stopped: a sync handler only sees `ctx.cancel_requested`, and its lane
-        waits for it.
-        """
-        if self.lane is None:
-            return
-        if self.context is not None:
-            self.context.ask_to_cancel()
-        if self.stop is None and not self.threaded:
-            self.lane.cancel()
-        if self.stop is None or why == "lost":
-            self.stop = why
+    SERVING = 0
+    DRAINING = 1
+    """Nothing more is begun that waits here; what runs may finish."""
+    CUTTING = 2
+    """Handlers are being stopped: one that has not begun yet must not begin any more."""
+    ENDING = 3
+    """The lanes themselves are cancelled, and nobody is waited for."""
 
 
 class Lanes:
@@ -97,12 +54,10 @@ class Lanes:
         self.running = 0
         self.open = 0
         """Lanes that there are; more than `concurrency` until the surplus ones have ended."""
+        self.phase = Phase.SERVING
+        self.serving = True
+        """Whether what waits here may begin: the phase as each job asks for it, several times."""
         self.paused = False
-        self.closed = False
-        self.cut = False
-        """Handlers are being stopped: one that has not begun yet must not begin any more."""
-        self.ending = False
-        """The lanes themselves are being cancelled; any other cancellation is a handler's."""
         self.want = asyncio.Event()
         """Set when there may be room to fetch."""
         self._ready: deque[Held] = deque()
@@ -115,6 +70,11 @@ class Lanes:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def go_on_to(self, phase: Phase) -> None:
+        """Enter a phase of the worker's life, if that has not come yet."""
+        self.phase = max(self.phase, phase)
+        self.serving = self.phase is Phase.SERVING
+
     @property
     def room(self) -> int:
         """How many more jobs may be claimed: none while too many outcomes wait to be stored.
@@ -122,7 +82,7 @@ class Lanes:
         More than there are lanes only while handlers are quick: behind a slow one a job would
         wait here, though another worker might be idle.
         """
-        if self._alone is not None or self.closed or self.paused:
+        if self._alone is not None or self.paused or not self.serving:
             return 0
         here = self.running + len(self._ready)
         if len(self.held) - here >= self.unsettled:
@@ -134,10 +94,10 @@ class Lanes:
         """How many lanes would start at once on a job that came now."""
         return max(0, self.concurrency - self.running - len(self._ready))
 
-    def add(self, jobs: Iterable[JobRecord], link: int, until: float) -> None:
+    def add(self, jobs: Iterable[JobRecord], station: Station, until: float) -> None:
         """Take claimed jobs in; lanes start on them in order."""
         for job in jobs:
-            held = Held(job, link, until)
+            held = Held(job, station, until)
             self.held.add(held)
             self._ready.append(held)
         self._wake()
@@ -161,7 +121,7 @@ class Lanes:
 
     @property
     def _surplus(self) -> bool:
-        return self.closed or self.open > self.concurrency
+        return not self.serving or self.open > self.concurrency
 
     def resize(self, concurrency: int) -> int:
         """Change how many handlers run at once; return how many lanes must be opened for it.
@@ -230,8 +190,8 @@ class Lanes:
         self.want.set()
 
     def drain(self) -> list[Held]:
-        """Close: start nothing more; return the jobs that were not started."""
-        self.closed = True
+        """Start nothing more from now on; return the jobs that were not started."""
+        self.go_on_to(Phase.DRAINING)
         rest = self.withdraw()
         self._wake()
         self.want.set()
@@ -239,7 +199,7 @@ class Lanes:
 
     def running_jobs(self) -> list[Held]:
         """Return the jobs whose handlers run now."""
-        return [held for held in self.held if held.lane is not None]
+        return [held for held in self.held if held.invocation is not None]
 
     async def idle(self) -> None:
         """Wait until no handler runs."""
@@ -260,8 +220,3 @@ class Lanes:
                 call.set_result(None)
                 self._waking += 1
                 count -= 1
-
-
-def monotonic() -> float:
-    """Return the process's monotonic clock in seconds."""
-    return time.monotonic()

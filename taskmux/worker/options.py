@@ -1,4 +1,4 @@
-"""A worker's settings, and the stores it serves."""
+"""A worker's settings."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from taskmux.driver import Driver
 from taskmux.model.errors import DeclarationError
 from taskmux.model.units import brief, check_queue
 
-__all__ = ["MAX_CONCURRENCY", "Link", "WorkerOptions", "check_concurrency"]
+__all__ = ["MAX_CONCURRENCY", "WorkerOptions", "check_concurrency"]
 
 MIN_LEASE_MS = 50
 MAX_CONCURRENCY = 10_000
 MAX_WEIGHT = 1_000
-
-
-class Link(msgspec.Struct, frozen=True):
-    """A store, and which of the worker's queues live in it."""
-
-    driver: Driver
-    queues: tuple[str, ...]
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,14 +24,15 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `prefetch`: how many claimed jobs may wait for a free lane. `max_block_ms`: how long the
     renewal thread keeps leases for an event loop that does not turn. `idle_ms`: the longest sleep
-    of an idle fetcher. `weights`: how often each queue comes first; empty: in their order.
+    of an idle fetcher. `drain_ms`: with the grace for the last writes below the 30 s of Kubernetes.
+    `weights`: how often each queue comes first; empty: in their order.
     """
 
     queues: tuple[str, ...]
     name: str
     concurrency: int = 10
     lease_ms: int = 30_000
-    drain_ms: int = 25_000
+    drain_ms: int = 20_000
     prefetch: int = 10
     max_block_ms: int = 300_000
     idle_ms: int = 5_000

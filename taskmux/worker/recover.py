@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+
+from msgspec import UNSET
 
 from taskmux.api.batch import Ops, resend
 from taskmux.driver import ApplyStatus, Driver, ReclaimAsk
 from taskmux.model.job import JobRecord
-from taskmux.policy.lifecycle import Crashed, Run, decide
+from taskmux.policy.lifecycle import Run, decide
+from taskmux.policy.outcome import Crashed
+from taskmux.worker.clock import now_ms
 from taskmux.worker.options import WorkerOptions
+from taskmux.worker.report import Report
 
 __all__ = ["Recoverer"]
 
@@ -28,12 +32,12 @@ class Recoverer:
         driver: Driver,
         queues: tuple[str, ...],
         options: WorkerOptions,
-        now_ms: Callable[[], int],
+        report: Report,
     ) -> None:
         self._driver = driver
         self._queues = queues
         self._options = options
-        self._now_ms = now_ms
+        self._report = report
         self._ops = {queue: Ops() for queue in queues}
         self._settle_ops = Ops()
         self._rng = random.Random()  # noqa: S311 - jitter
@@ -50,7 +54,7 @@ class Recoverer:
         jobs = list(await resend(lambda: self._driver.reclaim(op, ask), TRIES))
         if not jobs:
             return jobs
-        now = self._now_ms()
+        now = now_ms()
         outcomes = [
             decide(job, Crashed(), Run(worker=job.worker or "unknown", finished_at=now), self._rng)
             for job in jobs
@@ -58,12 +62,9 @@ class Recoverer:
         settle = self._settle_ops.next()
         replies = await resend(lambda: self._driver.apply(settle, outcomes), TRIES)
         for job, outcome, reply in zip(jobs, outcomes, replies, strict=True):
-            if reply.status is ApplyStatus.APPLIED:
-                logger.warning(
-                    "job %s: the lease of %s lapsed; it is %s now (%s)",
-                    job.ref,
-                    job.worker,
-                    reply.state,
-                    outcome.changes.reason or "given back",
-                )
+            if reply.status not in (ApplyStatus.APPLIED, ApplyStatus.REPEATED):
+                continue
+            if outcome.changes.crashes is UNSET:
+                logger.warning("job %s: the lease of %s lapsed; it goes on", job.ref, job.worker)
+            self._report.settled(job, outcome, reply, 0.0)
         return jobs

@@ -11,17 +11,26 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from taskmux.driver import Driver, LeaseStatus
-from taskmux.model.errors import StoreError
-from taskmux.worker.lanes import Held, Lanes, monotonic
+from taskmux.model.errors import StoreError, StoreUnavailable
+from taskmux.worker.clock import monotonic
+from taskmux.worker.held import Held
+from taskmux.worker.lanes import Lanes
 from taskmux.worker.options import WorkerOptions
+from taskmux.worker.watch import Watch
+
+if TYPE_CHECKING:
+    from taskmux.worker.station import Station
 
 __all__ = ["Renewer", "extend"]
 
 logger = logging.getLogger("taskmux.worker")
 
 MAX_EXTEND = 1000
+LOOK_EVERY = 0.5
+LAST_WAIT = 1.0
 
 Notify = Callable[[Held, LeaseStatus], None]
 
@@ -30,21 +39,27 @@ class Renewer:
     """Renews the leases of everything the lanes hold.
 
     Args:
-        drivers: the stores, by number; the thread uses forks of them.
+        stations: the stores; the thread uses forks of their drivers.
         lanes: what is held. Only read here; the thread takes snapshots.
         options: the worker's settings.
+        watch: knows whether the worker's loop turns.
         notify: called in the worker's loop for leases that are lost or asked to cancel.
     """
 
     def __init__(
-        self, drivers: Sequence[Driver], lanes: Lanes, options: WorkerOptions, notify: Notify
+        self,
+        stations: Sequence[Station],
+        lanes: Lanes,
+        options: WorkerOptions,
+        watch: Watch,
+        notify: Notify,
     ) -> None:
-        self._drivers = [driver.fork() for driver in drivers]
+        self._drivers = {station: station.driver.fork() for station in stations}
         self._lanes = lanes
         self._options = options
+        self._watch = watch
         self._notify = notify
         self._home = asyncio.get_running_loop()
-        self._turned = monotonic()
         self._stop = threading.Event()
         self._wake: Callable[[], None] = self._stop.set
         self._thread = threading.Thread(target=self._main, name="taskmux-renew", daemon=True)
@@ -52,23 +67,19 @@ class Renewer:
 
     def start(self) -> None:
         """Start the thread; or a task here, where a driver is bound to this event loop."""
-        if any(driver.bound for driver in self._drivers):
+        if any(driver.bound for driver in self._drivers.values()):
             self._here = self._home.create_task(self._run())
         else:
             self._thread.start()
 
-    def turn(self) -> None:
-        """The worker's loop turns. Called by its heartbeat."""
-        self._turned = monotonic()
-
     async def stop(self) -> None:
-        """Stop the thread and wait for it."""
+        """Stop the thread and wait for it, but not long: it may wait for a store that is away."""
         self._stop.set()
         self._wake()
         if self._here is not None:
-            await self._here
+            await asyncio.wait([self._here], timeout=LAST_WAIT)
         else:
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, LAST_WAIT)
 
     def _main(self) -> None:
         asyncio.run(self._run())
@@ -76,6 +87,7 @@ class Renewer:
     async def _run(self) -> None:
         loop, stopped = asyncio.get_running_loop(), asyncio.Event()
         self._wake = lambda: _call_soon(loop, stopped.set)
+        watching = loop.create_task(self._look()) if loop is not self._home else None
         try:
             while not self._stop.is_set():
                 try:
@@ -87,28 +99,37 @@ class Renewer:
                 except TimeoutError:
                     continue
         finally:
-            for driver in self._drivers:
+            if watching is not None:
+                watching.cancel()
+            for driver in self._drivers.values():
                 await driver.close()
 
+    async def _look(self) -> None:
+        while True:
+            self._watch.look()
+            await asyncio.sleep(LOOK_EVERY)
+
     async def _renew(self) -> None:
-        now = monotonic()
-        if now - self._turned > self._options.max_block_ms / 1000:
+        now, blocked = monotonic(), self._watch.blocked
+        if blocked > self._options.max_block_ms / 1000:
             logger.error(
-                "the event loop has been blocked for %.0f s: its leases are given up",
-                now - self._turned,
+                "the event loop has been blocked for %.0f s: its leases are given up", blocked
             )
             return
         lease = self._options.lease_ms / 1000
         due = [held for held in tuple(self._lanes.held) if held.until - now < lease * 0.7]
-        for link, driver in enumerate(self._drivers):
-            mine = [held for held in due if held.link == link]
+        for station, driver in self._drivers.items():
+            mine = [held for held in due if held.station is station]
             for start in range(0, len(mine), MAX_EXTEND):
-                await self._extend(driver, mine[start : start + MAX_EXTEND])
+                await self._extend(station, driver, mine[start : start + MAX_EXTEND])
 
-    async def _extend(self, driver: Driver, batch: Sequence[Held]) -> None:
+    async def _extend(self, station: Station, driver: Driver, batch: Sequence[Held]) -> None:
         try:
             await driver.open()
             answers = await extend(driver, batch, self._options.lease_ms)
+        except StoreUnavailable as error:
+            _call_soon(self._home, station.outage.met, error, f"renewing {len(batch)} leases")
+            return
         except StoreError as error:
             logger.warning("renewing %d leases failed, trying again: %s", len(batch), error)
             return

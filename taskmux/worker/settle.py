@@ -13,7 +13,7 @@ from taskmux.api.batch import GroupCommit
 from taskmux.driver import Applied, ApplyStatus, Driver, Op
 from taskmux.model import transition
 from taskmux.model.transition import Transition
-from taskmux.worker.lanes import Held
+from taskmux.worker.held import Held
 
 __all__ = ["Settler"]
 
@@ -23,9 +23,12 @@ Stored = Callable[[Held, Transition, Applied], None]
 
 
 class Entry:
-    """One transition on its way; `reply` is set for those that somebody awaits."""
+    """One transition on its way; `reply` is set for those that somebody awaits.
 
-    __slots__ = ("held", "reply", "what")
+    `again`: its first copy was cut off, and may have been applied or not.
+    """
+
+    __slots__ = ("again", "held", "reply", "what")
 
     def __init__(
         self, held: Held, what: Transition, reply: asyncio.Future[bool] | None = None
@@ -33,6 +36,7 @@ class Entry:
         self.held = held
         self.what = what
         self.reply = reply
+        self.again = False
 
 
 class Settler:
@@ -51,6 +55,7 @@ class Settler:
         )
         self._batch: tuple[Op, list[Entry]] | None = None
         self._begun: list[Held] = []
+        self._given_up = False
 
     def __len__(self) -> int:
         """Return how many transitions the store has not answered yet."""
@@ -99,6 +104,7 @@ class Settler:
         try:
             await asyncio.wait_for(self._group.flush(), timeout)
         except TimeoutError:
+            self._given_up = True
             await self._group.abandon()
             return False
         return True
@@ -115,6 +121,13 @@ class Settler:
         return [next(replies) if id(entry) in sent else skipped for entry in entries]
 
     def _deliver(self, entry: Entry, reply: Applied | BaseException) -> None:
+        if isinstance(reply, asyncio.CancelledError) and not self._given_up:
+            # Somebody cancelled the task that sends, as a handler can: what it had goes again.
+            entry.again = True
+            self._group.put(entry)
+            return
+        if entry.again and isinstance(reply, Applied) and reply.status in _REFUSED:
+            reply = Applied(ApplyStatus.REPEATED, entry.what.to)  # by its first copy, most likely
         lost = not isinstance(reply, Applied) or reply.status in _REFUSED
         if entry.reply is not None and not entry.reply.done():
             entry.reply.set_result(not lost)

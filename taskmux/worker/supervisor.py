@@ -1,47 +1,39 @@
-"""The worker: starts the duties, and stops them in an order that loses nothing."""
+"""The worker: starts what it consists of, and stops it in an order that loses nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import platform
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Self
 
-from taskmux.api.batch import Replies
 from taskmux.api.task import Registry
 from taskmux.config import Limits
-from taskmux.driver import Applied, ApplyStatus, Driver, LeaseStatus, Note, Op
-from taskmux.model import transition
-from taskmux.model.errors import ConfigError, StoreError
-from taskmux.model.transition import Transition
-from taskmux.model.workers import Command, WorkerInfo
+from taskmux.driver import Driver, LeaseStatus
+from taskmux.model.errors import ConfigError
+from taskmux.model.job import Ref
+from taskmux.model.workers import Command
 from taskmux.plugins.instrument import Hooks
-from taskmux.worker.beat import Heart
+from taskmux.worker.clock import monotonic
 from taskmux.worker.declare import store_declared
-from taskmux.worker.duties import repeat
-from taskmux.worker.execute import Equipment, Runner
-from taskmux.worker.fetch import Fetcher
-from taskmux.worker.lanes import Held, Lanes, monotonic
-from taskmux.worker.options import MAX_CONCURRENCY, Link, WorkerOptions, check_concurrency
-from taskmux.worker.prune import Pruner
-from taskmux.worker.recover import Recoverer
+from taskmux.worker.drain import GRACE, Drain
+from taskmux.worker.duties import Crew
+from taskmux.worker.execute import Runner
+from taskmux.worker.held import Held, Stop
+from taskmux.worker.lanes import Lanes, Phase
+from taskmux.worker.load import Equipment
+from taskmux.worker.options import MAX_CONCURRENCY, WorkerOptions, check_concurrency
 from taskmux.worker.renew import Renewer
-from taskmux.worker.settle import Settler
+from taskmux.worker.report import Report
+from taskmux.worker.station import Station
+from taskmux.worker.watch import Watch
 
 __all__ = ["Worker"]
 
 logger = logging.getLogger("taskmux.worker")
-
-BEAT_EVERY = 1.0
-PRUNE_EVERY = 60.0
-GRACE = 5.0
-"""Seconds that cancelled handlers and the last writes get after the drain deadline."""
 
 MakeLifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -53,7 +45,7 @@ class Worker:
 
     Args:
         registry: the tasks it knows.
-        links: the stores it serves, each with its queues; the worker owns these drivers.
+        stores: the stores it serves, each with its queues; the worker owns these drivers.
         options: how it works.
         hooks: observers.
         limits: sizes of what handlers may store.
@@ -63,7 +55,7 @@ class Worker:
     def __init__(
         self,
         registry: Registry,
-        links: Sequence[Link],
+        stores: Sequence[tuple[Driver, tuple[str, ...]]],
         options: WorkerOptions,
         *,
         hooks: Hooks,
@@ -71,7 +63,7 @@ class Worker:
         lifespan: MakeLifespan | None = None,
     ) -> None:
         self._registry = registry
-        self._links = links
+        self._stores = stores
         self.options = options
         self._hooks = hooks
         self._limits = limits
@@ -79,17 +71,15 @@ class Worker:
         self._runner: Runner | None = None
         self._lanes = Lanes(options.concurrency, options.prefetch, options.unsettled)
         self._resources = AsyncExitStack()
-        self._duties: list[asyncio.Task[None]] = []
-        self._fetching: list[asyncio.Task[None]] = []
-        self._runners: list[asyncio.Task[None]] = []
-        self._fetchers: list[Fetcher] = []
-        self._settlers: list[Settler] = []
-        self._hearts: list[Heart] = []
+        self._report = Report(hooks, options.name, options.lease_ms)
+        self._stations: list[Station] = []
+        self._crew = Crew()
+        self._duties = Crew()
         self._stopping: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
         self._told = asyncio.Event()
         self._begun = False
         self._thread_prefix = f"taskmux-{options.name}"
+        self._drain = Drain(self._lanes, self._stations, self._crew, options)
 
     @property
     def name(self) -> str:
@@ -102,10 +92,14 @@ class Worker:
         return self._lanes.running
 
     @property
+    def cut_off(self) -> tuple[Ref, ...]:
+        """The jobs whose handlers were stopped at the drain deadline."""
+        return self._drain.cut_off
+
+    @property
     def left_behind(self) -> bool:
         """Whether handlers still run after the worker stopped: they ignore their cancellation."""
-        lanes = any(not runner.done() for runner in self._runners)
-        return lanes or any(
+        return bool(self._crew.tasks) or any(
             thread.name.startswith(self._thread_prefix) for thread in threading.enumerate()
         )
 
@@ -132,37 +126,41 @@ class Worker:
 
     async def _start(self) -> None:
         enter = self._resources
-        drivers = [link.driver for link in self._links]
-        for driver in drivers:
-            enter.push_async_callback(driver.close)
-            await driver.open()
+        self._stations += [
+            Station(driver, queues, self._lanes, self.options, self._report)
+            for driver, queues in self._stores
+        ]
+        for station in self._stations:
+            enter.push_async_callback(station.driver.close)
+            await station.driver.open()
         state = None
         if self._lifespan is not None:
             state = await enter.enter_async_context(self._lifespan())
+        self._runner = Runner(self._lanes, self._stations, self._equipment(state))
+        watch = Watch(self._lanes.running_jobs)
+        self._duties.keep(watch.turn)
+        self._duties.keep(self._report.listen)
+        renewer = Renewer(self._stations, self._lanes, self.options, watch, self._lease_news)
+        renewer.start()
+        enter.push_async_callback(renewer.stop)
+        await store_declared(self._registry, self._stations)
+        self.resize(self.options.concurrency)
+        for station in self._stations:
+            station.begin(self._duties, self._registry.names(), self._obey)
+
+    def _equipment(self, state: Any) -> Equipment:
         # a thread is made when a lane needs one, so no more than there are lanes
         threads = ThreadPoolExecutor(MAX_CONCURRENCY, self._thread_prefix)
-        enter.callback(threads.shutdown, wait=False, cancel_futures=True)
-        self._settlers = [Settler(driver, self._stored) for driver in drivers]
-        equipment = Equipment(
+        self._resources.callback(threads.shutdown, wait=False, cancel_futures=True)
+        return Equipment(
             registry=self._registry,
             hooks=self._hooks,
             limits=self._limits,
             worker=self.name,
             threads=threads,
-            drivers=drivers,
-            settlers=self._settlers,
-            notes=[_notes(driver) for driver in drivers],
-            now_ms=_now_ms,
-            lease_ms=self.options.lease_ms,
+            report=self._report,
             state=state,
         )
-        renewer = Renewer(drivers, self._lanes, self.options, self._lease_news)
-        renewer.start()
-        enter.push_async_callback(renewer.stop)
-        await store_declared(self._registry, self._links)
-        self._runner = Runner(self._lanes, equipment)
-        self.resize(self.options.concurrency)
-        self._start_duties(renewer)
 
     def resize(self, concurrency: int) -> None:
         """Run more or fewer handlers at once from now on; none that runs is stopped.
@@ -171,12 +169,11 @@ class Worker:
             DeclarationError: it is no number in range.
             ConfigError: the worker has not begun.
         """
-        if self._runner is None or self._lanes.closed:
+        if self._runner is None or not self._lanes.serving:
             raise ConfigError("A worker can be resized while it works: in `async with worker:`.")
         more = self._lanes.resize(check_concurrency(concurrency))
-        spawn = asyncio.get_running_loop().create_task
-        self._runners = [runner for runner in self._runners if not runner.done()]
-        self._runners += [spawn(self._runner.lane()) for _ in range(more)]
+        for _ in range(more):
+            self._crew.keep(self._runner.lane)
 
     def pause(self) -> None:
         """Claim nothing more until `resume`; what was claimed is run."""
@@ -199,64 +196,17 @@ class Worker:
             case "stop":
                 self._begin_to_stop()
 
-    def _start_duties(self, renewer: Renewer) -> None:
-        spawn = asyncio.get_running_loop().create_task
-        sweep_every = min(max(self.options.lease_ms / 2000, 0.1), 5.0)
-        for number, (driver, queues) in enumerate((one.driver, one.queues) for one in self._links):
-            fetcher = Fetcher(driver, queues, number, self._lanes, self.options)
-            recoverer = Recoverer(driver, queues, self.options, _now_ms)
-            info = self._info(queues)
-            heart = Heart(driver, number, self._lanes, info, turn=renewer.turn, obey=self._obey)
-            pruner = Pruner(driver, queues)
-            self._fetchers.append(fetcher)
-            self._hearts.append(heart)
-            self._fetching.append(spawn(fetcher.run()))
-            self._duties += [
-                spawn(repeat("recovery", recoverer.sweep, sweep_every)),
-                spawn(repeat("the heartbeat", heart.beat, BEAT_EVERY)),
-                spawn(repeat("pruning", pruner.sweep, PRUNE_EVERY)),
-            ]
-
-    def _info(self, queues: tuple[str, ...]) -> WorkerInfo:
-        return WorkerInfo(
-            id=self.name,
-            host=platform.node()[:255] or "unknown",
-            pid=os.getpid(),
-            queues=queues,
-            tasks=self._registry.names(),
-            concurrency=self.options.concurrency,
-            started_at=_now_ms(),
-        )
-
-    # -- what comes back ----------------------------------------------------------------------
-
-    def _stored(self, held: Held, what: Transition, applied: Applied) -> None:
-        self._lanes.forget(held)
-        if applied.status in (ApplyStatus.STALE, ApplyStatus.GONE):
-            logger.warning(
-                "job %s: this run's outcome was refused, its lease had lapsed (fence %d)",
-                held.job.ref,
-                held.job.fence,
-            )
-            self._lost(held)
-        elif self._hooks.settled is not None:
-            self._hooks.settled(held.job, what, max(0.0, held.ended - held.began))
-
     def _lease_news(self, held: Held, status: LeaseStatus) -> None:
         if held.outcome is not None:  # on its way to the store, whose answer decides
             return
-        if held.stop == "lost":  # told already; its handler takes its time to stop
+        if held.stop is Stop.LOST:  # told already; its handler takes its time to stop
             return
         if status is LeaseStatus.CANCEL:
-            held.interrupt("cancel")
-        elif held.lane is not None:
+            held.interrupt(Stop.CANCEL)
+        elif held.invocation is not None:
             logger.warning("job %s: its lease is lost; its handler is stopped", held.job.ref)
-            held.interrupt("lost")
-            self._lost(held)
-
-    def _lost(self, held: Held) -> None:
-        if self._hooks.lease_lost is not None:
-            self._hooks.lease_lost(held.job, self.name)
+            held.interrupt(Stop.LOST)
+            self._report.lost(held.job)
 
     # -- stopping -----------------------------------------------------------------------------
 
@@ -283,96 +233,48 @@ class Worker:
         What still runs then is cancelled and released; nothing of this spends an attempt.
         """
         self._told.set()
-        if not self._runners:  # it has not begun, so there is nothing to drain
+        if self._runner is None:  # it has not begun, so there is nothing to drain
             return
-        stopping = self._begin_to_stop()
-        try:
-            await asyncio.shield(stopping)
-        except asyncio.CancelledError:
-            # The caller has no more time, but what runs must still be given back.
-            self.abort()
-            await asyncio.wait([stopping], timeout=2 * GRACE)
-            raise
+        caller = asyncio.current_task()
+        asked = caller.cancelling() if caller else 0
+        while True:
+            try:
+                await asyncio.shield(self._begin_to_stop())
+                break
+            except asyncio.CancelledError:
+                if caller is None or caller.cancelling() > asked:
+                    # The caller has no more time, but what runs must still be given back.
+                    self.abort()
+                    await self._stopped_within(2 * GRACE)
+                    raise
+                # else somebody cancelled the task that stops it: another one goes on
+
+    async def _stopped_within(self, limit: float) -> None:
+        deadline = monotonic() + limit
+        while (left := deadline - monotonic()) > 0:
+            stopping = self._begin_to_stop()
+            await asyncio.wait([stopping], timeout=left)
+            if stopping.done() and not stopping.cancelled():
+                return
 
     def _begin_to_stop(self) -> asyncio.Task[None]:
+        """Return the task that stops it; one that was cancelled before it began is none."""
         self._told.set()
-        if self._stopping is None:
+        if self._stopping is None or self._stopping.cancelled():
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
         return self._stopping
 
     def abort(self) -> None:
         """End the drain now: running handlers are cancelled and their jobs released."""
-        self._hurry.set()
+        self._drain.hurry.set()
 
     async def _stop(self) -> None:
         try:
-            await self._drain()
+            await self._drain.run()
         finally:
-            self._lanes.ending = True
-            await _end([*self._duties, *self._fetching, *self._runners])
+            self._lanes.go_on_to(Phase.ENDING)
+            crews = [self._duties.end(), self._crew.end()]
+            await asyncio.gather(*crews, *(station.end() for station in self._stations))
             await self._resources.aclose()
             if self._hooks.worker_stopped is not None:
                 self._hooks.worker_stopped(self.name)
-
-    async def _drain(self) -> None:
-        self._give_back_unstarted()
-        for fetcher in self._fetchers:
-            fetcher.stop()
-        # A claim on the wire is let through: its jobs would be stranded otherwise.
-        for fetching in self._fetching:
-            fetching.add_done_callback(lambda _: self._give_back_unstarted())
-        await self._until_idle(self.options.drain_ms / 1000)
-        self._lanes.cut = True
-        for held in self._lanes.running_jobs():
-            held.interrupt("drain")
-        _, late = await asyncio.wait([*self._runners, *self._fetching], timeout=GRACE)
-        if late:
-            logger.error("handlers ignore their cancellation, or the store does not answer")
-        for held in list(self._lanes.held):
-            if held.outcome is None and held.lane is None:
-                self._give_back(held)
-        await self._flush()
-
-    def _give_back_unstarted(self) -> None:
-        for held in self._lanes.drain():
-            self._give_back(held)
-
-    def _give_back(self, held: Held) -> None:
-        self._settlers[held.link].settle(held, transition.release(held.job))
-
-    async def _until_idle(self, limit: float) -> None:
-        """Wait until no handler runs, the drain deadline passes, or somebody is in a hurry."""
-        idle = asyncio.ensure_future(self._lanes.idle())
-        hurry = asyncio.ensure_future(self._hurry.wait())
-        await asyncio.wait([idle, hurry], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        await _end([idle, hurry])
-
-    async def _flush(self) -> None:
-        deadline = monotonic() + GRACE
-        for settler in self._settlers:
-            if not await settler.flush(max(0.1, deadline - monotonic())):
-                logger.error("some outcomes could not be stored; their leases will lapse")
-        for heart in self._hearts:
-            try:
-                await asyncio.wait_for(heart.last(), 1)
-            except (StoreError, TimeoutError) as error:
-                logger.warning("the last heartbeat failed: %s", error)
-
-
-async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
-    """Cancel tasks and let them go; one that ignores it is left behind after a second."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=1)
-
-
-def _notes(driver: Driver) -> Replies[Note, Applied]:
-    async def send(_op: Op, notes: Sequence[Note]) -> Sequence[Applied]:
-        return await driver.annotate(notes)
-
-    return Replies(send)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -14,6 +14,7 @@ from taskmux.driver import ClaimAsk, Op, Ref
 from taskmux.memory import MemoryDriver
 from taskmux.model import transition
 from taskmux.worker import Worker
+from taskmux.worker.lanes import Phase
 
 URL = "gated:"
 
@@ -88,7 +89,7 @@ async def scene(request) -> AsyncIterator[Scene]:
 async def draining(worker: Worker) -> AsyncIterator[None]:
     """Begin to drain; at the end of the block, wait until the worker has stopped."""
     stop = asyncio.ensure_future(worker.stop())
-    while not worker._lanes.closed:
+    while worker._lanes.serving:
         await asyncio.sleep(0)
     yield
     await stop
@@ -143,7 +144,7 @@ async def test_no_handler_begins_once_handlers_are_stopped(scene):
             await asyncio.sleep(0)
         async with draining(scene.worker):
             scene.worker.abort()
-            while not scene.worker._lanes.cut:
+            while scene.worker._lanes.phase < Phase.CUTTING:
                 await asyncio.sleep(0)
             scene.gates.pop("apply").set()
     second = await scene.record("second")

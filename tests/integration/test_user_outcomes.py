@@ -158,7 +158,20 @@ class TestDeadLetters:
                 await job.result(timeout="20s")
         assert runs == [1]
 
-    async def test_arguments_that_no_longer_fit(self, app):
+    async def test_arguments_that_no_longer_fit_wait_for_who_may_know_better(self, app, witness):
+        mux, producer = app(), app()
+
+        @mux.task(name="charge")
+        async def charge(order: int) -> None:
+            raise NotImplementedError
+
+        async with mux.worker():
+            job = await producer.enqueue("charge", {"order": 7, "extra": 1})
+            record = await witness.settled(job)
+        assert (record.state, record.attempts) == (State.DELAYED, 1)
+        assert record.history[-1].outcome == "undecodable"
+
+    async def test_arguments_that_no_longer_fit_are_dead_when_attempts_are_used_up(self, app):
         mux, producer = app(), app()  # one that knows the task refuses them itself
 
         @mux.task(name="charge")
@@ -168,11 +181,11 @@ class TestDeadLetters:
         wrong: list[dict[str, Any]] = [{}, {"order": "seven"}, {"order": 7, "extra": 1}]
         async with mux.worker():
             for arguments in wrong:
-                job = await producer.enqueue("charge", arguments)
+                job = await producer.enqueue("charge", arguments, max_attempts=1)
                 with pytest.raises(JobFailed, match=r"The payload does not fit task 'charge'"):
                     await job.result(timeout="20s")
                 record = await job.record()
-                assert record.reason.startswith("failed for good: The payload does not fit")
+                assert record.reason == "failed 1 of 1 attempts"
                 assert record.history[-1].outcome == "undecodable"
 
     @pytest.mark.parametrize("value", [object(), {1j: 1}, "\udcff", [set], "x" * 2000])

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from taskmux import Fixed, JobRecord, State, hookimpl
-from taskmux.driver import PushStatus
+from taskmux.driver import ClaimAsk, Op, PushStatus
+from taskmux.model import transition
 from taskmux.model.errors import JobFailed
 from taskmux.model.job import Ref
 from taskmux.model.transition import Transition
@@ -96,7 +97,12 @@ class TestHooks:
         assert began[1:] == (name, ("default", "other"))
         assert (started[1].ref, started[1].state, started[2]) == (job.ref, State.ACTIVE, name)
         assert entered[1] == started[1]
-        assert (settled[1], settled[2].to) == (started[1], State.COMPLETED)
+        assert (settled[1].ref, settled[2].to) == (job.ref, State.COMPLETED)
+        assert (settled[1].state, settled[1].attempts, settled[1].result) == (
+            State.COMPLETED,
+            1,
+            b"1",
+        )
         assert settled[3] >= 0
         assert ended[1:] == (name,)
 
@@ -112,6 +118,37 @@ class TestHooks:
         settled = [call[2].to for call in recorder.calls if call[0] == "settled"]
         assert settled == [State.WAITING, State.DEAD]
         assert recorder.names().count("saw") == 2
+
+    async def test_the_record_is_told_as_it_is_after_the_run(self, mux, recorder):
+        @mux.task(max_attempts=2, backoff=Fixed(0))
+        async def broken() -> None:
+            raise ValueError("no")
+
+        async with mux.worker():
+            job = await broken.enqueue()
+            with pytest.raises(JobFailed):
+                await job.result(timeout="20s")
+        stored = await job.record()
+        first, last = (call[1] for call in recorder.calls if call[0] == "settled")
+        assert (first.state, first.attempts, len(first.history)) == (State.WAITING, 1, 1)
+        assert first.error.message == "no"
+        for field in ("state", "attempts", "crashes", "error", "history", "reason", "worker"):
+            assert getattr(last, field) == getattr(stored, field)
+        assert abs(last.finished_at - stored.finished_at) < 60_000  # by the worker's clock
+
+    async def test_a_recovered_job_is_told_like_any_other(self, mux, recorder, driver):
+        @mux.task()
+        async def work() -> None: ...
+
+        job = await work.enqueue()
+        claimed = await driver.claim(Op("vanished", 1), ClaimAsk("default", "vanished", 1, 50))
+        await driver.apply(Op("vanished", 2), [transition.start(claimed.jobs[0])])
+        async with mux.worker(lease="1s"):
+            await job.result(timeout="20s")
+        crashed, done = [call for call in recorder.calls if call[0] == "settled"]
+        assert (crashed[1].state, crashed[1].crashes) == (State.DELAYED, 1)
+        assert [entry.outcome for entry in crashed[1].history] == ["crashed"]
+        assert (done[1].state, done[1].crashes) == (State.COMPLETED, 1)
 
     async def test_a_duplicate_is_told_as_one(self, mux, recorder):
         for _ in range(2):

@@ -93,7 +93,7 @@ async def test_no_lane_is_lost_to_what_a_handler_does(mux, handler):
                 continue
         jobs = [await good.options(max_attempts=5, backoff=0).enqueue() for _ in range(4)]
         assert [await job.result(timeout="20s") for job in jobs] == ["good"] * 4
-        assert not any(lane.done() for lane in worker._runners)
+        assert [lane.done() for lane in worker._crew.tasks] == [False, False]
 
 
 async def test_a_drain_is_no_failure_even_if_a_library_says_so(mux):

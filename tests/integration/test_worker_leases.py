@@ -343,6 +343,20 @@ class TestAVanishedWorker:
                 await job.result(timeout="20s")
         assert marked == [True] * 6
 
+    async def test_a_redelivered_job_is_started_in_the_store_before_it_runs(self, mux, driver):
+        # It may be a poison message: a crash now must be counted.
+        marked: list[bool] = []
+
+        @mux.task()
+        async def suspect(ctx: Context) -> None:
+            marked.append((await mux.job(ctx.queue, ctx.id).record()).started)
+
+        job = await suspect.enqueue()
+        await self.vanish_with(driver, started=False)
+        async with mux.worker(lease=LEASE):
+            await job.result(timeout="20s")
+        assert marked == [True]
+
     async def test_one_that_was_asked_to_cancel_is_cancelled(self, mux, driver):
         job = await mux.enqueue("t")
         await self.vanish_with(driver, started=True)

@@ -186,7 +186,7 @@ class TestOutage:
             assert await app().job("default", job.id).result(timeout="60s") == 1
 
     async def test_a_worker_stops_while_the_store_is_away(self, app_on, faulty, monkeypatch):
-        monkeypatch.setattr("taskmux.worker.supervisor.GRACE", 0.2)
+        monkeypatch.setattr("taskmux.worker.drain.GRACE", 0.2)
         outage = Outage()
         mux = app_on(faulty(outage))
         async with mux.worker():

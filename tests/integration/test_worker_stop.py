@@ -133,7 +133,7 @@ class TestDraining:
 
     async def test_a_thread_that_outlives_the_drain_is_left_to_lapse(self, mux, monkeypatch):
         # Released, it would run twice at once under leases that never lapsed.
-        monkeypatch.setattr("taskmux.worker.supervisor.GRACE", 0.2)
+        monkeypatch.setattr("taskmux.worker.drain.GRACE", 0.2)
         started, let_go = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
 

@@ -438,7 +438,10 @@ class TestDeclarations:
 
     def test_what_is_no_function_is_refused(self):
         with pytest.raises(DeclarationError):
-            signature(functools.partial(add, 1))
+            signature(object())
+
+    def test_a_partial_takes_what_is_left(self):
+        assert signature(functools.partial(add, 1)).decode(b'{"b":2}') == ([], {"b": 2})
 
 
 class TestResultTypes:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from taskmux.conformance import Fault, FaultyDriver, Plan, lost, refused
@@ -14,8 +14,18 @@ from taskmux.model.job import JobRecord, State
 from taskmux.worker.fetch import LONGEST_PAUSE, Fetcher
 from taskmux.worker.lanes import Lanes
 from taskmux.worker.options import WorkerOptions
+from taskmux.worker.outage import Outage
 
 OPTIONS = WorkerOptions(queues=("q",), name="w", concurrency=2, prefetch=2)
+
+
+class Place:
+    """What a fetcher needs of its station."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+        self.queues = ("q",)
+        self.outage = Outage("test://")
 
 
 @pytest.fixture
@@ -40,7 +50,7 @@ class Bench:
         self.store = MemoryDriver()
         self.lanes = Lanes(2, 2)
         driver = FaultyDriver(self.store, self._plan(verb))
-        self.fetcher = Fetcher(driver, ("q",), 0, self.lanes, OPTIONS)
+        self.fetcher = Fetcher(cast("Any", Place(driver)), self.lanes, OPTIONS)
 
     def _plan(self, verb: str) -> Plan:
         return lambda called: self.faults.pop() if called == verb and self.faults else None
@@ -68,7 +78,7 @@ class TestPickUp:
         seen: list[str] = []
         store, lanes, over = MemoryDriver(), Lanes(2, 2), asyncio.Event()
         await store.push(Op("p", 1), [NewJob(JobRecord(queue="q", id="a", task="t"))])
-        fetcher = Fetcher(FaultyDriver(store, seen.append), ("q",), 0, lanes, OPTIONS)
+        fetcher = Fetcher(cast("Any", Place(FaultyDriver(store, seen.append))), lanes, OPTIONS)
 
         async def lane() -> None:
             await lanes.take()

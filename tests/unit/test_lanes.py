@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 from taskmux.model.job import JobRecord, Policy, State
 from taskmux.policy.lifecycle import last_chance
-from taskmux.worker.lanes import BURST, Held, Lanes
+from taskmux.worker.held import Held, Stop
+from taskmux.worker.lanes import BURST, Lanes
+
+NOWHERE: Any = None
+"""The station of these jobs: lanes do not look at it."""
 
 
 def job(name: str, *, crashes: int = 0, fence: int = 1) -> JobRecord:
@@ -44,7 +48,7 @@ class Crew:
             if last_chance(held.job):
                 self.given_back += [one.job.id for one in self.lanes.seclude(held)]
                 await self.lanes.others_finish(self.patience)
-                if self.lanes.closed:
+                if not self.lanes.serving:
                     self.lanes.done(held)
                     continue
             self.running[held.job.id] = asyncio.Event()
@@ -56,7 +60,7 @@ class Crew:
             self.lanes.done(held)
 
     def add(self, *jobs: JobRecord) -> None:
-        self.lanes.add(jobs, 0, 1e9)
+        self.lanes.add(jobs, NOWHERE, 1e9)
 
     async def started(self, count: int) -> list[str]:
         return [await self.taken.get() for _ in range(count)]
@@ -103,7 +107,7 @@ class TestRoom:
         assert lanes.room == 2  # nothing is known yet
 
         async def ran_for(seconds: float) -> None:
-            lanes.add([job("a")], 0, 1e9)
+            lanes.add([job("a")], NOWHERE, 1e9)
             held = await lanes.take()
             held.began, held.ended = 100.0, 100.0 + seconds
             lanes.forget(held)
@@ -118,7 +122,7 @@ class TestRoom:
     async def test_outcomes_that_pile_up_leave_no_room(self):
         lanes = Lanes(2, 2, unsettled=1)
         lanes._mean_run = 0.0
-        lanes.add([job("a")], 0, 1e9)
+        lanes.add([job("a")], NOWHERE, 1e9)
         held = await lanes.take()
         lanes.done(held)
         assert lanes.room == 0  # its outcome is on its way
@@ -265,6 +269,19 @@ class TestDraining:
         assert crew.lanes.running == 1
 
 
+class Interrupted:
+    """An invocation that counts how often it is interrupted."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def interrupt(self) -> None:
+        self.times += 1
+
+    def __await__(self) -> Any:
+        raise NotImplementedError
+
+
 class TestHeld:
     async def test_two_deliveries_of_one_job_are_two(self, crew):
         crew.add(job("a", fence=1), job("a", fence=2))
@@ -272,35 +289,32 @@ class TestHeld:
         crew.lanes.forget(first)
         assert [one.job.fence for one in crew.lanes.held] == [2]
 
-    async def test_an_interrupted_one_stops_for_the_first_reason(self):
-        held = Held(job("a"), 0, 0.0)
-        entered = asyncio.Event()
+    async def test_an_interrupted_one_stops_once_and_for_the_first_reason(self):
+        held = Held(job("a"), NOWHERE, 0.0)
+        running = Interrupted()
+        held.invocation = running
+        held.interrupt(Stop.DRAIN)
+        held.interrupt(Stop.CANCEL)
+        assert (held.stop, running.times) == (Stop.DRAIN, 1)
 
-        async def handler() -> str | None:
-            try:
-                entered.set()
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                return held.stop
-            return "never"
-
-        lane: Any = asyncio.ensure_future(handler())
-        await entered.wait()
-        held.lane = lane
-        held.interrupt("drain")
-        held.interrupt("cancel")
-        assert await lane == "drain"
+    async def test_a_lost_lease_is_the_last_word(self):
+        held = Held(job("a"), NOWHERE, 0.0)
+        held.invocation = running = Interrupted()
+        held.interrupt(Stop.TIMEOUT)
+        held.interrupt(Stop.LOST)
+        held.interrupt(Stop.DRAIN)
+        assert (held.stop, running.times) == (Stop.LOST, 1)
 
     async def test_one_that_does_not_run_is_not_interrupted(self):
-        held = Held(job("a"), 0, 0.0)
-        held.interrupt("drain")
+        held = Held(job("a"), NOWHERE, 0.0)
+        held.interrupt(Stop.DRAIN)
         assert held.stop is None
 
 
 class TestTurns:
     async def test_handlers_that_never_wait_leave_the_loop_its_turns(self):
         lanes = Lanes(2, 4 * BURST)
-        lanes.add([job(str(number)) for number in range(2 * BURST)], 0, 1e9)
+        lanes.add([job(str(number)) for number in range(2 * BURST)], NOWHERE, 1e9)
         done = 0
         seen: list[int] = []
 

@@ -14,18 +14,16 @@ from taskmux.model.backoff import DEFAULT_BACKOFF, Fixed, Steps
 from taskmux.model.job import Attempt, ErrorInfo, JobRecord, Keep, Policy, State
 from taskmux.model.signals import Fail, RateLimited, Retry, Snooze
 from taskmux.model.transition import Changes, Place, Transition
-from taskmux.policy.lifecycle import (
+from taskmux.policy.lifecycle import Run, decide, last_chance
+from taskmux.policy.outcome import (
     Cancelled,
     Completed,
     Crashed,
     Failed,
     Outcome,
     Released,
-    Run,
     Snoozed,
-    decide,
     describe,
-    last_chance,
     outcome_of,
     timed_out,
     undecodable,
@@ -162,6 +160,37 @@ class TestFailed:
 
 def attempt(number: int) -> Attempt:
     return Attempt(number, number, "w", "failed")
+
+
+class Drawn(Random):
+    """Draws what the test says."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self._number = number
+
+    def random(self) -> float:
+        return self._number
+
+
+class TestCrashBackoff:
+    def test_it_doubles_up_to_a_minute(self):
+        delays = [
+            decide(job(crashes=crashes, max_crashes=99), Crashed(), RUN, Drawn(0.0)).delay
+            for crashes in range(9)
+        ]
+        assert delays == [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]
+
+    @pytest.mark.parametrize("crashes", range(4))
+    def test_it_is_never_nothing(self, crashes):
+        one = decide(job(crashes=crashes, max_crashes=99), Crashed(), RUN, Drawn(1 - 1e-9))
+        assert (one.to, one.delay) == (State.DELAYED, 1)
+
+    def test_it_is_spread(self):
+        rng = Random(3)
+        delays = {decide(job(max_crashes=99), Crashed(), RUN, rng).delay for _ in range(50)}
+        assert len(delays) > 30
+        assert max(delays) <= 1000
 
 
 class TestHistory:

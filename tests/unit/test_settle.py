@@ -10,7 +10,7 @@ from taskmux.model import transition
 from taskmux.model.errors import StoreFull, StoreUnavailable
 from taskmux.model.job import JobRecord, State
 from taskmux.model.transition import Transition
-from taskmux.worker.lanes import Held
+from taskmux.worker.held import Held
 from taskmux.worker.settle import Settler
 
 APPLIED = Applied(ApplyStatus.APPLIED, State.ACTIVE)
@@ -54,7 +54,9 @@ def settler(store, stored):
 
 
 def held(name: str) -> Held:
-    return Held(JobRecord(queue="q", id=name, task="t", state=State.ACTIVE, fence=1), 0, 0.0)
+    return Held(
+        JobRecord(queue="q", id=name, task="t", state=State.ACTIVE, fence=1), cast("Any", None), 0.0
+    )
 
 
 def complete(one: Held) -> Transition:

@@ -183,7 +183,8 @@ class SignalSuite(FleetSuite):
         found = await report(mux, fleet)
         assert found.violations == []
         assert found.duplicates == {"holder stopped": 1}
-        assert len(fleet.seen(Settled, "one")) == 1
+        told = [one.to for one in fleet.seen(Settled, "one") if isinstance(one, Settled)]
+        assert told == [State.DELAYED, State.COMPLETED]  # its recovery, then the second run's end
 
     async def test_a_worker_that_wakes_starts_nothing_it_has_lost(
         self, mux: Taskmux, fleet: Fleet

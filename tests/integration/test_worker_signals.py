@@ -1,0 +1,218 @@
+"""Signals of a worker process, as operators, terminals and supervisors send them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from taskmux import State, Taskmux
+from taskmux.cli.signals import CUT_OFF
+from taskmux.model.job import JobRecord
+
+APP = """
+import asyncio
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from taskmux import Taskmux
+
+mux = Taskmux()
+
+@mux.task(name="long")
+async def long(seconds: float) -> str:
+    Path("began").touch()
+    await asyncio.sleep(seconds)
+    return "finished"
+
+def child(pipe) -> None:
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    pipe.send([str(signal.getsignal(getattr(signal, name))) for name in names])
+    pipe.send(signal.set_wakeup_fd(-1))
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+def forks() -> list:
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=child, args=(there,))
+    process.start()
+    handlers, descriptor = here.recv(), here.recv()
+    process.join()
+    return [handlers, descriptor, process.exitcode]
+
+@mux.task(name="forks")
+async def forks_in_the_loop() -> list:
+    return forks()
+
+@mux.task(name="forks_in_a_thread")
+def forks_in_a_thread() -> list:
+    return forks()
+"""
+
+
+class Worker:
+    """A worker process on a store of its own."""
+
+    def __init__(self, place: Path, *flags: str, **environment: str) -> None:
+        self.place = place
+        self.url = f"sqlite:///{place / 'jobs.db'}"
+        (place / "app.py").write_text(textwrap.dedent(APP))
+        kept = {key: value for key, value in os.environ.items() if key[:8] != "TASKMUX_"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "taskmux", "worker", "app:mux", "--lease", "30s", *flags],
+            cwd=place,
+            env=kept | {"TASKMUX_URL": self.url, "COLUMNS": "200"} | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.said = ""
+
+    def __enter__(self) -> Self:
+        self.until("Ctrl-C drains")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        self.process.stderr.close()
+
+    def until(self, words: str) -> None:
+        for line in self.process.stderr:
+            self.said += line
+            if words in " ".join(self.said.split()):
+                return
+        raise AssertionError(f"it ended without saying {words!r}:\n{self.said}")
+
+    def began(self) -> None:
+        deadline = time.monotonic() + 20
+        while not (self.place / "began").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def send(self, *numbers: signal.Signals) -> None:
+        for number in numbers:
+            self.process.send_signal(number)
+
+    def ended(self) -> int:
+        if not self.process.stderr.closed:
+            self.said += self.process.stderr.read()
+        return self.process.wait(30)
+
+    def ask(self, do: Any) -> Any:
+        async def call() -> Any:
+            async with Taskmux(self.url) as mux:
+                return await do(mux)
+
+        return asyncio.run(call())
+
+    def push(self, task: str, **arguments: Any) -> None:
+        self.ask(lambda mux: mux.enqueue(task, arguments, id="j"))
+
+    def job(self) -> JobRecord:
+        return self.ask(lambda mux: mux.job("default", "j").record())
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [signal.SIGTERM, signal.SIGTERM],
+        [signal.SIGINT, signal.SIGINT],
+        [signal.SIGINT, signal.SIGTERM],
+        [signal.SIGHUP],
+    ],
+    ids=lambda numbers: "+".join(number.name for number in numbers),
+)
+def test_signals_of_one_moment_are_one_and_drain(tmp_path, numbers):
+    with Worker(tmp_path) as worker:
+        worker.push("long", seconds=1.0)
+        worker.began()
+        worker.send(*numbers)
+        assert worker.ended() == 0
+    record = worker.job()
+    assert (record.state, record.result) == (State.COMPLETED, b'"finished"')
+
+
+def test_a_supervised_worker_drains_however_often_it_is_told(tmp_path):
+    with Worker(tmp_path, TASKMUX_PARENT=str(os.getpid())) as worker:
+        worker.push("long", seconds=1.5)
+        worker.began()
+        worker.send(signal.SIGTERM)
+        worker.until("Draining")  # the moment of doubles is over
+        worker.send(signal.SIGTERM)
+        assert worker.ended() == 0
+    assert worker.job().state is State.COMPLETED
+
+
+def test_a_supervised_worker_stops_at_once_when_its_parent_says_so(tmp_path):
+    with Worker(tmp_path, TASKMUX_PARENT=str(os.getpid())) as worker:
+        worker.push("long", seconds=300)
+        worker.began()
+        worker.send(signal.SIGTERM)
+        worker.until("Draining")
+        worker.send(signal.SIGINT)
+        assert worker.ended() == 0
+    assert worker.job().state is State.WAITING
+
+
+def test_a_drain_survives_a_terminal_that_is_gone(tmp_path):
+    with Worker(tmp_path) as worker:
+        worker.push("long", seconds=1.0)
+        worker.began()
+        worker.process.stderr.close()  # as of `taskmux worker | tee log` after Ctrl-C
+        worker.send(signal.SIGINT)
+        assert worker.ended() == 0
+    record = worker.job()
+    assert (record.state, record.attempts, record.crashes) == (State.COMPLETED, 1, 0)
+
+
+def test_a_handler_that_is_cut_off_is_named_and_shows_in_the_exit_status(tmp_path):
+    with Worker(tmp_path, "--drain", "100ms") as worker:
+        worker.push("long", seconds=300)
+        worker.began()
+        worker.send(signal.SIGTERM)
+        assert worker.ended() == CUT_OFF
+    assert "Handlers were stopped at the drain deadline: default/j." in worker.said
+    record = worker.job()
+    assert (record.state, record.attempts, record.crashes) == (State.WAITING, 0, 0)
+
+
+def test_a_parent_passes_that_status_on_and_starts_nothing_again(tmp_path):
+    with Worker(tmp_path, "--drain", "100ms", "--processes", "2") as worker:
+        worker.push("long", seconds=300)
+        worker.began()
+        worker.send(signal.SIGTERM, signal.SIGTERM)
+        assert worker.ended() == CUT_OFF
+    assert worker.job().state is State.WAITING
+
+
+@pytest.mark.parametrize("task", ["forks", "forks_in_a_thread"])
+def test_a_handlers_child_has_default_signals_and_none_of_our_descriptors(tmp_path, task):
+    with Worker(tmp_path) as worker:
+        worker.push(task)
+
+        async def result(mux: Taskmux) -> Any:
+            return await mux.job("default", "j").result(timeout="20s")
+
+        handlers, descriptor, code = worker.ask(result)
+        assert handlers[0].startswith("<built-in function default_int_handler>")
+        assert handlers[1:] == ["0", "0"]  # SIG_DFL
+        assert descriptor == -1
+        assert code == -signal.SIGTERM  # its signal ended it, and did not drain the worker
+
+        async def another(mux: Taskmux) -> Any:
+            job = await mux.enqueue("long", {"seconds": 0.0})
+            return await job.result(timeout="20s")
+
+        assert worker.ask(another) == "finished"
+        worker.send(signal.SIGTERM)
+        assert worker.ended() == 0
