@@ -119,6 +119,7 @@ def _apply(transaction: Transaction, one: Transition) -> Applied:
     assert found is not None
     if move.removes:
         transaction.execute("DELETE FROM jobs WHERE number = ?", (found.number,))
+        transaction.removed(one.ref.queue, [found.job.fence])
     elif not _write(transaction, found, one, move):
         return Applied(ApplyStatus.CONFLICT, found.job.state)  # its key has another owner now
     came = not move.removes and move.state in (State.WAITING, State.DELAYED)

@@ -44,7 +44,7 @@ from taskmux_sqlite.leases import extend, reclaim
 from taskmux_sqlite.notes import annotate
 from taskmux_sqlite.session import Session
 from taskmux_sqlite.settings import put_settings, settings
-from taskmux_sqlite.transaction import Transaction
+from taskmux_sqlite.transaction import Transaction, outdated
 
 __all__ = ["SQLiteDriver", "taskmux_driver"]
 
@@ -223,7 +223,9 @@ class SQLiteDriver(Driver):
         That is remembered here and not in the file, so that an idle worker's claims write nothing.
         """
         number, nothing = self._nothing.get((op.origin, verb, queue), (None, None))
-        if nothing is not None and number == op.number:
+        if nothing is not None and number is not None and number >= op.number:
+            if number > op.number:
+                raise outdated(verb, op)
             return nothing
         claimed = await self._write(do)
         if not claimed.jobs:

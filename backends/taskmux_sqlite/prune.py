@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from taskmux.driver import PruneAsk
 
@@ -16,7 +16,7 @@ MEMORY_MS: Final = 600_000
 EXPIRED: Final = """
 DELETE FROM jobs WHERE number IN (
     SELECT number FROM jobs WHERE queue = ? AND expires_at <= ? ORDER BY expires_at LIMIT ?
-)
+) RETURNING fence
 """
 
 COUNTED: Final = """
@@ -36,7 +36,7 @@ DELETE FROM jobs WHERE number IN (
     WHERE queue = ? AND state = ? AND keep_count = ?
     AND finished_at <= ? AND (finished_at, number) < (?, ?)
     ORDER BY finished_at, number LIMIT ?
-)
+) RETURNING fence
 """
 
 _AFTER_ALL: Final = (2**63 - 1, 0)
@@ -48,7 +48,7 @@ def prune(transaction: Transaction, ask: PruneAsk) -> int:
     transaction.execute("DELETE FROM operations WHERE at < ?", (forget,))
     transaction.execute("DELETE FROM gates WHERE empty_at <= ?", (transaction.now,))
     expired = (ask.queue, transaction.now, ask.limit)
-    gone = transaction.execute(EXPIRED, expired).rowcount
+    gone = _delete(transaction, ask.queue, EXPIRED, expired)
     for state, count in transaction.execute(COUNTED, (ask.queue,)).fetchall():
         gone += _prune_beyond(transaction, ask, state, count, ask.limit - gone)
     return gone
@@ -66,4 +66,10 @@ def _prune_beyond(
             return 0
     spared = transaction.now - ask.spare
     beyond = (ask.queue, state, count, spared, *edge, limit)
-    return transaction.execute(BEYOND, beyond).rowcount
+    return _delete(transaction, ask.queue, BEYOND, beyond)
+
+
+def _delete(transaction: Transaction, queue: str, query: str, arguments: tuple[Any, ...]) -> int:
+    fences = [fence for (fence,) in transaction.execute(query, arguments).fetchall()]
+    transaction.removed(queue, fences)
+    return len(fences)

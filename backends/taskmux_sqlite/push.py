@@ -62,7 +62,7 @@ def _push(transaction: Transaction, new: NewJob, bodies: list[tuple[int, bytes]]
         return Pushed(PushStatus.MOVED, queue.settings.moved_to)
     if _is_full(transaction, new.job, queue.settings.size(new.job.group)):
         return _in_place_of(transaction, new.job) or Pushed(PushStatus.FULL, new.job.id)
-    job, sequence = _stored(new, transaction.now), 0
+    job, sequence = _stored(new, transaction.now, queue.fence_of_removed), 0
     if job.state is State.WAITING:
         sequence = queue.place(Place.FRONT if job.lifo else Place.BACK)
     columns = new_columns(job, sequence)
@@ -98,11 +98,12 @@ def _insert(columns: tuple[str, ...]) -> str:
     return f"INSERT INTO jobs ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608 - no user's text
 
 
-def _stored(new: NewJob, now: int) -> JobRecord:
+def _stored(new: NewJob, now: int, fence_of_removed: int) -> JobRecord:
     run_at = new.job.run_at
     if new.job.state is State.DELAYED and run_at is None:
         run_at = now + new.delay
-    return replace(new.job, created_at=now, fence=now, run_at=run_at)
+    fence = max(now, fence_of_removed + 1)
+    return replace(new.job, created_at=now, fence=fence, run_at=run_at)
 
 
 def _created(job: JobRecord) -> Pushed:

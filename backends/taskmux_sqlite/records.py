@@ -18,6 +18,7 @@ from msgspec.structs import astuple, replace
 from taskmux.driver import CorruptRecord, Dedup, JobRecord, QueueSettings, Ref
 
 __all__ = [
+    "LARGEST",
     "PRIORITY",
     "ROW",
     "SEQUENCE",
@@ -80,8 +81,10 @@ SEQUENCE: Final = _IDENTITY.index("sequence")
 PRIORITY: Final = len(_IDENTITY) + list(IN_JOBS).index("priority")
 """Where these are in a row."""
 
-_Number = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+LARGEST: Final = 2**53
 """So far from the largest integer of SQLite that it can be counted up."""
+
+_Number = Annotated[int, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
 
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(JobRecord)}
 

@@ -219,7 +219,12 @@ _SECOND = (
     "ALTER TABLE workers ADD COLUMN commands BLOB",
 )
 
-_MIGRATIONS: Final = (_FIRST, _SECOND)
+_THIRD = (
+    # The highest fence of removed jobs that was ahead of the time then; 0: there was none.
+    "ALTER TABLE queues ADD COLUMN fence_of_removed INTEGER NOT NULL DEFAULT 0",
+)
+
+_MIGRATIONS: Final = (_FIRST, _SECOND, _THIRD)
 """Each makes the next version out of the one before; an empty file has version 0."""
 
 VERSION: Final = len(_MIGRATIONS)

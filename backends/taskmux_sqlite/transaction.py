@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
-from taskmux.driver import CorruptRecord, Op, Place, QueueSettings
+from taskmux.driver import CorruptRecord, Op, Place, QueueSettings, StoreIncompatible
 
 from taskmux_sqlite.gates import Gate, gate_of
-from taskmux_sqlite.records import decode_settings
+from taskmux_sqlite.records import LARGEST, decode_settings
 from taskmux_sqlite.schema import CORRUPT
 from taskmux_sqlite.wait import Watch
 
-__all__ = ["QueueRow", "Transaction"]
+__all__ = ["QueueRow", "Transaction", "outdated"]
 
 Reply = TypeVar("Reply")
+
+
+def outdated(verb: str, op: Op) -> StoreIncompatible:
+    """Return the error of an operation that comes too late: its sender has gone on."""
+    return StoreIncompatible(
+        f"{verb} {op} came after a later one of its origin, so nothing was done. Numbers of one "
+        f"origin must rise; only the last operation may be sent again."
+    )
 
 
 class QueueRow(msgspec.Struct):
     """A queue's row: its settings, the sequence that gives places in line, and its gate."""
 
     sequence: int = 0
+    fence_of_removed: int = 0
+    """The highest fence of removed jobs that was ahead of the time: new ones start above it."""
     settings: QueueSettings = QueueSettings()
     gate: Gate = Gate()
     limited: bool = False
@@ -36,14 +46,16 @@ class QueueRow(msgspec.Struct):
         Raises:
             CorruptRecord: the sequence or the settings cannot be read.
         """
-        sequence, settings, *gate = row
+        sequence, fence, settings, *gate = row
         if not isinstance(sequence, int):
             raise CorruptRecord(
                 f"Queue {queue!r} has the sequence {sequence!r}, which is no number. Set it in the "
                 f"table 'queues' to one above every sequence of the queue's jobs."
             )
         decoded = decode_settings(settings)
-        return cls(sequence, decoded, gate_of(tuple(gate)), decoded.limited)
+        if not isinstance(fence, int) or fence > LARGEST:
+            fence = 0  # somebody's mistake; the time alone is nearly as good
+        return cls(sequence, fence, decoded, gate_of(tuple(gate)), decoded.limited)
 
     def place(self, place: Place, kept: int = 0) -> int:
         """Return the sequence of a job that becomes waiting; `kept` is the one it had."""
@@ -78,7 +90,7 @@ class Transaction:
         queue = self._queues.get(name)
         if queue is None:
             row = self.execute(
-                "SELECT sequence, settings, level, metered_at, held_until"
+                "SELECT sequence, fence_of_removed, settings, level, metered_at, held_until"
                 " FROM queues WHERE name = ?",
                 (name,),
             ).fetchone()
@@ -90,15 +102,36 @@ class Transaction:
         queue = self.queue(name)
         queue.gate, queue.changed = gate, True
 
+    def removed(self, name: str, fences: Iterable[object]) -> None:
+        """Note the fences of removed jobs: those that are not below the time must not come again.
+
+        That is so only where jobs were claimed more often than milliseconds passed, or the clock
+        was set back; elsewhere the time is all that new jobs need, and nothing is read or written.
+        """
+        ahead = [
+            fence for fence in fences if isinstance(fence, int) and self.now <= fence <= LARGEST
+        ]
+        if ahead:
+            queue = self.queue(name)
+            queue.fence_of_removed = max(queue.fence_of_removed, *ahead)
+            queue.changed = True
+
     def finish(self) -> None:
         """Write the queues' rows that changed. Called before the commit."""
         self.executemany(
-            "INSERT INTO queues (name, sequence, level, metered_at, held_until)"
-            " VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET sequence = excluded.sequence,"
+            "INSERT INTO queues"
+            " (name, sequence, fence_of_removed, level, metered_at, held_until)"
+            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE"
+            " SET sequence = excluded.sequence, fence_of_removed = excluded.fence_of_removed,"
             " level = excluded.level, metered_at = excluded.metered_at,"
             " held_until = excluded.held_until",
             [
-                (name, queue.sequence, *msgspec.structs.astuple(queue.gate))
+                (
+                    name,
+                    queue.sequence,
+                    queue.fence_of_removed,
+                    *msgspec.structs.astuple(queue.gate),
+                )
                 for name, queue in self._queues.items()
                 if queue.changed
             ],
@@ -111,14 +144,19 @@ class Transaction:
 
         Raises:
             CorruptRecord: there is an answer, but it cannot be decoded.
+            StoreIncompatible: the origin has sent a later one.
         """
         row = self.execute(
-            "SELECT reply FROM operations"
-            " WHERE origin = ? AND verb = ? AND queue = ? AND number = ?",
+            "SELECT number, reply FROM operations"
+            " WHERE origin = ? AND verb = ? AND queue = ? AND number >= ?",
             (op.origin, verb, queue, op.number),
         ).fetchone()
+        if row is None:
+            return None
+        if row[0] != op.number:
+            raise outdated(verb, op)
         try:
-            return None if row is None else decode(row[0])
+            return decode(row[1])
         except (msgspec.MsgspecError, TypeError) as error:
             raise CorruptRecord(
                 f"What {verb} {op} answered before cannot be read: {error}. Delete the row of "

@@ -103,6 +103,18 @@ class ReclaimsEverything(MemoryDriver):
             self.store.clock = clock
 
 
+class ReclaimsEarly(MemoryDriver):
+    EARLY = 5
+
+    def _reclaim(self, ask):
+        clock = self.store.clock
+        self.store.clock = lambda: clock() + self.EARLY
+        try:
+            return super()._reclaim(replace(ask, lease=ask.lease - self.EARLY))
+        finally:
+            self.store.clock = clock
+
+
 class KeepsKeyWhenFinished(MemoryDriver):
     def _move(self, queue, stored, one, move):
         super()._move(queue, stored, one, move)

@@ -67,6 +67,7 @@ BITES: Sequence[Bite] = (
     Bite(broken.KeepsFenceAtClaim, "test_c3_the_fence_rises_at_every_claim"),
     Bite(broken.KeepsFenceAtReclaim, "test_r1_the_former_holder_is_refused"),
     Bite(broken.ReclaimsEverything, "test_r1_only_lapsed_leases_are_reclaimed"),
+    Bite(broken.ReclaimsEarly, "test_r1_no_lease_is_reclaimed_early"),
     Bite(
         broken.KeepsKeyWhenFinished, "test_a6_a_terminal_job_frees_its_key", {"state": "completed"}
     ),

@@ -37,6 +37,9 @@ class TestSQLite(DriverSuite):
     async def advance(self, ms: float) -> None:
         self.clock += max(1, round(ms))
 
+    # `cut` stays as it is: a file has no connection that somebody else could break. What can happen
+    # to the file while it is open is tested in tests/integration/test_sqlite_emptied.py.
+
     async def damage(self, driver: Driver, ref: Ref) -> bool:
         with sqlite3.connect(self.file) as connection:
             connection.execute(

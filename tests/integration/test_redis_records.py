@@ -9,6 +9,8 @@ import pytest
 import redis
 from msgspec.structs import replace
 from taskmux.driver import (
+    ApplyStatus,
+    BlockedCause,
     ClaimAsk,
     CorruptRecord,
     NewJob,
@@ -50,6 +52,22 @@ async def claim(driver, number, limit=10):
 
 @needs_server
 class TestStored:
+    async def test_a_job_left_in_no_index_by_a_key_of_another_type_is_held_and_let_go(
+        self, driver, store
+    ):
+        await driver.push(Op("p", 1), [new("q", "job")])
+        store.set("{tm:q}:blocked", "of somebody else")
+        hold = [transition.hold(Ref("q", "job"))]
+        with pytest.raises(CorruptRecord, match="blocked"):
+            await driver.apply(Op("p", 2), hold)
+        store.delete("{tm:q}:blocked")
+        assert await claim(driver, 1) == []
+        let_go = [transition.unblock(Ref("q", "job"), BlockedCause.HOLD)]
+        for number, step in enumerate([hold, let_go], 3):
+            (answer,) = await driver.apply(Op("p", number), step)
+            assert answer.status is ApplyStatus.APPLIED
+        assert [job.id for job in await claim(driver, 2)] == ["job"]
+
     async def test_large_results_together_may_be_larger_than_an_argument_may_be(self):
         with running("--proto-max-bulk-len", "1mb") as server:
             driver = RedisDriver(server.url)

@@ -135,6 +135,30 @@ async def test_a_process_of_the_older_version_may_go_on_for_a_while(
     assert [job.id for job in claimed.jobs] == ["a2", "_new", "later", "lapsed", "done"]
 
 
+async def test_a_file_of_the_second_version_goes_on_and_learns_fences(
+    tmp_path: Path, driver: SQLiteDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "_MIGRATIONS", schema._MIGRATIONS[:2])
+        with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as old:
+            schema._migrate(old, 0)
+            old.execute("PRAGMA user_version = 2")
+            old.execute("INSERT INTO queues (name, sequence) VALUES ('q', 7)")
+    await driver.open()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
+        found = connection.execute("SELECT sequence, fence_of_removed FROM queues").fetchall()
+    assert found == [(7, 0)]
+    for number in (1, 2):  # within one millisecond, so only the number kept tells the fences apart
+        job = NewJob(JobRecord(queue="q", id="job", task="t"))
+        await driver.push(Op("producer", number), [job])
+        (claimed,) = (await driver.claim(Op("worker", number), ASK)).jobs
+        assert claimed.fence == NOW + 2 * number - 1
+        await driver.apply(Op("worker", 2 * number), [transition.complete(claimed, None)])
+        removal = [transition.remove(claimed.ref)]
+        await driver.apply(Op("worker", 2 * number + 1), removal)
+
+
 async def test_a_body_that_cannot_be_read_stops_no_migration(
     old: sqlite3.Connection, driver: SQLiteDriver
 ) -> None:

@@ -32,6 +32,7 @@ from taskmux.driver import (
     QueueSettings,
     ReclaimAsk,
     State,
+    StoreIncompatible,
     Transition,
     transition,
 )
@@ -298,8 +299,18 @@ async def test_the_last_operation_of_each_origin_and_verb_is_known(bench: Bench)
         assert pushed.status is PushStatus.CREATED
         assert again == Applied(ApplyStatus.REPEATED, State.COMPLETED)
         assert (await driver.claim(Op(origin, 3), ask)).jobs == []  # it is held no more
-    (forgotten,) = await driver.push(Op("one", 2), [new("one-2")])
-    assert forgotten.status is PushStatus.DUPLICATE
+    with pytest.raises(StoreIncompatible, match="Numbers of one origin must rise"):
+        await driver.push(Op("one", 2), [new("late")])
+    assert await driver.get([new("late").job.ref]) == [None]
+
+
+async def test_a_late_claim_is_refused_after_one_that_found_nothing(bench: Bench) -> None:
+    ask = ClaimAsk("q", "worker", 1, LEASE)
+    assert (await bench.driver.claim(Op("one", 2), ask)).jobs == []  # nothing of it is stored
+    await bench.push(new("a"))
+    with pytest.raises(StoreIncompatible, match="Numbers of one origin must rise"):
+        await bench.driver.claim(Op("one", 1), ask)
+    assert (await bench.driver.claim(Op("one", 3), ask)).jobs != []
 
 
 async def test_a_repeat_knows_what_each_transition_became(bench: Bench) -> None:

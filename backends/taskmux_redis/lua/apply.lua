@@ -19,6 +19,7 @@
 --! include order
 --! include stamp
 --! include live
+--! include fences
 --! include due
 --! include wake
 --! include lines
@@ -262,6 +263,7 @@ local function remove(job, id)
   if sub(job.flags, 3) == '1' then
     redis.call('DEL', base .. 'n:' .. id)
   end
+  keep_fence(job.fence, now)
   states[id], written[id], gone[id] = false, nil, true
   return 'A-'
 end

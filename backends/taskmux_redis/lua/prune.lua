@@ -9,27 +9,29 @@
 -- is the instant and the id; one whose job has finished anew since, or is gone, says nothing.
 --! include clock
 --! include live
+--! include fences
 --! include wake
 
 local FINAL = {c = completed, f = dead, k = cancelled, m = moved}
 local now = clock()
 local left = tonumber(limit)
 
--- Returns the index and the fields of a finished job.
+-- Returns the index, the fields and the fence of a finished job.
 local function finished(id)
   local state = redis.call('HGET', live, id)
   local index = state and FINAL[string.sub(state, 1, 1)]
   if index then
-    return index, parse(fields_text(state)) or {}
+    return index, parse(fields_text(state)) or {}, tonumber(string.sub(state, 5, 17)) or 0
   end
 end
 
-local function remove(id, index)
+local function remove(id, index, fence)
   redis.call('ZREM', counted, id)
   redis.call('ZREM', index, id)
   redis.call('HDEL', work, id)
   redis.call('HDEL', live, id)
   redis.call('DEL', base .. 'n:' .. id)
+  keep_fence(fence, now)
   left = left - 1
 end
 
@@ -43,9 +45,9 @@ local function remove_aged(age)
       break
     end
     passed = i
-    local index, fields = finished(id)
+    local index, fields, fence = finished(id)
     if index and fields.e == at then
-      remove(id, index)
+      remove(id, index, fence)
     end
   end
   redis.call('LTRIM', key, passed, -1)
@@ -65,12 +67,12 @@ end
 local oldest = redis.call('ZRANGEBYSCORE', counted, '-inf', now - spare, 'LIMIT', 0, left)
 for i = 1, #oldest do
   local id = oldest[i]
-  local index, fields = finished(id)
+  local index, fields, fence = finished(id)
   local newer = index and fields.t and redis.call('ZREVRANK', index, id)
   if not newer then
     redis.call('ZREM', counted, id)
   elseif newer >= tonumber(fields.t) then
-    remove(id, index)
+    remove(id, index, fence)
   end
 end
 

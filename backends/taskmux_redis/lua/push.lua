@@ -19,12 +19,14 @@
 --! include order
 --! include stamp
 --! include live
+--! include fences
 --! include due
 --! include wake
 --! include lines
 --! include joining
 
-local known = recall()
+local memories = redis.call('HMGET', ops, origin, OF_REMOVED)
+local known = reply_in(memories[1])
 if known then
   return cjson.decode(known)
 end
@@ -47,6 +49,7 @@ for i = 1, count do
 end
 local taken = look_up(work, ids)
 local now = clock()
+local fence = math.max(now, fence_in(memories[2]) + 1)
 local turn = redis.call('INCRBY', sequence, count) - count
 local is_first = turn == 0
 local reply, codes, keys = {''}, {}, {}
@@ -103,11 +106,14 @@ local function create_live(i, id, line, stamp)
     fields.g = line
   end
   enter(id, line, stamp, state, fields)
-  append(new_live, id, head(state, '00' .. flag, now, NOWHERE) .. NOBODY .. serialise(fields))
+  append(new_live, id, head(state, '00' .. flag, fence, NOWHERE) .. NOBODY .. serialise(fields))
   return 'C'
 end
 
 local function create(i, id, line, stamp)
+  if states[i] == '' and fence > now then
+    states[i] = 'w0' -- a plain job's fence is the time
+  end
   if states[i] ~= '' then
     return create_live(i, id, line, stamp)
   elseif is_full(line) then

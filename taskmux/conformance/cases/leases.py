@@ -120,6 +120,20 @@ class LeaseCases:
         await bench.stored_as(a, partial(_renewed, leased, LONG), since)
         assert list(await bench.reclaim()) == []
 
+    async def test_r1_no_lease_is_reclaimed_early(self, bench: Bench) -> None:
+        for name in "abcde":
+            await bench.created(bench.job(name))
+            job = await bench.claim_one(lease=SHORT)
+            for _ in range(10 * SHORT):
+                rescued = await bench.reclaim(lease=LONG)
+                if rescued:
+                    break
+                await bench.hooks.advance(1)
+            assert _ids(rescued) == [name]
+            # Its new lease says when that was by the store's clock, however long the reply took.
+            instant = (rescued[0].lease_until or 0) - LONG + bench.hooks.clock_error_ms
+            assert instant >= (job.lease_until or 0), "taken over before it lapsed"
+
     async def test_r1_the_oldest_lapse_comes_first(self, bench: Bench) -> None:
         jobs = await _lapsed(bench, 3 * SHORT, SHORT, 5 * SHORT)
         lapses = {job.id: job.lease_until or 0 for job in jobs}

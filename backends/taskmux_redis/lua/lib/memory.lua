@@ -2,10 +2,10 @@
 -- the operation's number, the time (prune forgets origins that are long gone), and the reply.
 -- Needs: ops, origin, number.
 
--- Returns the reply of this very operation, or nil if it is new. An older number is a request
--- that a broken connection delivered late: its sender has gone on, so it must change nothing.
-local function recall()
-  local known = redis.call('HGET', ops, origin)
+-- Returns the reply in a memory of this very operation, or nil if the operation is new. An older
+-- number is a request that a broken connection delivered late: its sender has gone on, so it must
+-- change nothing.
+local function reply_in(known)
   if not known then
     return nil
   end
@@ -18,6 +18,10 @@ local function recall()
     error('OUTDATED operation ' .. number .. ': its origin has sent a later one')
   end
   return string.sub(known, reply)
+end
+
+local function recall()
+  return reply_in(redis.call('HGET', ops, origin))
 end
 
 local function remember(now, reply)
