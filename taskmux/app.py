@@ -72,13 +72,12 @@ class Taskmux:
         plugins: Sequence[object] = (),
     ) -> None:
         self._stores = Stores(url, client, routes, plugins)
-        self._connect = self._stores.connect
         self._defaults = parse_shared(defaults or {})
         self._lifespan = lifespan
         self._limits = limits or Limits()
         self._registry = Registry()
         self._hooks = Hooks(self._stores.plugins)
-        self._producing = Producing(self._connect, self._stores.opened, self, self._hooks)
+        self._producing = Producing(self._stores.connect, self._stores.opened, self, self._hooks)
         self._background = BackgroundLoop()
 
     def __repr__(self) -> str:
@@ -238,7 +237,7 @@ class Taskmux:
             InvalidName: the name cannot be stored everywhere.
             DeclarationError: an option is wrong, or not one of a queue.
         """
-        queue = Queue(name, self._connect, self)
+        queue = Queue(name, self._stores.connect, self)
         if defaults is not None:
             self._producing.declare(name, defaults)
         return queue
@@ -250,7 +249,7 @@ class Taskmux:
             InvalidName: the queue's name or the id cannot be stored anywhere.
         """
         ref = Ref(check_queue(queue), check_name(job_id, "job id"))
-        return JobHandle(ref, self._connect, self)
+        return JobHandle(ref, self._stores.connect, self)
 
     async def queues(self) -> list[str]:
         """Return the names of all queues in this app's stores, sorted."""
@@ -282,8 +281,6 @@ class Taskmux:
         if command.verb == "concurrency":
             check_concurrency(command.value)
         return await self._stores.tell(worker, command)
-
-    # -- working ------------------------------------------------------------------------------
 
     def worker(
         self,
@@ -329,8 +326,6 @@ class Taskmux:
             limits=self._limits,
             lifespan=None if lifespan is None else lambda: lifespan(self),
         )
-
-    # -- connections --------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         """Open the default store, so that a wrong URL shows at once."""
