@@ -134,7 +134,8 @@ def test_both_come_from_the_environment(outside: Outside) -> None:
 @installed
 def test_its_own_tests_pass_and_the_kit_reports_its_levels(outside: Outside) -> None:
     told = outside.run(str(outside.bin / "python"), "-m", "pytest", "-q", str(outside.project))
-    required = re.search(r"^TestFiles: required: (\d+)/(\d+)(?:, \d+ not applicable)?$", told, re.MULTILINE)
+    line = r"^TestFiles: required: (\d+)/(\d+)(?:, \d+ not applicable)?$"
+    required = re.search(line, told, re.MULTILINE)
     assert required is not None, told
     assert required[1] == required[2]
     assert "TestFiles: presence: not offered" in told
