@@ -108,6 +108,15 @@ class RedisHooks(DriverSuite):
     async def damage(self, driver: RedisDriver, ref) -> bool:
         return bool(self.client.hset(f"{{tm:{ref.queue}}}:work", ref.id, b"garbage") == 0)
 
+    async def cut(self, driver: RedisDriver) -> bool:
+        for client in self.servers():
+            client.client_kill_filter(_type="normal", skipme=True)
+        return True
+
+    def servers(self) -> list[Any]:
+        """Return a client of each server that the driver may be connected to."""
+        return [self.client]
+
 
 @pytest.fixture(scope="module")
 def server_url():
@@ -128,10 +137,6 @@ class TestRedis(RedisHooks):
         with redis.Redis.from_url(server_url) as self.client:
             self.client.flushdb()
             yield RedisDriver(server_url)
-
-    async def cut(self, driver):
-        self.client.client_kill_filter(_type="normal", skipme=True)
-        return True
 
     async def unfit(self):
         return [
@@ -187,6 +192,9 @@ class TestRedisCluster(RedisHooks):
             self.client.flushall(target_nodes=redis.RedisCluster.PRIMARIES)
             yield RedisDriver(f"redis+cluster://{hosts}")
 
+    def servers(self):
+        return [self.client.get_redis_connection(node) for node in self.client.get_primaries()]
+
 
 @pytest.fixture(scope="module")
 def sentinel_set():
@@ -229,6 +237,9 @@ class TestFakeRedis(RedisHooks):
         fake = fakeredis.FakeServer()
         self.client = fakeredis.FakeRedis(server=fake)
         return type("OnThisServer", (FakeRedisDriver,), {"fake": fake})("redis://fake")
+
+    async def cut(self, driver):
+        return False  # there is no connection that could break
 
     @pytest.mark.skip(reason="fakeredis goes on blocking when a command is cancelled")
     async def test_w2_a_cancelled_wait_harms_nothing(self):
