@@ -9,12 +9,15 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from taskmux.model.errors import StoreError, StoreUnavailable
-from taskmux.worker.outage import Outage
+from taskmux.model.errors import StoreError
+from taskmux.worker.outage import WAITED_OUT, Outage
 
 __all__ = ["Crew", "end", "repeat"]
 
 logger = logging.getLogger("taskmux.worker")
+
+LONGEST_PAUSE = 5.0
+"""Seconds between two tries of a duty while the store is in trouble, at most."""
 
 Make = Callable[[], Coroutine[Any, Any, None]]
 
@@ -66,13 +69,15 @@ async def repeat(
     is logged and does not end the duty.
     """
     while True:
+        pause = every
         try:
             await duty()
-            outage.over()
-        except StoreUnavailable as error:
+            outage.over(name)
+        except WAITED_OUT as error:
             outage.met(error, name)
+            pause = min(every, LONGEST_PAUSE)
         except StoreError as error:
             logger.warning("%s failed, trying again: %s", name, error)
         except Exception:
             logger.exception("%s failed, trying again", name)
-        await asyncio.sleep(every * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+        await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter

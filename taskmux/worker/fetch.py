@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from taskmux.api.batch import Ops, resend
 from taskmux.driver import ClaimAsk, Claimed
-from taskmux.model.errors import StoreError, StoreUnavailable
+from taskmux.model.errors import StoreError
 from taskmux.model.job import JobRecord
 from taskmux.worker.clock import monotonic
 from taskmux.worker.lanes import Lanes
 from taskmux.worker.options import WorkerOptions
+from taskmux.worker.outage import WAITED_OUT
 
 if TYPE_CHECKING:
     from taskmux.worker.station import Station
@@ -23,6 +24,7 @@ __all__ = ["Fetcher"]
 
 logger = logging.getLogger("taskmux.worker")
 
+DUTY = "fetching"
 MAX_CLAIM = 250
 MAX_BYTES = 8_388_608
 LAST_TRIES = 8
@@ -67,7 +69,7 @@ class Fetcher:
                 if not found:
                     await self._wait(next_in)
                 self._failures = 0
-                self._station.outage.over()
+                self._station.outage.over(DUTY)
             except Exception as error:  # noqa: BLE001 - a worker must not go deaf
                 await self._pause(error)
 
@@ -135,7 +137,7 @@ class Fetcher:
         while True:
             try:
                 return await self._driver.claim(op, ask)
-            except StoreUnavailable as error:
+            except WAITED_OUT as error:
                 if not self._lanes.serving:  # its jobs must be given back if it came through
                     return await resend(lambda: self._driver.claim(op, ask), LAST_TRIES)
                 await self._pause(error)
@@ -143,8 +145,8 @@ class Fetcher:
     async def _pause(self, error: Exception) -> None:
         self._failures = min(self._failures + 1, MOST_DOUBLINGS)
         pause = random.uniform(0, min(LONGEST_PAUSE, 0.1 * 2**self._failures))  # noqa: S311 - jitter
-        if isinstance(error, StoreUnavailable):
-            self._station.outage.met(error, "fetching")
+        if isinstance(error, WAITED_OUT):
+            self._station.outage.met(error, DUTY)
         else:
             unexpected = None if isinstance(error, StoreError) else error
             logger.warning(

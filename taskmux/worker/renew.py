@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from taskmux.driver import Driver, LeaseStatus
-from taskmux.model.errors import StoreError, StoreUnavailable
+from taskmux.model.errors import StoreError
 from taskmux.worker.clock import monotonic
 from taskmux.worker.held import Held
 from taskmux.worker.lanes import Lanes
 from taskmux.worker.options import WorkerOptions
+from taskmux.worker.outage import WAITED_OUT
 from taskmux.worker.watch import Watch
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ logger = logging.getLogger("taskmux.worker")
 MAX_EXTEND = 1000
 LOOK_EVERY = 0.5
 LAST_WAIT = 1.0
+LONGEST_PAUSE = 0.5
+"""Seconds between two tries while a store is away, at most."""
+DUTY = "renewing leases"
 
 Notify = Callable[[Held, LeaseStatus], None]
 
@@ -90,12 +94,14 @@ class Renewer:
         watching = loop.create_task(self._look()) if loop is not self._home else None
         try:
             while not self._stop.is_set():
+                pause = self._options.lease_ms / 4000
                 try:
-                    await self._renew()
+                    if not await self._renew():  # the leases may lapse meanwhile: soon again
+                        pause = min(pause / 4, LONGEST_PAUSE)
                 except Exception:  # the leases depend on this thread
                     logger.exception("renewing leases failed, trying again")
                 try:
-                    await asyncio.wait_for(stopped.wait(), self._options.lease_ms / 4000)
+                    await asyncio.wait_for(stopped.wait(), pause)
                 except TimeoutError:
                     continue
         finally:
@@ -109,36 +115,44 @@ class Renewer:
             self._watch.look()
             await asyncio.sleep(LOOK_EVERY)
 
-    async def _renew(self) -> None:
+    async def _renew(self) -> bool:
+        """Renew what is due; say whether every store answered."""
         now, blocked = monotonic(), self._watch.blocked
         if blocked > self._options.max_block_ms / 1000:
             logger.error(
                 "the event loop has been blocked for %.0f s: its leases are given up", blocked
             )
-            return
+            return True
         lease = self._options.lease_ms / 1000
         due = [held for held in tuple(self._lanes.held) if held.until - now < lease * 0.7]
+        well = True
         for station, driver in self._drivers.items():
             mine = [held for held in due if held.station is station]
-            for start in range(0, len(mine), MAX_EXTEND):
-                await self._extend(station, driver, mine[start : start + MAX_EXTEND])
+            parts = [mine[at : at + MAX_EXTEND] for at in range(0, len(mine), MAX_EXTEND)]
+            renewed = [await self._extend(station, driver, part) for part in parts]
+            if all(renewed):
+                _call_soon(self._home, station.outage.over, DUTY)
+            else:
+                well = False
+        return well
 
-    async def _extend(self, station: Station, driver: Driver, batch: Sequence[Held]) -> None:
+    async def _extend(self, station: Station, driver: Driver, batch: Sequence[Held]) -> bool:
         try:
             await driver.open()
             answers = await extend(driver, batch, self._options.lease_ms)
-        except StoreUnavailable as error:
-            _call_soon(self._home, station.outage.met, error, f"renewing {len(batch)} leases")
-            return
+        except WAITED_OUT as error:
+            _call_soon(self._home, station.outage.met, error, DUTY)
+            return False
         except StoreError as error:
             logger.warning("renewing %d leases failed, trying again: %s", len(batch), error)
-            return
+            return False
         except Exception:
             logger.exception("renewing %d leases failed, trying again", len(batch))
-            return
+            return False
         for held, status in zip(batch, answers, strict=True):
             if status is not LeaseStatus.HELD:
                 _call_soon(self._home, self._notify, held, status)
+        return True
 
 
 async def extend(driver: Driver, batch: Sequence[Held], lease_ms: int) -> list[LeaseStatus]:

@@ -10,10 +10,13 @@ import logging
 from collections.abc import Callable, Sequence
 
 from taskmux.api.batch import GroupCommit
+from taskmux.api.reconcile import applied_before
 from taskmux.driver import Applied, ApplyStatus, Driver, Op
 from taskmux.model import transition
 from taskmux.model.transition import Transition
 from taskmux.worker.held import Held
+from taskmux.worker.outage import WAITED_OUT, Outage
+from taskmux.worker.refusal import Substitutes
 
 __all__ = ["Settler"]
 
@@ -25,10 +28,11 @@ Stored = Callable[[Held, Transition, Applied], None]
 class Entry:
     """One transition on its way; `reply` is set for those that somebody awaits.
 
-    `again`: its first copy was cut off, and may have been applied or not.
+    `again`: its first copy was cut off, and may have been applied or not. `refusals`: how often
+    the store refused what was to be stored about this run.
     """
 
-    __slots__ = ("again", "held", "reply", "what")
+    __slots__ = ("again", "held", "refusals", "reply", "what")
 
     def __init__(
         self, held: Held, what: Transition, reply: asyncio.Future[bool] | None = None
@@ -37,6 +41,7 @@ class Entry:
         self.what = what
         self.reply = reply
         self.again = False
+        self.refusals = 0
 
 
 class Settler:
@@ -45,13 +50,24 @@ class Settler:
     Args:
         driver: the store, open.
         stored: called for each outcome that the store answered.
+        outage: told when the store does not take outcomes, and when it does again.
+        substitutes: makes outcomes for those that the store refused.
     """
 
-    def __init__(self, driver: Driver, stored: Stored) -> None:
+    def __init__(
+        self, driver: Driver, stored: Stored, outage: Outage, substitutes: Substitutes
+    ) -> None:
         self._driver = driver
         self._stored = stored
+        self._outage = outage
+        self._substitutes = substitutes
         self._group: GroupCommit[Entry, Applied] = GroupCommit(
-            self._send, self._deliver, tries=None
+            self._send,
+            self._deliver,
+            tries=None,
+            size=_size,
+            reconcile=self._reconcile,
+            again=WAITED_OUT,
         )
         self._batch: tuple[Op, list[Entry]] | None = None
         self._begun: list[Held] = []
@@ -113,12 +129,23 @@ class Settler:
         if self._batch is None or self._batch[0] != op:  # a repeat must be the same batch
             self._batch = op, [entry for entry in entries if not _needless(entry)]
         batch = self._batch[1]
+        try:
+            applied = await self._driver.apply(op, [entry.what for entry in batch])
+        except WAITED_OUT as error:
+            self._outage.met(error, DUTY)
+            raise
+        self._outage.over(DUTY)
         if len(batch) == len(entries):
-            return await self._driver.apply(op, [entry.what for entry in batch])
-        replies = iter(await self._driver.apply(op, [entry.what for entry in batch]))
+            return applied
+        replies = iter(applied)
         sent = set(map(id, batch))
         skipped = Applied(ApplyStatus.APPLIED)
         return [next(replies) if id(entry) in sent else skipped for entry in entries]
+
+    async def _reconcile(
+        self, entries: Sequence[Entry], replies: Sequence[Applied | BaseException]
+    ) -> Sequence[Applied | BaseException]:
+        return await applied_before(self._driver, [entry.what for entry in entries], replies)
 
     def _deliver(self, entry: Entry, reply: Applied | BaseException) -> None:
         if isinstance(reply, asyncio.CancelledError) and not self._given_up:
@@ -134,6 +161,8 @@ class Settler:
         if entry.what is not entry.held.outcome:
             return
         if isinstance(reply, BaseException):
+            if not isinstance(reply, asyncio.CancelledError) and self._replaced(entry, reply):
+                return
             logger.error(
                 "job %s: its outcome could not be stored and its lease will lapse: %r",
                 entry.held.job.ref,
@@ -142,6 +171,20 @@ class Settler:
             reply = Applied(ApplyStatus.STALE)
         self._stored(entry.held, entry.what, reply)
 
+    def _replaced(self, refused: Entry, error: BaseException) -> bool:
+        """Store something else about a run whose outcome was refused, if that may help."""
+        held, refusals = refused.held, refused.refusals + 1
+        what = self._substitutes.instead(held, error, refusals)
+        if what is None:
+            return False
+        held.outcome = what
+        entry = Entry(held, what)
+        entry.refusals = refusals
+        self._group.put(entry)
+        return True
+
+
+DUTY = "storing outcomes"
 
 _REFUSED = frozenset({ApplyStatus.STALE, ApplyStatus.GONE})
 
@@ -153,3 +196,9 @@ def _needless(entry: Entry) -> bool:
         and entry.held.outcome is not None
         and entry.what is not entry.held.outcome
     )
+
+
+def _size(entry: Entry) -> int:
+    """Return how many bytes a transition carries: its result is all that can be large."""
+    result = entry.what.changes.result
+    return len(result) if isinstance(result, bytes) else 0

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable, Sequence
 
 from taskmux.api.batch import Replies, resend
+from taskmux.config import Limits
 from taskmux.driver import Applied, ApplyStatus, Driver, LeaseStatus, Note, Op, Presence
 from taskmux.model import transition
 from taskmux.model.job import State
@@ -20,9 +21,10 @@ from taskmux.worker.fetch import Fetcher
 from taskmux.worker.held import Held
 from taskmux.worker.lanes import Lanes
 from taskmux.worker.options import WorkerOptions
-from taskmux.worker.outage import Outage
+from taskmux.worker.outage import WAITED_OUT, Outage
 from taskmux.worker.prune import Pruner
 from taskmux.worker.recover import Recoverer
+from taskmux.worker.refusal import Substitutes
 from taskmux.worker.renew import extend
 from taskmux.worker.report import Report
 from taskmux.worker.settle import Settler
@@ -31,7 +33,7 @@ __all__ = ["Station"]
 
 BEAT_EVERY = 1.0
 PRUNE_EVERY = 60.0
-TRIES = 3
+DEFAULT_LIMITS = Limits()
 
 # Looked up once: each job needs them.
 _COMPLETED = State.COMPLETED
@@ -49,6 +51,7 @@ class Station:
         lanes: where its jobs go.
         options: the worker's settings.
         report: told what became of runs.
+        limits: sizes of what may be stored.
     """
 
     def __init__(
@@ -58,12 +61,14 @@ class Station:
         lanes: Lanes,
         options: WorkerOptions,
         report: Report,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.driver = driver
         self.queues = queues
         self.outage = Outage(driver.url)
-        self.settler = Settler(driver, self._stored)
-        self.notes: Replies[Note, Applied] = Replies(self._annotate)
+        self.settler = Settler(driver, self._stored, self.outage, Substitutes(options.name, limits))
+        self.notes: Replies[Note, Applied] = Replies(self._annotate, size=_size)
         self._lanes = lanes
         self._options = options
         self._report = report
@@ -154,7 +159,9 @@ class Station:
         """
         lease_ms = self._options.lease_ms
         while held.until <= monotonic():
-            (status,) = await resend(lambda: extend(self.driver, [held], lease_ms), TRIES)
+            (status,) = await resend(
+                lambda: extend(self.driver, [held], lease_ms), None, again=WAITED_OUT
+            )
             if status is LeaseStatus.LOST:
                 return False
         return True
@@ -168,3 +175,9 @@ class Station:
             self._report.refused(held.job)
         elif what.to is not _COMPLETED or self._report.on_completion:
             self._report.settled(held.job, what, applied, max(0.0, held.ended - held.began))
+
+
+def _size(note: Note) -> int:
+    """Return about how many bytes a note carries."""
+    steps = sum(map(len, note.steps.values())) if note.steps else 0
+    return len(note.progress or b"") + steps + len(note.log or "")

@@ -127,7 +127,7 @@ class Worker:
     async def _start(self) -> None:
         enter = self._resources
         self._stations += [
-            Station(driver, queues, self._lanes, self.options, self._report)
+            Station(driver, queues, self._lanes, self.options, self._report, limits=self._limits)
             for driver, queues in self._stores
         ]
         for station in self._stations:

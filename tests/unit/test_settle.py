@@ -5,12 +5,21 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
+from msgspec import UNSET
+from taskmux.config import Limits
 from taskmux.driver import Applied, ApplyStatus, Driver, Op
 from taskmux.model import transition
-from taskmux.model.errors import StoreFull, StoreUnavailable
+from taskmux.model.errors import (
+    PayloadTooLarge,
+    StoreDenied,
+    StoreFull,
+    StoreUnavailable,
+)
 from taskmux.model.job import JobRecord, State
 from taskmux.model.transition import Transition
 from taskmux.worker.held import Held
+from taskmux.worker.outage import Outage
+from taskmux.worker.refusal import Substitutes
 from taskmux.worker.settle import Settler
 
 APPLIED = Applied(ApplyStatus.APPLIED, State.ACTIVE)
@@ -50,7 +59,7 @@ def settler(store, stored):
     def tell(held: Held, what: Transition, applied: Applied) -> None:
         stored.append((held.job.id, what.to, applied.status))
 
-    return Settler(cast("Driver", store), tell)
+    return Settler(cast("Driver", store), tell, Outage("test://"), Substitutes("w", Limits()))
 
 
 def held(name: str) -> Held:
@@ -98,9 +107,51 @@ class TestOutcomes:
     ):
         one = held("a")
         settler.settle(one, complete(one))
-        store.answers.put_nowait(StoreFull("no room"))
+        for _ in range(3):
+            store.answers.put_nowait(ValueError("a driver's bug"))
         assert await settler.flush(5)
-        assert stored == [("a", State.COMPLETED, ApplyStatus.STALE)]
+        assert [state for _, state in [(await store.targets())[0] for _ in range(3)]] == [
+            State.COMPLETED,
+            State.DEAD,
+            State.DEAD,
+        ]
+        assert stored == [("a", State.DEAD, ApplyStatus.STALE)]
+
+    @pytest.mark.parametrize("trouble", [StoreUnavailable, StoreFull, StoreDenied])
+    async def test_trouble_of_the_store_is_waited_out_and_told_of_once(
+        self, settler, store, stored, trouble, caplog
+    ):
+        one = held("a")
+        settler.settle(one, complete(one))
+        for answer in (trouble("once"), trouble("twice"), APPLIED):
+            store.answers.put_nowait(answer)
+        assert await settler.flush(5)
+        assert stored == [("a", State.COMPLETED, ApplyStatus.APPLIED)]
+        first, last = [record.getMessage() for record in caplog.records]
+        assert "storing outcomes: once" in first
+        assert "is back" in last
+
+    async def test_what_the_store_refuses_is_dead_with_the_refusal_as_its_error(
+        self, settler, store, stored
+    ):
+        one = held("a")
+        settler.settle(one, complete(one))
+        store.answers.put_nowait(PayloadTooLarge("over 16 MB"))
+        store.answers.put_nowait(APPLIED)
+        assert await settler.flush(5)
+        assert stored == [("a", State.DEAD, ApplyStatus.APPLIED)]
+        assert one.outcome.changes.error.message == "over 16 MB"
+        (entry,) = one.outcome.changes.history
+        assert (entry.outcome, entry.worker) == ("unstorable", "w")
+
+    async def test_if_that_is_refused_too_it_is_dead_without(self, settler, store, stored):
+        one = held("a")
+        settler.settle(one, complete(one))
+        for answer in (PayloadTooLarge("1"), PayloadTooLarge("2"), APPLIED):
+            store.answers.put_nowait(answer)
+        assert await settler.flush(5)
+        assert stored == [("a", State.DEAD, ApplyStatus.APPLIED)]
+        assert one.outcome.changes.history is UNSET
 
     async def test_a_flush_that_cannot_end_gives_up_and_says_so(self, settler, stored):
         one = held("a")
@@ -187,7 +238,7 @@ class TestStartMarks:
         store.answers.put_nowait(Applied(status))
         assert await settler.confirm_started(held("a")) is may_start
 
-    @pytest.mark.parametrize("error", [StoreFull("no room"), ValueError("a bug")])
+    @pytest.mark.parametrize("error", [PayloadTooLarge("no"), ValueError("a bug")])
     async def test_a_confirmed_one_that_met_an_error_may_not_start(self, settler, store, error):
         store.answers.put_nowait(error)
         assert not await settler.confirm_started(held("a"))
