@@ -65,6 +65,7 @@ class _Item(msgspec.Struct):
 
 async def apply(store: Store, op: Op, transitions: Sequence[Transition]) -> list[Applied]:
     """Apply transitions in order; see `Driver.apply`."""
+    store.operations.begin("apply", op)
     answers: dict[int, Applied] = {}
     items = [_Item(place, one, key_of(one.ref)) for place, one in enumerate(transitions)]
     closed: set[str] = set()
@@ -200,7 +201,7 @@ def _as_assumed(items: Sequence[_Item], job: JobRecord, move: Move) -> Document:
 
 # -- read, decide, write if unchanged --------------------------------------------------------------
 
-_SHOWN: Final = OUTLINE | {"ops": 1, "born": 1}
+_SHOWN: Final = OUTLINE | {"ops": 1, "born": 1, "unwaited": 1}
 
 
 async def _decide(store: Store, items: list[_Item], answers: dict[int, Applied]) -> list[_Item]:
@@ -260,7 +261,9 @@ def _planned(
         item.rev = written["rev"]
         return ReplaceOne(unchanged, written), written
     asks = move.answer.status is ApplyStatus.REQUESTED
-    written = update(store, item.one, move, job, item.request if asks else item.mark)
+    mark = item.request if asks else item.mark
+    unwaited = bool(document.get("unwaited"))
+    written = update(store, item.one, move, job, mark, unwaited=unwaited)
     item.rev = written["$set"]["rev"]
     return UpdateOne(unchanged, written), written
 

@@ -26,13 +26,14 @@ async def claim(store: Store, claims: ClaimMemory, op: Op, ask: ClaimAsk) -> Cla
     creation too, which came before it.
     """
     async with store.turns[ask.queue]:
+        store.operations.begin("claim", op, ask.queue)
         return await _claim(store, claims, op, ask)
 
 
 async def _claim(store: Store, claims: ClaimMemory, op: Op, ask: ClaimAsk) -> Claimed:
     store.bell.ask([ask.queue])
     mark, now = f"claim {op}", store.clock.earliest()
-    repeat = claims.answered("claim", op, ask.queue)
+    repeat = claims.answered(op, ask.queue)
     restrictions, (before, found) = await asyncio.gather(
         store.restrictions.of([ask.queue]), claim_jobs.head(store, claims, mark, ask, now)
     )
@@ -46,7 +47,7 @@ async def _claim(store: Store, claims: ClaimMemory, op: Op, ask: ClaimAsk) -> Cl
         first, lined = await _promoted(one, found)
         serving = _serve(one, first, lined=lined)
     served, soonest = await asyncio.gather(serving, claim_jobs.soonest(store, ask.queue))
-    claims.answer("claim", op, ask.queue)
+    claims.answer(op, ask.queue)
     claims.blocked[ask.queue] = served.blocked_by
     due_in = None if soonest is None else max(0, soonest - now)
     next_in = min((ms for ms in (due_in, served.opens_in) if ms is not None), default=None)

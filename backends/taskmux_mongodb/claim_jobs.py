@@ -45,21 +45,21 @@ _IN_LINES: Final = [("state", ASCENDING), *IN_LINE]
 
 
 class ClaimMemory:
-    """What one instance remembers: the last answered operations, and how many rivals it met."""
+    """What one instance remembers: the last answered claims, and how many rivals it met."""
 
     def __init__(self) -> None:
-        self._answered: dict[tuple[str, str, str], int] = {}
+        self._answered: dict[tuple[str, str], int] = {}
         self._spread: dict[str, int] = {}
         self.blocked: dict[str, Blocker | None] = {}
         """Why the last claim of each queue gave nothing."""
 
-    def answered(self, verb: str, op: Op, queue: str) -> bool:
-        """Return whether this operation was answered before: then it may lease nothing new."""
-        return self._answered.get((verb, op.origin, queue)) == op.number
+    def answered(self, op: Op, queue: str) -> bool:
+        """Return whether this claim was answered before: then it may lease nothing new."""
+        return self._answered.get((op.origin, queue)) == op.number
 
-    def answer(self, verb: str, op: Op, queue: str) -> None:
-        """Remember that the operation was answered."""
-        self._answered[verb, op.origin, queue] = op.number
+    def answer(self, op: Op, queue: str) -> None:
+        """Remember that the claim was answered."""
+        self._answered[op.origin, queue] = op.number
 
     def spread(self, queue: str) -> int:
         """Return among how many batches at the head of the line to choose one."""
@@ -109,7 +109,7 @@ async def promote(store: Store, queue: str, now: int) -> None:
     """Let due jobs stand in line, in due order."""
     due = {"queue": queue, "state": "delayed", "rank": {"$lte": now}}
     shown = {"rank": 1, "seq": 1, "rev": 1, "priority": 1, "lifo": 1, "created_at": 1}
-    shown["line"] = 1
+    shown |= {"line": 1, "unwaited": 1}
     found = store.jobs.find(due, shown).sort(IN_LINE).limit(PROMOTE_LIMIT)
     documents = await found.to_list(None)
     documents.sort(key=lambda one: (one["rank"], one.get("created_at", 0)))
@@ -125,7 +125,10 @@ async def promote(store: Store, queue: str, now: int) -> None:
         }
         if "line" in one:
             lines.setdefault((queue, one["line"]), seq)
-        writes.append(UpdateOne({"_id": one["_id"], "rev": one.get("rev")}, {"$set": place}))
+        change: Document = {"$set": place}
+        if "unwaited" in one:
+            change["$unset"] = {"unwaited": ""}
+        writes.append(UpdateOne({"_id": one["_id"], "rev": one.get("rev")}, change))
     if writes:
         await store.write(writes, to=store.hasty_jobs)
     if lines:

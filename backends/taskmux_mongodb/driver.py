@@ -214,7 +214,7 @@ class MongoDriver(Driver):
 
     async def reclaim(self, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
         """See `Driver.reclaim`."""
-        return await self._send(lambda store: reclaim(store, self._claims, op, ask))
+        return await self._send(lambda store: reclaim(store, op, ask))
 
     # -- reading --------------------------------------------------------------------------------
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 
 from pymongo import ASCENDING, UpdateOne
+from pymongo.errors import DuplicateKeyError
 from taskmux.driver import ApplyStatus, Extended, HeldLease, JobRecord, LeaseStatus, Op, ReclaimAsk
 
-from taskmux_mongodb.claim_jobs import ClaimMemory, leased_before
+from taskmux_mongodb.moves import MEMORY_MS
 from taskmux_mongodb.notes import lease_states, running, status_under
+from taskmux_mongodb.operations import late
 from taskmux_mongodb.records import Document, key_of, readable
 from taskmux_mongodb.store import Store, Write
 
@@ -32,37 +36,57 @@ def _lease_of(document: Document | None, fence: int) -> LeaseStatus:
     return LeaseStatus.CANCEL if asked else LeaseStatus.HELD
 
 
-async def reclaim(
-    store: Store, claims: ClaimMemory, op: Op, ask: ReclaimAsk
-) -> Sequence[JobRecord]:
-    """Lease lapsed jobs anew; see `Driver.reclaim`."""
-    mark = f"reclaim {op}"
-    ours = await _reclaimed(store, await leased_before(store, mark, ask.queue))
-    if ours or ask.limit <= 0 or claims.answered("reclaim", op, ask.queue):
-        return ours
-    now, until = store.clock.earliest(), store.clock.latest() + ask.lease
-    lapsed = {"queue": ask.queue, "state": "active", "lease_until": {"$lte": now}}
-    found = store.jobs.find(lapsed, {"fence": 1, "worker": 1, "lease_until": 1})
-    documents = await found.sort("lease_until", ASCENDING).limit(ask.limit).to_list(None)
+async def reclaim(store: Store, op: Op, ask: ReclaimAsk) -> list[JobRecord]:
+    """Lease lapsed jobs anew; see `Driver.reclaim`.
+
+    Which jobs an operation leases is written down first, once for all its copies: each then does
+    the same guarded writes, and finds what came of them (R3).
+    """
+    store.operations.begin("reclaim", op, ask.queue)
+    key = f"{ask.queue}/{op.origin}"
+    plan = await store.reclaims.find_one({"_id": key})
+    if plan is None or plan["number"] < op.number:
+        plan = await _plan(store, key, op, ask)
+    if plan is None:
+        return []
+    if plan["number"] > op.number:
+        raise late("reclaim", op)
+    await store.barrier()  # it may be read before a majority has it, and is relied upon
+    mark, until = f"reclaim {op}", store.clock.latest() + ask.lease
     lease = {"worker": ask.worker, "lease_until": until, "claim": mark}
     writes: list[Write] = [
         UpdateOne(
-            {"_id": one["_id"], "state": "active"}
-            | {name: one.get(name) for name in ("fence", "lease_until")},
-            {
-                "$set": lease | {"lapsed": [one.get("lease_until"), one.get("worker")]},
-                "$inc": {"fence": 1},
-            },
+            {"_id": job, "state": "active", "fence": fence, "lease_until": lapsed},
+            {"$set": lease | {"lapsed": [lapsed, worker]}, "$inc": {"fence": 1}},
         )
-        for one in documents
+        for job, fence, lapsed, worker in plan["jobs"]
     ]
-    if writes:
-        await store.write(writes)
-    keys = [one["_id"] for one in documents]
-    found = store.jobs.find({"_id": {"$in": keys}, "claim": mark})
-    jobs = await _reclaimed(store, await found.to_list(None)) if keys else []
-    claims.answer("reclaim", op, ask.queue)
-    return jobs
+    await store.write(writes)
+    keys = [job for job, *_ in plan["jobs"]]
+    ours = {"_id": {"$in": keys}, "claim": mark, "state": "active"}
+    return await _reclaimed(store, await store.jobs.find(ours).to_list(None))
+
+
+async def _plan(store: Store, key: str, op: Op, ask: ReclaimAsk) -> Document | None:
+    """Choose what an operation leases, unless a copy of it or a later one has; None: nothing."""
+    now = store.clock.earliest()
+    lapsed = {"queue": ask.queue, "state": "active", "lease_until": {"$lte": now}}
+    found = store.jobs.find(lapsed, {"fence": 1, "worker": 1, "lease_until": 1})
+    found = found.sort("lease_until", ASCENDING).limit(ask.limit)
+    documents = await found.to_list(None) if ask.limit > 0 else []
+    if not documents:
+        return None
+    names = ("_id", "fence", "lease_until", "worker")
+    plan: Document = {
+        "number": op.number,
+        "jobs": [[one.get(name) for name in names] for one in documents],
+        "expire_at": datetime.fromtimestamp((now + MEMORY_MS) / 1000, UTC),
+    }
+    earlier = {"_id": key, "number": {"$lt": op.number}}
+    with suppress(DuplicateKeyError):
+        await store.reclaims.update_one(earlier, {"$set": plan}, upsert=True)
+        return plan
+    return await store.reclaims.find_one({"_id": key})
 
 
 async def _reclaimed(store: Store, documents: list[Document]) -> list[JobRecord]:

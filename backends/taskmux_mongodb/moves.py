@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from msgspec.structs import replace
 from taskmux.driver import JobRecord, Keep, Move, Place, State, Transition
 
 from taskmux_mongodb.records import OPS_KEPT, REMOVED, Document, encode_field, stored_state
@@ -22,7 +23,15 @@ _KEPT_BY: Final = ("expires", "expire_at", "keep_count")
 """The fields that say when a finished job goes."""
 
 
-def update(store: Store, one: Transition, move: Move, job: JobRecord, mark: str) -> Document:
+def update(
+    store: Store,
+    one: Transition,
+    move: Move,
+    job: JobRecord,
+    mark: str,
+    *,
+    unwaited: bool = False,
+) -> Document:
     """Return the update that brings a job to where a move takes it.
 
     Args:
@@ -31,7 +40,10 @@ def update(store: Store, one: Transition, move: Move, job: JobRecord, mark: str)
         move: what was decided of it.
         job: the outline of the job before.
         mark: the operation, for the document to remember.
+        unwaited: the job has not been waiting yet, so it has no place to keep (A5).
     """
+    if unwaited and move.place is Place.KEEP:
+        move = replace(move, place=Place.BACK)
     values: dict[str, Any] = dict(move.fields)
     given: Document = {
         "rev": store.numbers.next(),
@@ -45,6 +57,8 @@ def update(store: Store, one: Transition, move: Move, job: JobRecord, mark: str)
         given |= _kept(now, one.retention)
     if move.ended or move.revived:
         dropped |= {name: "" for name in _KEPT_BY if name not in given}
+    if unwaited and move.place is not None:
+        dropped["unwaited"] = ""
     given |= _place(store, one, move, job, values)
     for name, value in values.items():
         stored = encode_field(name, value)
@@ -92,8 +106,12 @@ def _kept(finished_at: int, keep: Keep) -> Document:
     return fields
 
 
-def tombstone(store: Store, before: Document, mark: str) -> Document:
-    """Return what stays of a removed job: it has no queue, and nothing of it but its memory."""
+def tombstone(store: Store, before: Document, *marks: str) -> Document:
+    """Return what stays of a removed job: it has no queue, and nothing of it but its memory.
+
+    That is the operations that made and moved it, those that removed it (`marks`), and its fence:
+    a job of the same id starts above it (P1).
+    """
     now = store.clock.earliest()
     return {
         "_id": before["_id"],
@@ -101,7 +119,7 @@ def tombstone(store: Store, before: Document, mark: str) -> Document:
         "rev": store.numbers.next(),
         "fence": before["fence"],
         "born": before.get("born"),
-        "ops": [*before.get("ops", ()), mark][-OPS_KEPT:],
+        "ops": [*before.get("ops", ()), *marks][-OPS_KEPT:],
         "finished_at": now,
         "expire_at": datetime.fromtimestamp((now + MEMORY_MS) / 1000, UTC),
     }

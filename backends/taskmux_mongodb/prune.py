@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from pymongo import ASCENDING, DESCENDING
+from pymongo import ASCENDING, DESCENDING, ReplaceOne
 from taskmux.driver import TERMINAL, PruneAsk
 
 from taskmux_mongodb import lines_ring
-from taskmux_mongodb.moves import MEMORY_MS
+from taskmux_mongodb.moves import MEMORY_MS, tombstone
 from taskmux_mongodb.records import Document
 from taskmux_mongodb.schema import COUNTED, EXPIRY, LINE
 from taskmux_mongodb.settings import settings
@@ -35,10 +35,10 @@ async def _prune_old(store: Store, ask: PruneAsk, finished: Document, limit: int
     now = store.clock.earliest()
     wanted = finished | {"rank": {"$lte": now - ask.memory}, "expires": {"$lte": now}}
     if ask.memory < MEMORY_MS:
-        return await _delete(store, wanted, LINE, "rank", limit)
+        return await _delete(store, wanted, LINE, "rank", limit, young=True)
     # Implied by the two above; the index of expiry finds nothing else.
     wanted["expire_at"] = {"$lte": datetime.fromtimestamp(now / 1000, UTC)}
-    return await _delete(store, wanted, EXPIRY, "expire_at", limit)
+    return await _delete(store, wanted, EXPIRY, "expire_at", limit, young=False)
 
 
 async def _prune_many(store: Store, ask: PruneAsk, finished: Document, limit: int) -> int:
@@ -56,7 +56,8 @@ async def _prune_many(store: Store, ask: PruneAsk, finished: Document, limit: in
                 "rank": {"$lte": min(rank, spared)},
                 "$or": [{"rank": {"$lt": rank}}, {"seq": {"$lte": seq}}],
             }
-            gone += await _delete(store, over, COUNTED, "rank", limit - gone)
+            young = max(ask.spare, ask.memory) < MEMORY_MS
+            gone += await _delete(store, over, COUNTED, "rank", limit - gone, young=young)
         count = await _next_count(store, finished, count)
     return gone
 
@@ -69,12 +70,27 @@ async def _next_count(store: Store, finished: Document, after: int) -> int | Non
     return first[0]["keep_count"] if first else None
 
 
-async def _delete(store: Store, wanted: Document, index: str, order: str, limit: int) -> int:
+async def _delete(
+    store: Store, wanted: Document, index: str, order: str, limit: int, *, young: bool
+) -> int:
+    """Remove what is wanted. Of `young` ones a tombstone stays: their fences may be ahead of time.
+
+    A claim raises a fence by one, and many claims within a few milliseconds take it beyond the
+    time, or beyond what another producer takes to be the time (P1).
+    """
     if limit <= 0:
         return 0
-    found = store.jobs.find(wanted, {"_id": 1}).hint(index).sort(order, ASCENDING).limit(limit)
-    keys = [one["_id"] for one in await found.to_list(None)]
-    if not keys:
+    shown = {"_id": 1, "rev": 1, "fence": 1, "born": 1, "ops": 1} if young else {"_id": 1}
+    found = store.jobs.find(wanted, shown).hint(index).sort(order, ASCENDING).limit(limit)
+    documents = await found.to_list(None)
+    if not documents:
         return 0
+    if young:
+        writes = [
+            ReplaceOne({"_id": one["_id"], "rev": one["rev"]}, tombstone(store, one))
+            for one in documents
+        ]
+        return (await store.write(writes)).matched
+    keys = [one["_id"] for one in documents]
     deleted = await store.jobs.delete_many(wanted | {"_id": {"$in": keys}})
     return int(deleted.deleted_count)

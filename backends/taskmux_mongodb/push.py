@@ -48,6 +48,7 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
     What was inserted while its queue moved is taken back, unless a worker has it already: then it
     counts as created here.
     """
+    store.operations.begin("push", op)
     answers: dict[int, Pushed] = {}
     name = str(op)
     items = [
@@ -160,8 +161,9 @@ def _first_of_each(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
 
 def placed(store: Store, new: NewJob, born: str, fence: int = 0) -> Document:
     """Return the document of a job created now; its fence is above the one given."""
-    now = max(store.clock.earliest(), fence + 1)
-    return _placed(store, new, born, now, store.numbers.next())
+    document = _placed(store, new, born, store.clock.earliest(), store.numbers.next())
+    document["fence"] = max(document["fence"], fence + 1)
+    return document
 
 
 def _placed(store: Store, new: NewJob, born: str, now: int, seq: int) -> Document:

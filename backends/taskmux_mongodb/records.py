@@ -12,6 +12,8 @@ document has:
 - `rev`: a number that no other write has. Whoever read a document writes it only if it still has
   the same `rev`.
 - `born`, `ops`: the operation that created it, and the last ones that changed it.
+- `unwaited`: it was created delayed or blocked, and has not been waiting yet; its `seq` is then no
+  place in line.
 - `claim`, `lapsed`: while active, the operation that leased it, and the worker it was taken from.
 - `dedup`: its deduplication key, owned while `finished_at` is absent.
 - `expires`, `keep_count`, `expire_at`: when a finished one may go; the server removes it itself
@@ -230,6 +232,8 @@ def new_document(job: JobRecord, born: str, now: int, seq: int, rank: int) -> Do
         for (name, default, encode), value in zip(_STORED, values, strict=True):
             if value != default:
                 document[name] = encode(value)
+    if job.state is not State.WAITING:
+        document["unwaited"] = True
     if job.group is not None:
         document["line"] = job.group
     if job.dedup is not None:

@@ -88,7 +88,14 @@ _JOBS: Final = (
 _RING: Final = (IndexModel(_keys("queue", "parked", "turn", "_id"), name="ring"),)
 _GATES: Final = (IndexModel(_keys("expire_at"), name=EXPIRY, expireAfterSeconds=0),)
 _WORKERS: Final = (IndexModel(_keys("until"), name=EXPIRY, expireAfterSeconds=_WORKERS_KEPT),)
-_INDEXES: Final = {"jobs": _JOBS, "ring": _RING, "gates": _GATES, "workers": _WORKERS}
+_RECLAIMS: Final = (IndexModel(_keys("expire_at"), name=EXPIRY, expireAfterSeconds=0),)
+_INDEXES: Final = {
+    "jobs": _JOBS,
+    "ring": _RING,
+    "gates": _GATES,
+    "workers": _WORKERS,
+    "reclaims": _RECLAIMS,
+}
 
 
 async def prepare(store: Store, where: str) -> None:

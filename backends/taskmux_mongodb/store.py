@@ -26,6 +26,7 @@ from pymongo.read_concern import ReadConcern
 from taskmux_mongodb.bell import Bell
 from taskmux_mongodb.clock import Clock, Numbers
 from taskmux_mongodb.deadlines import allowance, parts
+from taskmux_mongodb.operations import Operations
 from taskmux_mongodb.records import CORRUPT, Document
 from taskmux_mongodb.restrictions import Restrictions
 
@@ -74,9 +75,11 @@ class Store:
         self.gates = self.database.get_collection("gates")
         self.hasty_gates = self.gates.with_options(write_concern=WriteConcern(1))
         self.workers = self.database.get_collection("workers")
+        self.reclaims = self.database.get_collection("reclaims")
         self.meta = self.database.get_collection("meta")
         self.clock = Clock(self._server_ms)
         self.numbers = Numbers(self.clock)
+        self.operations = Operations()
         # Claims of one instance take turns: at once they would only collide.
         self.turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.restrictions = Restrictions(self.queues, self.gates, self.clock)

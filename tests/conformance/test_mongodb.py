@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -48,9 +51,25 @@ class MongoSuite(DriverSuite):
         self.server_url = url
         with MongoClient(url) as client:
             database = client.get_default_database()
-            for name in ("jobs", "queues", "workers", "ring", "gates"):
+            for name in ("jobs", "queues", "workers", "ring", "gates", "reclaims"):
                 database[name].delete_many({})
         return MongoDriver(url)
+
+    async def cut(self, driver: Driver) -> bool:
+        """Shut every socket that this process has open to the server, whichever client owns it."""
+        with MongoClient(self.server_url) as client:
+            assert client.address is not None
+            port = client.address[1]
+        cut = False
+        for opened in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):  # it may be closed meanwhile, or not be connected
+                if opened.readlink().name.startswith("socket:"):
+                    with socket.socket(fileno=os.dup(int(opened.name))) as one:
+                        peer = one.getpeername()
+                        if isinstance(peer, tuple) and peer[1] == port:
+                            one.shutdown(socket.SHUT_RDWR)
+                            cut = True
+        return cut
 
     async def damage(self, driver: Driver, ref: Ref) -> bool:
         with MongoClient(self.server_url) as client:
