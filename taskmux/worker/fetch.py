@@ -13,6 +13,7 @@ from taskmux.driver import ClaimAsk, Claimed
 from taskmux.model.errors import StoreError
 from taskmux.model.job import JobRecord
 from taskmux.worker.clock import monotonic
+from taskmux.worker.damage import DAMAGED, Damage
 from taskmux.worker.lanes import Lanes
 from taskmux.worker.options import WorkerOptions
 from taskmux.worker.outage import WAITED_OUT
@@ -53,6 +54,7 @@ class Fetcher:
         self._ops = {queue: Ops() for queue in station.queues}
         self._limited: set[str] = set()
         """Queues that give nothing to prefetch, as far as their last claims said."""
+        self._damage = Damage("fetching")
         self._sleep: asyncio.Task[bool] | None = None
         self._failures = 0
         self._mean_bytes = 1.0
@@ -86,7 +88,13 @@ class Fetcher:
             if room <= 0:
                 return True, None
             began, limit = monotonic(), self._bounded(room)
-            claimed = await self._claim(queue, limit)
+            try:
+                claimed = await self._claim(queue, limit)
+            except DAMAGED as error:
+                self._damage.met(queue, error)
+                self._limited.discard(queue)
+                continue
+            self._damage.well(queue)
             self._lanes.add(claimed.jobs, self._station, began + self._options.lease_ms / 1000)
             self._weigh(claimed.jobs)
             (self._limited.add if claimed.limited else self._limited.discard)(queue)
@@ -110,12 +118,12 @@ class Fetcher:
 
     def _turns(self) -> Sequence[str]:
         """Return the queues in the order of this round: drawn by weight, if they have weights."""
-        weights = self._options.weights
+        weights, queues = self._options.weights, self._damage.usable(self._queues)
         if not weights:
-            return self._queues
+            return queues
         # the largest of u^(1/w) comes first with a chance in proportion to w (Efraimidis, Spirakis)
-        drawn = {queue: random.random() ** (1 / weights[queue]) for queue in self._queues}  # noqa: S311
-        return sorted(self._queues, key=drawn.__getitem__, reverse=True)
+        drawn = {queue: random.random() ** (1 / weights[queue]) for queue in queues}  # noqa: S311
+        return sorted(queues, key=drawn.__getitem__, reverse=True)
 
     def _bounded(self, room: int) -> int:
         """Return how many to ask for: not more bytes than one worker should hoard."""
@@ -157,7 +165,15 @@ class Fetcher:
     async def _wait(self, next_in: int | None) -> None:
         longest = self._options.idle_ms / 1000
         timeout = longest if next_in is None else min(longest, next_in / 1000)
-        await self._asleep(self._driver.wait(self._queues, timeout))
+        look = self._damage.next_in()
+        if look is None:
+            await self._asleep(self._driver.wait(self._queues, timeout))
+            return
+        timeout, queues = min(timeout, look), self._damage.usable(self._queues)
+        if queues:
+            await self._asleep(self._driver.wait(queues, timeout))
+        else:
+            await self._asleep(asyncio.sleep(timeout, result=False))
 
     async def _asleep(self, sleep: Coroutine[Any, Any, bool]) -> None:
         if not self._lanes.serving:

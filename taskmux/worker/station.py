@@ -86,7 +86,7 @@ class Station:
             tasks: the names of the tasks that the worker knows.
             obey: does what somebody tells the worker to do.
         """
-        recoverer = Recoverer(self.driver, self.queues, self._options, self._report)
+        recoverer = Recoverer(self, self._lanes, self._options, self._report)
         pruner = Pruner(self.driver, self.queues)
         sweep_every = min(max(self._options.lease_ms / 2000, 0.1), 5.0)
         self._fetching.keep(self._fetcher.run)

@@ -1,0 +1,128 @@
+"""A frozen store makes no worker steal jobs, and a damaged queue stops itself alone.
+
+The first part needs a server that can be stopped; the second runs unchanged on every backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections import Counter
+
+import pytest
+from taskmux import CorruptRecord, State, Taskmux
+from taskmux.conformance import FaultyDriver
+from taskmux.plugins.loading import driver_for, plugin_manager
+from tests import servers
+
+from taskmux_redis import RedisDriver
+
+FROZEN = 3.0
+"""Seconds: three times the lease, so that every lease lapses meanwhile."""
+
+
+class TestAFrozenStore:
+    @pytest.fixture
+    def server(self):
+        with servers.running() as server:
+            yield server
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    async def test_jobs_that_are_held_are_renewed_and_not_stolen(self, server, workers):
+        runs: Counter[int] = Counter()
+        begun, let_go = asyncio.Event(), asyncio.Event()
+        apps = [Taskmux(server.url) for _ in range(workers)]
+        for mux in apps:
+
+            @mux.task(name="work", max_crashes=9)
+            async def work(number: int) -> int:
+                runs[number] += 1
+                if len(runs) == 30:
+                    begun.set()
+                await let_go.wait()
+                return number
+
+        async with contextlib.AsyncExitStack() as stack:
+            for mux in apps:
+                await stack.enter_async_context(mux)
+                lanes = 30 // workers
+                await stack.enter_async_context(mux.worker(concurrency=lanes, lease="1s"))
+            jobs = [await mux.enqueue("work", {"number": number}) for number in range(30)]
+            await asyncio.wait_for(begun.wait(), 20)
+            server.process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(FROZEN)  # what passes is the time of leases
+            server.process.send_signal(signal.SIGCONT)
+            await self.renewed(server.url, jobs)
+            let_go.set()
+            results = [await job.result(timeout="30s") for job in jobs]
+            records = [await job.record() for job in jobs]
+        assert results == list(range(30))
+        assert set(runs.values()) == {1}, runs
+        assert {record.crashes for record in records} == {0}
+
+    async def renewed(self, url, jobs):
+        """Wait until every lease has been renewed since the store went on."""
+        driver = RedisDriver(url)
+        await driver.open()
+        async with asyncio.timeout(20):
+            first = await driver.get([job.ref for job in jobs])
+            while True:
+                now = await driver.get([job.ref for job in jobs])
+                pairs = zip(first, now, strict=True)
+                if all(b.lease_until > a.lease_until for a, b in pairs):
+                    break
+                await asyncio.sleep(0.05)
+        await driver.close()
+
+
+class Damaged(FaultyDriver):
+    """A store in which one queue cannot be served until it is mended."""
+
+    mended = False
+
+    def check(self, queue: str) -> None:
+        if queue == "bad" and not type(self).mended:
+            raise CorruptRecord("queue 'bad' has settings that cannot be read")
+
+    async def claim(self, op, ask):
+        self.check(ask.queue)
+        return await super().claim(op, ask)
+
+    async def reclaim(self, op, ask):
+        self.check(ask.queue)
+        return await super().reclaim(op, ask)
+
+    async def prune(self, ask):
+        self.check(ask.queue)
+        return await super().prune(ask)
+
+    async def settings(self, queue):
+        self.check(queue)
+        return await super().settings(queue)
+
+
+class TestADamagedQueue:
+    async def test_it_stops_itself_and_goes_on_when_it_is_mended(self, app, app_on, url, caplog):
+        caplog.set_level(logging.INFO, "taskmux")
+        kind = type("DamagedForNow", (Damaged,), {})
+        mux = app_on(kind(driver_for(url, plugin_manager()), lambda _: None))
+
+        @mux.task(name="work", queue="good", own_line=True)
+        async def work() -> str:
+            return "done"
+
+        healthy = app()
+        bad = await healthy.enqueue("work", queue="bad")
+        async with mux.worker(["bad", "good"], lease="1s"):
+            for _ in range(3):
+                good = await healthy.enqueue("work", queue="good")
+                assert await good.result(timeout="20s") == "done"
+            assert await bad.status() is State.WAITING
+            told = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
+            assert any("queue bad is damaged" in text for text in told)
+            assert not any("queue good" in text for text in told)
+            kind.mended = True
+            assert await bad.result(timeout="30s") == "done"
+        assert any("queue bad: fetching goes on" in text for text in caplog.messages)
