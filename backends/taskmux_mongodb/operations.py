@@ -1,7 +1,8 @@
 """Operations in their order: what comes after a later one of its origin is not done any more.
 
 Two things can be late. A try of this instance, whose caller has given up: it is refused here. And
-a command that a broken connection still delivers: its own guards make it harmless (decision 8).
+a command that a broken connection still delivers: what that can do, and why it is not refused in
+the store, is in `docs/decisions/0008-late-operations-on-mongodb.md`.
 """
 
 from __future__ import annotations
