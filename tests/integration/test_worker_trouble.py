@@ -1,6 +1,6 @@
-"""A frozen store makes no worker steal jobs, and a damaged queue stops itself alone.
+"""A store in trouble: frozen, full, closed to its worker, or with one damaged queue.
 
-The first part needs a server that can be stopped; the second runs unchanged on every backend.
+Nothing runs twice that a worker still holds, and other queues go on.
 """
 
 from __future__ import annotations
@@ -10,9 +10,18 @@ import contextlib
 import logging
 import signal
 from collections import Counter
+from typing import Any
 
 import pytest
-from taskmux import CorruptRecord, State, Taskmux
+from taskmux import (
+    CorruptRecord,
+    JobHandle,
+    State,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    Taskmux,
+)
 from taskmux.conformance import FaultyDriver
 from taskmux.plugins.loading import driver_for, plugin_manager
 from tests import servers
@@ -126,3 +135,94 @@ class TestADamagedQueue:
             kind.mended = True
             assert await bad.result(timeout="30s") == "done"
         assert any("queue bad: fetching goes on" in text for text in caplog.messages)
+
+
+class Refusing:
+    """A plan by which the store answers everything with an error while it lasts."""
+
+    def __init__(self, kind: type[StoreError]) -> None:
+        self.kind = kind
+        self.lasts = False
+        self.tries = 0
+        self.tried = asyncio.Event()
+
+    def __call__(self, verb: str):
+        return self.fault if self.lasts and verb != "open" else None
+
+    async def fault(self, _send):
+        self.tries += 1
+        if self.tries >= 10:
+            self.tried.set()
+        raise self.kind("as the test wants it")
+
+
+class Held:
+    """Twenty jobs that all run, until they are let go."""
+
+    def __init__(self, mux: Taskmux) -> None:
+        self.runs: Counter[int] = Counter()
+        self.begun, self.let_go = asyncio.Event(), asyncio.Event()
+
+        @mux.task(name="work", max_crashes=9)
+        async def work(number: int) -> int:
+            self.runs[number] += 1
+            if len(self.runs) == 20:
+                self.begun.set()
+            await self.let_go.wait()
+            return number
+
+    async def enqueue(self, mux: Taskmux) -> list[JobHandle[Any]]:
+        return [await mux.enqueue("work", {"number": number}) for number in range(20)]
+
+    async def ran_once(self, jobs: list[JobHandle[Any]]) -> None:
+        assert [await job.result(timeout="30s") for job in jobs] == list(range(20))
+        assert set(self.runs.values()) == {1}, self.runs
+        assert {(await job.record()).crashes for job in jobs} == {0}
+
+
+class TestAStoreThatRefuses:
+    @pytest.mark.parametrize("kind", [StoreFull, StoreDenied])
+    async def test_outcomes_are_kept_until_it_takes_them(self, app, app_on, url, kind, caplog):
+        plan = Refusing(kind)
+        mux = app_on(FaultyDriver(driver_for(url, plugin_manager()), plan))
+        held, healthy = Held(mux), app()
+        async with mux.worker(concurrency=20, lease="20s"):
+            jobs = await held.enqueue(healthy)
+            await asyncio.wait_for(held.begun.wait(), 20)
+            plan.lasts = True
+            held.let_go.set()
+            await asyncio.wait_for(plan.tried.wait(), 20)
+            plan.lasts = False
+            await held.ran_once(jobs)
+        warned = [one for one in caplog.messages if "what runs goes on" in one]
+        assert len(warned) == 1, warned
+
+    @pytest.mark.parametrize("trouble", ["no rights", "read-only"])
+    async def test_a_real_server_that_refuses_for_a_while(self, trouble, caplog):
+        with servers.running() as server, server.client() as admin:
+            admin.execute_command("ACL SETUSER worker on >pw ~* &* +@all")
+            url = server.url.replace("redis://", "redis://worker:pw@")
+            mux = Taskmux(url)
+            held = Held(mux)
+            async with mux, mux.worker(concurrency=20, lease="20s"):
+                jobs = await held.enqueue(mux)
+                await asyncio.wait_for(held.begun.wait(), 20)
+                self.refuse(admin, trouble)
+                held.let_go.set()
+                async with asyncio.timeout(20):
+                    while not any("what runs goes on" in one for one in caplog.messages):
+                        await asyncio.sleep(0.05)
+                self.mend(admin, trouble)
+                await held.ran_once(jobs)
+
+    def refuse(self, admin, trouble):
+        if trouble == "no rights":
+            admin.execute_command("ACL SETUSER worker -@all")
+        else:
+            admin.execute_command("REPLICAOF 127.0.0.1 1")
+
+    def mend(self, admin, trouble):
+        if trouble == "no rights":
+            admin.execute_command("ACL SETUSER worker +@all")
+        else:
+            admin.execute_command("REPLICAOF NO ONE")
