@@ -63,9 +63,12 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text that no terminal obeys."""
         when = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')},{record.msecs:03.0f}"
-        line = f"{when} {record.levelname:<7} {record.name}: {safe(record.getMessage())}"
+        first, *rest = record.getMessage().split("\n")
+        line = f"{when} {record.levelname:<7} {record.name}: {safe(first)}"
+        # Set in, so that no text of a job's can look like a line of its own.
+        lines = [line, *(f"    {safe(one)}" for one in rest)]
         below = _trace(self, record)
-        return f"{line}\n{safe(below, lines=True)}" if below else line
+        return "\n".join([*lines, safe(below, lines=True)] if below else lines)
 
 
 class JsonFormatter(logging.Formatter):

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 import msgspec
+from rich import box
 from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -121,6 +122,10 @@ def _print(to: Console, parts: Iterable[Cell]) -> None:
             to.on_broken_pipe()
 
 
+WHOLE = {"id", "job", "worker", "queue", "scheme"}
+"""Columns that are copied from: they are not broken, however narrow the terminal is."""
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """Print a table: with lines around it for people, else one line a row, with tabs between."""
     cells = [[cell if isinstance(cell, Text) else shown(cell) for cell in row] for row in rows]
@@ -128,9 +133,9 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
         for row in (headers, *([cell.plain for cell in row] for row in cells)):
             say("\t".join(row))
         return
-    drawn = Table()
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in headers:
-        drawn.add_column(header, overflow="fold")
+        drawn.add_column(header, overflow="fold", no_wrap=header.lower() in WHOLE)
     for drawn_row in cells:
         drawn.add_row(*drawn_row)
     console.print(drawn)

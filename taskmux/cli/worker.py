@@ -141,7 +141,7 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
                 complain,
                 f"Worker {one.name} serves {', '.join(one.options.queues)} on {mux.url} "
                 f"({one.options.concurrency} at once, lease {show_ms(one.options.lease_ms)}, "
-                f"{len(mux.tasks.names())} tasks). Ctrl-C drains.",
+                f"tasks: {len(mux.tasks.names())}). Ctrl-C drains.",
             )
             watching = asyncio.get_running_loop().create_task(_stop_with_parent(one))
             await one.stopping_began()

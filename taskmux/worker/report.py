@@ -28,6 +28,9 @@ logger = logging.getLogger("taskmux.worker")
 REMIND_EVERY = 60.0
 """Seconds between two warnings about the same unknown task."""
 
+FAIL = "taskmux.Fail"
+"""The error that a handler raises on purpose, as histories name it."""
+
 
 class Report:
     """Tells what became of runs.
@@ -66,7 +69,7 @@ class Report:
             self._dead(job, what, seconds)
         elif what.changes.attempts is not UNSET or what.changes.crashes is not UNSET:
             self._retried(job, what, seconds)
-        elif self._talks:
+        elif self._talks and not _is_unknown(what):
             reason = what.changes.reason or "given back"
             logger.info("job %s (%s): %s", job.ref, job.task, reason, extra=_facts(job, seconds))
 
@@ -131,16 +134,23 @@ class Report:
 
     def _dead(self, job: JobRecord, what: Transition, seconds: float) -> None:
         error = what.changes.error
-        trace = error.traceback if isinstance(error, ErrorInfo) else None
+        text = str(what.changes.reason)
+        if not isinstance(error, ErrorInfo) or error.type != FAIL:  # whose reason says it already
+            text = f"{text}: {_last_line(error)}"
+        if isinstance(error, ErrorInfo) and error.traceback:
+            text = f"{text}\n{error.traceback.rstrip()}"
         logger.error(
-            "job %s (%s) is dead: %s: %s%s",
+            "job %s (%s) is dead: %s",
             job.ref,
             job.task,
-            what.changes.reason,
-            _last_line(error),
-            f"\n{trace.rstrip()}" if trace else "",
+            text,
             extra=_facts(job, seconds, error),
         )
+
+
+def _is_unknown(what: Transition) -> bool:
+    """Say whether a job waits for a worker that has its task: that is told of by itself."""
+    return what.to is State.DELAYED and what.changes.history is UNSET
 
 
 def _after(job: JobRecord, what: Transition, applied: Applied) -> JobRecord:

@@ -91,7 +91,7 @@ class TestLogLines:
     def test_json_whatever_the_extra_fields_are(self, odd):
         assert "odd" in strictly(JsonFormatter().format(record("m", odd=odd)))
 
-    def test_a_message_is_one_line_and_a_traceback_several(self):
+    def test_what_follows_a_messages_first_line_is_set_in(self):
         try:
             raise ValueError("bad \x1b[2J")
         except ValueError:
@@ -100,6 +100,7 @@ class TestLogLines:
             one = record("a\nb")
             one.exc_info = sys.exc_info()
         lines = TextFormatter().format(one).splitlines()
-        assert lines[0].endswith(r"INFO    taskmux.worker: a\nb")
-        assert lines[1].startswith("Traceback")
+        assert lines[0].endswith("INFO    taskmux.worker: a")
+        assert lines[1] == "    b"
+        assert lines[2].startswith("Traceback")
         assert lines[-1] == r"ValueError: bad \x1b[2J"
