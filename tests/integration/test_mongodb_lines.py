@@ -186,8 +186,8 @@ async def test_many_clients_keep_concurrency(driver, others) -> None:
 async def test_many_clients_spend_one_rate(driver, others) -> None:
     await limit(driver, rate=Rate(1, 3_600_000, burst=9), groups=LineSettings(rate=Rate(3, LONG)))
     await push(driver, *(job(f"{n}", f"g{n}" if n % 2 else None) for n in range(100)))
-    workers = [Worker(other, f"w{n}") for n, other in enumerate(others)]
-    claimed = await asyncio.gather(*(worker.claim(4) for worker in workers * 3))
+    workers = [Worker(other, f"w{n}-{m}") for n, other in enumerate(others) for m in range(3)]
+    claimed = await asyncio.gather(*(worker.claim(4) for worker in workers))
     assert sum(len(one.jobs) for one in claimed) == 10
 
 
