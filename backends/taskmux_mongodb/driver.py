@@ -10,7 +10,7 @@ from typing import Any, Final, Self, TypeVar
 from uuid import uuid4
 
 from pymongo import AsyncMongoClient
-from pymongo.errors import ServerSelectionTimeoutError
+from pymongo.errors import NetworkTimeout, ServerSelectionTimeoutError
 from taskmux.driver import (
     Applied,
     Beat,
@@ -57,6 +57,7 @@ from taskmux_mongodb import (
 )
 from taskmux_mongodb.address import DATABASE, Address, check_database, connect, parse
 from taskmux_mongodb.claim_jobs import ClaimMemory
+from taskmux_mongodb.deadlines import longer
 from taskmux_mongodb.failures import FAULTS, translate
 from taskmux_mongodb.home import Home
 from taskmux_mongodb.leases import extend, reclaim
@@ -196,7 +197,7 @@ class MongoDriver(Driver):
         """See `Driver.claim`."""
         await self._at_home(self._opened().bell.listen)
         self._opened().bell.mark([ask.queue])
-        return await self._send(lambda store: claim.claim(store, self._claims, op, ask))
+        return await self._send(lambda store: claim.claim(store, self._claims, op, ask), reads=True)
 
     async def apply(self, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
         """See `Driver.apply`."""
@@ -214,17 +215,17 @@ class MongoDriver(Driver):
 
     async def reclaim(self, op: Op, ask: ReclaimAsk) -> Sequence[JobRecord]:
         """See `Driver.reclaim`."""
-        return await self._send(lambda store: reclaim(store, op, ask))
+        return await self._send(lambda store: reclaim(store, op, ask), reads=True)
 
     # -- reading --------------------------------------------------------------------------------
 
     async def get(self, refs: Sequence[Ref]) -> Sequence[JobRecord | None]:
         """See `Driver.get`."""
-        return await self._send(lambda store: read.get(store, refs))
+        return await self._send(lambda store: read.get(store, refs), reads=True)
 
     async def find(self, ask: FindAsk) -> Page:
         """See `Driver.find`."""
-        return await self._send(lambda store: read.find(store, ask))
+        return await self._send(lambda store: read.find(store, ask), reads=True)
 
     async def counts(self, queue: str) -> dict[State, int]:
         """See `Driver.counts`."""
@@ -276,18 +277,19 @@ class MongoDriver(Driver):
 
     # -- helpers --------------------------------------------------------------------------------
 
-    async def _send(self, do: Callable[[Store], Awaitable[Reply]]) -> Reply:
+    async def _send(self, do: Callable[[Store], Awaitable[Reply]], *, reads: bool = False) -> Reply:
         """Do it in a task of its own, which goes on if the caller is cancelled.
 
-        A command cut off on the wire costs its connection, and may leak the socket.
+        A command cut off on the wire costs its connection, and may leak the socket. What `reads`
+        whole records may get large replies.
         """
-        return await self._at_home(lambda: self._shielded(do))
+        return await self._at_home(lambda: self._shielded(do, reads=reads))
 
     async def _at_home(self, work: Callable[[], Awaitable[Reply]]) -> Reply:
         return await (work() if self._home is None else self._home.run(work))
 
-    async def _shielded(self, do: Callable[[Store], Awaitable[Reply]]) -> Reply:
-        task = asyncio.ensure_future(self._try(self._opened(), do))
+    async def _shielded(self, do: Callable[[Store], Awaitable[Reply]], *, reads: bool) -> Reply:
+        task = asyncio.ensure_future(self._try(self._opened(), do, reads=reads))
         self._sent.add(task)
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
@@ -298,14 +300,19 @@ class MongoDriver(Driver):
         if not task.cancelled():
             task.exception()
 
-    async def _try(self, store: Store, do: Callable[[Store], Awaitable[Reply]]) -> Reply:
+    async def _try(
+        self, store: Store, do: Callable[[Store], Awaitable[Reply]], *, reads: bool
+    ) -> Reply:
         """Do it, again if the connection broke: every verb can be repeated."""
+        late = 0
         for left in reversed(range(_TRIES)):
             try:
                 await store.clock.fresh()
                 self._caretaker.look_soon()
-                return await do(store)
+                with longer(store.patience, late):
+                    return await do(store)
             except (*FAULTS, StoreError) as error:
+                late += reads and isinstance(error, NetworkTimeout)
                 mapped = error if isinstance(error, StoreError) else translate(error, self.url)
                 if isinstance(mapped, StoreUnavailable):
                     store.clock.forget()

@@ -43,10 +43,7 @@ async def reclaim(store: Store, op: Op, ask: ReclaimAsk) -> list[JobRecord]:
     the same guarded writes, and finds what came of them (R3).
     """
     store.operations.begin("reclaim", op, ask.queue)
-    key = f"{ask.queue}/{op.origin}"
-    plan = await store.reclaims.find_one({"_id": key})
-    if plan is None or plan["number"] < op.number:
-        plan = await _plan(store, key, op, ask)
+    plan = await _plan(store, op, ask)
     if plan is None:
         return []
     if plan["number"] > op.number:
@@ -67,15 +64,19 @@ async def reclaim(store: Store, op: Op, ask: ReclaimAsk) -> list[JobRecord]:
     return await _reclaimed(store, await store.jobs.find(ours).to_list(None))
 
 
-async def _plan(store: Store, key: str, op: Op, ask: ReclaimAsk) -> Document | None:
-    """Choose what an operation leases, unless a copy of it or a later one has; None: nothing."""
-    now = store.clock.earliest()
+async def _plan(store: Store, op: Op, ask: ReclaimAsk) -> Document | None:
+    """Choose what an operation leases, unless a copy of it or a later one has; None: nothing.
+
+    The jobs are looked for first: where there are none because a copy has them, its plan is there.
+    """
+    key, now = f"{ask.queue}/{op.origin}", store.clock.earliest()
     lapsed = {"queue": ask.queue, "state": "active", "lease_until": {"$lte": now}}
     found = store.jobs.find(lapsed, {"fence": 1, "worker": 1, "lease_until": 1})
     found = found.sort("lease_until", ASCENDING).limit(ask.limit)
     documents = await found.to_list(None) if ask.limit > 0 else []
     if not documents:
-        return None
+        known = await store.reclaims.find_one({"_id": key})
+        return known if known is not None and known["number"] >= op.number else None
     names = ("_id", "fence", "lease_until", "worker")
     plan: Document = {
         "number": op.number,

@@ -2,7 +2,7 @@
 
 Two things can be late. A try of this instance, whose caller has given up: it is refused here. And
 a command that a broken connection still delivers: what that can do, and why it is not refused in
-the store, is in `docs/decisions/0008-late-operations-on-mongodb.md`.
+the store, is in `docs/decisions/0008-mongodb-late-operations.md`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from taskmux.driver import (
     ApplyStatus,
     ClaimAsk,
     Dedup,
+    FindAsk,
     JobRecord,
     Keep,
     NewJob,
@@ -38,11 +39,13 @@ LARGE = b"x" * 400_000
 
 
 class SlowLink(Proxy):
-    """Requests come through no faster than at `RATE`."""
+    """Requests, or replies, come through no faster than at `RATE`."""
+
+    slow_replies = False
 
     async def _pump(self, source, sink, *, replies: bool) -> None:
-        if replies:
-            return await super()._pump(source, sink, replies=True)
+        if replies is not self.slow_replies:
+            return await super()._pump(source, sink, replies=replies)
         while piece := await source.read(16_384):
             await asyncio.sleep(len(piece) / RATE)
             sink.write(piece)
@@ -83,6 +86,25 @@ async def test_a_large_batch_arrives_over_a_slow_link(driver) -> None:
     assert noted.status is ApplyStatus.APPLIED
     (done,) = await driver.apply(Op("w", 2), [transition.complete(last, 4 * LARGE)])
     assert done.status in {ApplyStatus.APPLIED, ApplyStatus.REPEATED}
+
+
+async def test_large_replies_arrive_over_a_slow_link(server, monkeypatch) -> None:
+    monkeypatch.setattr(SlowLink, "slow_replies", True)
+    with server.client() as client:
+        client.drop_database("taskmux")
+    async with SlowLink(server.port) as link:
+        options = f"directConnection=true&socketTimeoutMS={LIMIT_MS}"
+        driver = MongoDriver(f"mongodb://127.0.0.1:{link.port}/taskmux?{options}")
+        await driver.open()
+        await driver.push(Op("p", 1), large_jobs(4))
+        ask = ClaimAsk("q", "w", 4, 60_000)
+        jobs = (await driver.claim(Op("w", 1), ask)).jobs
+        assert [len(job.payload) for job in jobs] == [len(LARGE)] * 4
+        assert list((await driver.claim(Op("w", 1), ask)).jobs) == list(jobs)
+        assert list(await driver.get([job.ref for job in jobs])) == list(jobs)
+        page = await driver.find(FindAsk(queue="q", state=State.ACTIVE, limit=4))
+        assert {job.id for job in page.jobs} == {job.id for job in jobs}
+        await driver.close()
 
 
 async def test_a_batch_is_sent_in_parts_of_bounded_bytes(server, driver, monkeypatch) -> None:

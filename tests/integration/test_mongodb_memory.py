@@ -20,8 +20,10 @@ from taskmux.driver import (
     NewJob,
     Op,
     PruneAsk,
+    ReclaimAsk,
     Ref,
     State,
+    StoreBusy,
     Transition,
     transition,
 )
@@ -164,6 +166,40 @@ async def test_as_many_as_are_kept_stay_of_those_finished_in_one_millisecond(dri
     assert await driver.prune(PruneAsk("q", memory=0, spare=0)) == 7
     page = await driver.find(FindAsk(queue="q", state=State.COMPLETED))
     assert [job.id for job in page.jobs] == names[-3:]
+
+
+# -- what comes late ------------------------------------------------------------------------------
+
+
+async def test_a_claim_that_comes_late_takes_nothing_though_its_own_job_is_done(driver) -> None:
+    await push(driver, new("a"), new("b"), new("c"))
+    ask = ClaimAsk("q", "w", 1, LONG)
+    (job,) = (await driver.claim(Op("w", 1), ask)).jobs
+    await driver.apply(Op("w", 1), [transition.complete(job, None)])
+    await driver.claim(Op("w", 2), ask)
+    with pytest.raises(StoreBusy, match="after a later one"):
+        await driver.claim(Op("w", 1), ask)
+    assert (await driver.counts("q"))[State.WAITING] == 1
+    assert len((await driver.claim(Op("w", 1), replace(ask, queue="another"))).jobs) == 0
+
+
+async def test_copies_of_a_reclaim_share_its_jobs_and_a_late_one_takes_none(driver) -> None:
+    names = ("a", "b", "c", "d")
+    await push(driver, *map(new, names))
+    held = (await driver.claim(Op("w", 1), ClaimAsk("q", "w", 4, 1))).jobs
+    other = driver.fork()
+    await other.open()
+    while (await driver.claim(Op("w", 2), ClaimAsk("q", "w", 1, 1))).now <= held[0].lease_until:
+        pass
+    ask = ReclaimAsk("q", "r", 2, LONG)
+    first = await driver.reclaim(Op("r", 1), ask)
+    assert list(await other.reclaim(Op("r", 1), ask)) == list(first)
+    await driver.reclaim(Op("r", 2), replace(ask, limit=1))
+    with pytest.raises(StoreBusy, match="after a later one"):
+        await other.reclaim(Op("r", 1), ask)
+    stored = await driver.get([Ref("q", name) for name in names])
+    assert sorted(one.worker for one in stored if one) == ["r", "r", "r", "w"]
+    await other.close()
 
 
 # -- what goes ------------------------------------------------------------------------------------

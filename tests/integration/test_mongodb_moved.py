@@ -118,7 +118,7 @@ async def test_a_push_sent_again_to_a_group_that_is_full_since_is_answered_as_be
     if then is not kept:
         assert await push(driver, "other", by="another", group="g") == [PushStatus.CREATED]
     assert await push(driver, "job", group="g") == [PushStatus.CREATED]
-    assert await push(driver, "more", op=3, group="g") == [PushStatus.FULL]
+    assert await push(driver, "more", op=2, group="g") == [PushStatus.FULL]
 
 
 @pytest.mark.parametrize("group", [None, "g"])
