@@ -161,6 +161,6 @@ def _summary(facts: dict[str, Any], outcome: Outcome, course: Course) -> None:
         (f"{me} queue ls {at}", "how many jobs are in each state"),
         (f"{me} dead ls {course.queue} {at}", "the dead letters"),
         (f"{me} job show {course.queue} {first} {at}", "one of them, with its history"),
-        (f"{me} demo --url redis://localhost", "the same on another backend"),
+        (f"{me} demo --url redis://localhost", "the same on a Redis, with its extra installed"),
     ):
         say("  ", shown(command, "cyan"), " ", shown(f"# {why}", "dim"))
