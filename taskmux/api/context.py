@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 from taskmux.api.codec import decode_value, encode_value, result_type
 from taskmux.config import Limits
 from taskmux.driver import Applied, ApplyStatus, Note
-from taskmux.model.errors import DeclarationError, LeaseLost, PayloadTooLarge
+from taskmux.model.errors import ConfigError, DeclarationError, LeaseLost, PayloadTooLarge
 from taskmux.model.job import JobRecord, State
 from taskmux.model.units import check_name, storable
 
@@ -47,7 +47,13 @@ class Sent:
         Raises:
             LeaseLost: the job is no longer this run's.
             TimeoutError: not stored after `timeout` seconds.
+            ConfigError: called in an event loop, which it would block for good.
         """
+        if not self._future.done() and _running_loop() is not None:
+            raise ConfigError(
+                "ctx.blocking and wait() are for sync handlers: here they would stop the event "
+                "loop. Await it: await ctx.log(...), await ctx.progress(...), await ctx.step(...)."
+            )
         self._check(self._future.result(timeout))
 
     def _check(self, applied: Applied) -> None:

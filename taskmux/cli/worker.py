@@ -8,7 +8,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import click
@@ -26,6 +26,8 @@ from taskmux.model.units import milliseconds, show_ms
 from taskmux.worker import Worker
 
 __all__ = ["worker"]
+
+logger = logging.getLogger("taskmux.worker")
 
 
 class _Run(Commands):
@@ -110,8 +112,37 @@ def worker_run(app: str | None, queues: tuple[str, ...], url: str | None, **flag
     if settings.processes > 1:
         sys.exit(supervise(settings.processes, _again(settings, url)))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(_serve(mux, one, settings))
+        code = _run(runner.get_loop(), _serve(mux, one, settings))
     sys.exit(code)
+
+
+def _run(loop: asyncio.AbstractEventLoop, serve: Coroutine[Any, Any, int]) -> int:
+    """Run until the worker has stopped, whatever a handler's tasks do to the event loop.
+
+    A task that raises SystemExit or KeyboardInterrupt, and `loop.stop()`, end a run of the loop.
+    Nothing is lost by that, so it goes on.
+    """
+    serving = loop.create_task(serve)
+    while True:
+        try:
+            return loop.run_until_complete(serving)
+        except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
+            if serving.done() or loop.is_closed():
+                raise
+            quietly(
+                logger.error, f"a handler's task ended the event loop, which goes on: {error!r}"
+            )
+
+
+async def _until_told(one: Worker) -> None:
+    """Wait until the worker is told to stop: a handler may cancel every task, this one too."""
+    while not one.stopping:
+        try:
+            await one.stopping_began()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
 
 
 def _weighted(queues: Sequence[str]) -> Sequence[str] | dict[str, int] | None:
@@ -144,7 +175,7 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
                 f"tasks: {len(mux.tasks.names())}). Ctrl-C drains.",
             )
             watching = asyncio.get_running_loop().create_task(_stop_with_parent(one))
-            await one.stopping_began()
+            await _until_told(one)
             watching.cancel()
     finally:
         signals.ended()

@@ -41,10 +41,10 @@ class Crew:
     def _ended(self, make: Make, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None:
-            logger.error("a task of the worker failed and is begun again", exc_info=error)
         if not self._over and (task.cancelled() or error is not None):
             self.keep(make)
+        if error is not None:  # last, since a log may be what fails
+            logger.error("a task of the worker failed and is begun again", exc_info=error)
 
     async def end(self) -> None:
         """Cancel what is left; what ignores it is left behind after a second."""

@@ -30,6 +30,7 @@ from taskmux.policy.outcome import (
     signal_in,
     timed_out,
 )
+from taskmux.worker import forks
 from taskmux.worker.clock import monotonic, now_ms
 from taskmux.worker.held import Held, Stop
 from taskmux.worker.invocation import Lane, Raised
@@ -55,6 +56,7 @@ class Runner:
         self._stations = stations
         self._with = equipment
         self._hooks = equipment.hooks
+        self._generation = forks.generation()
         self._rng = random.Random()  # noqa: S311 - jitter
         self._context_vars = contextvars.copy_context()
         self._unrecorded = Run(worker=equipment.worker)  # a completed run leaves no history
@@ -88,6 +90,8 @@ class Runner:
             loaded = load(held, task, self._with)
             if isinstance(loaded, Loaded):
                 ended = await self._run(held, loaded, lane)
+                if forks.generation() != self._generation:
+                    forks.leave(ended.error if type(ended) is Raised else None)
                 held.invocation, held.ended = None, monotonic()
                 self._settle(held, task, self._meaning(held, loaded.task, ended))
                 if type(ended) is Raised:
@@ -101,8 +105,8 @@ class Runner:
                 held.station.give_back(held)
             raise
         except Exception:
+            self._lanes.forget(held)  # first, since a log may be what fails
             logger.exception("job %s: taskmux itself failed; its lease will lapse", held.job.ref)
-            self._lanes.forget(held)
         finally:
             held.invocation = None
             self._lanes.done(held)

@@ -16,6 +16,7 @@ from types import CoroutineType
 from typing import Any, Protocol
 
 from taskmux.api.context import Context
+from taskmux.worker import forks
 
 __all__ = ["CoroutineInvocation", "Invocation", "Lane", "Raised", "ThreadInvocation"]
 
@@ -191,10 +192,14 @@ class ThreadInvocation:
 
 def _called(variables: contextvars.Context, call: Callable[[], Any]) -> Any:
     """Call it; return what it returned, or `Raised`: futures cannot carry every exception."""
+    before, ended = forks.generation(), None
     try:
-        return variables.run(call)
+        ended = variables.run(call)
     except BaseException as error:  # noqa: BLE001 - the handler's, whatever it is
-        return Raised(error)
+        ended = Raised(error)
+    if forks.generation() != before:
+        forks.leave(ended.error if type(ended) is Raised else None)
+    return ended
 
 
 def _can_be_awaited(value: object) -> bool:

@@ -22,9 +22,10 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from pathlib import Path
-from taskmux import Taskmux
+from taskmux import Context, Taskmux
 
 mux = Taskmux()
 
@@ -48,6 +49,38 @@ def forks() -> list:
     handlers, descriptor = here.recv(), here.recv()
     process.join()
     return [handlers, descriptor, process.exitcode]
+
+async def leave() -> None:
+    raise SystemExit(0)
+
+ILL = {
+    "a child task that exits": lambda: asyncio.get_running_loop().create_task(leave()),
+    "a callback that exits": lambda: asyncio.get_running_loop().call_soon(sys.exit, 0),
+    "a stopped loop": lambda: asyncio.get_running_loop().stop(),
+    "every task cancelled": lambda: [one.cancel() for one in asyncio.all_tasks()],
+}
+
+@mux.task(name="ill", max_attempts=1)
+async def ill(what: str) -> None:
+    ILL[what]()
+
+@mux.task(name="strays", max_attempts=1)
+async def strays() -> str:
+    pid = os.fork()
+    if pid == 0:
+        raise SystemExit(7)
+    return str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+@mux.task(name="strays_in_a_thread", max_attempts=1)
+def strays_in_a_thread() -> str:
+    pid = os.fork()
+    if pid == 0:
+        raise SystemExit(7)
+    return str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+@mux.task(name="blocks", max_attempts=1)
+async def blocks(ctx: Context) -> None:
+    ctx.blocking.log("here it would wait for itself")
 
 @mux.task(name="forks")
 async def forks_in_the_loop() -> list:
@@ -214,5 +247,58 @@ def test_a_handlers_child_has_default_signals_and_none_of_our_descriptors(tmp_pa
             return await job.result(timeout="20s")
 
         assert worker.ask(another) == "finished"
+        worker.send(signal.SIGTERM)
+        assert worker.ended() == 0
+
+
+def after(worker: Worker, *tasks: tuple[str, dict[str, Any]]) -> list[JobRecord]:
+    """Return what became of jobs that ran one after the other, the last one an innocent."""
+
+    async def each(mux: Taskmux) -> list[JobRecord]:
+        found = []
+        for name, arguments in [*tasks, ("long", {"seconds": 0.0})]:
+            job = await mux.enqueue(name, arguments, max_attempts=1)
+            async with asyncio.timeout(30):
+                while not (record := await job.record()).finished_at:
+                    await asyncio.sleep(0.05)
+            found.append(record)
+        return found
+
+    return worker.ask(each)
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["a child task that exits", "a callback that exits", "a stopped loop", "every task cancelled"],
+)
+def test_what_a_handler_does_to_the_loop_ends_no_worker(tmp_path, what):
+    with Worker(tmp_path) as worker:
+        worker.push("long", seconds=3.0)
+        worker.began()
+        (_, innocent) = after(worker, ("ill", {"what": what}))
+        assert (innocent.state, innocent.result) == (State.COMPLETED, b'"finished"')
+        worker.send(signal.SIGTERM)
+        assert worker.ended() == 0
+    neighbour = worker.job()
+    assert (neighbour.attempts, neighbour.crashes) in {(1, 0), (0, 0)}
+    assert neighbour.state is not State.DEAD
+
+
+@pytest.mark.parametrize("task", ["strays", "strays_in_a_thread"])
+def test_a_forked_child_that_comes_back_is_no_second_worker(tmp_path, task):
+    with Worker(tmp_path) as worker:
+        strayed, innocent = after(worker, (task, {}))
+        assert strayed.result == b'"7"'
+        assert innocent.state is State.COMPLETED
+        worker.send(signal.SIGTERM)
+        assert worker.ended() == 0
+
+
+def test_a_blocking_verb_in_the_loop_is_an_error_and_blocks_nothing(tmp_path):
+    with Worker(tmp_path) as worker:
+        wrong, innocent = after(worker, ("blocks", {}))
+        assert wrong.state is State.DEAD
+        assert "Await it" in wrong.error.message
+        assert innocent.state is State.COMPLETED
         worker.send(signal.SIGTERM)
         assert worker.ended() == 0
