@@ -160,7 +160,7 @@ async def test_jobs_beside_a_crash_that_never_began_are_not_blamed(mux):
         return "ran"
 
     job = await once.enqueue()
-    driver = (await mux._connect("default")).driver
+    driver = (await mux._stores.connect("default")).driver
     await driver.claim(Ops().next(), ClaimAsk("default", "vanished", 1, 50))
     async with mux.worker(lease="200ms"):
         assert await job.result(timeout="20s") == "ran"
