@@ -17,8 +17,8 @@ def generation() -> int:
 
 def leave(raised: BaseException | None = None) -> Any:
     """End a forked child that came back from its handler, as `sys.exit` would have ended it."""
-    code = raised.code if isinstance(raised, SystemExit) else None
-    os._exit(code if isinstance(code, int) else int(raised is not None and code is not None))
+    code = raised.code if isinstance(raised, SystemExit) else raised
+    os._exit(0 if code is None else code if isinstance(code, int) else 1)
 
 
 def _forked() -> None:
