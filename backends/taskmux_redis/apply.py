@@ -25,7 +25,7 @@ from taskmux.driver import (
     Transition,
 )
 
-from taskmux_redis.batches import by_queue
+from taskmux_redis.batches import Part, by_queue
 from taskmux_redis.records import FIELDS, STATE_LETTERS, STATES, pack_field
 from taskmux_redis.scripts import script
 from taskmux_redis.store import Store
@@ -43,13 +43,10 @@ _LONGEST_OWN: Final = 65_536
 """Bytes of a result that travels in the plan; a larger one is an argument, of which each has the
 server's limit (512 MB) to itself."""
 
-_alike: Final = attrgetter(
-    "guard.states",
-    "guard.cause",
-    *(f"changes.{name}" for name in Changes.__struct_fields__ if name != "result"),
-    *(name for name in Transition.__struct_fields__ if name not in {"ref", "guard", "changes"}),
+_ways: Final = attrgetter(
+    *(name for name in Transition.__struct_fields__ if name not in {"ref", "guard", "changes"})
 )
-"""What is equal for transitions that differ in job, fence and result at most."""
+_changed: Final = attrgetter(*(name for name in Changes.__struct_fields__ if name != "result"))
 
 _FLAGS: Final = (("g", "started"), ("z", "cancel_requested"))
 _SENT: Final = {"result", *(name for _, name, _ in _CHANGED), *(name for _, name in _FLAGS)}
@@ -107,12 +104,17 @@ class _Shape(NamedTuple):
 async def apply(store: Store, op: Op, transitions: Sequence[Transition]) -> list[Applied]:
     """Apply guarded transitions, each queue's by itself."""
 
-    async def send(queue: str, part: str, ones: list[Transition]) -> list[Applied]:
+    async def send(queue: str, part: Part, ones: Sequence[Transition]) -> list[Applied]:
         arguments = encode_transitions(ones)
-        origin = f"{op.origin} apply{part}"
-        return answers(await store.run(queue, _APPLY, origin, op.number, *arguments))
+        origin = f"{op.origin} apply{part.name}"
+        return answers(
+            await store.run(queue, _APPLY, origin, op.number, *arguments, size=part.size)
+        )
 
-    return await by_queue(transitions, lambda one: one.ref.queue, send, _size)
+    return await by_queue(transitions, _queue_of, send, _size)
+
+
+_queue_of = attrgetter("ref.queue")
 
 
 def _size(one: Transition) -> int:
@@ -137,7 +139,15 @@ def encode_transitions(transitions: Sequence[Transition]) -> list[Any]:
         if isinstance(result, bytes):
             packed = pack_field(_RESULT, result)
             own, large = (packed, b"") if len(packed) <= _LONGEST_OWN else (b"", packed)
-        alike = _alike(one), result is None, large
+        guard = one.guard
+        alike = (
+            guard.states,
+            guard.cause,
+            _ways(one),
+            _changed(one.changes),
+            result is None,
+            large,
+        )
         way = known.get(alike)
         if way is None:
             setting, shape = _described(one)
@@ -145,7 +155,7 @@ def encode_transitions(transitions: Sequence[Transition]) -> list[Any]:
                 shapes.setdefault(shape, len(shapes) + 1),
                 settings.setdefault(setting + large, len(settings) + 1),
             )
-        fence, job_id = one.guard.fence or 0, one.ref.id.encode()
+        fence, job_id = guard.fence or 0, one.ref.id.encode()
         plan.append(b"%b%013d%04d%010d%b%b" % (way, fence, len(job_id), len(own), job_id, own))
     spelt = [part for shape in shapes for part in shape.spelt()]
     return [len(shapes), len(settings), len(plan), b"".join(plan), *spelt, *settings]

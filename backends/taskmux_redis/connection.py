@@ -72,8 +72,17 @@ class Connection:
         if client is not None and self.home is None:
             await disconnect(client)
 
-    async def run(self, script: Script, keys: Sequence[bytes], *args: Any) -> Any:
-        """Run a script, sent whole where the server does not know it (any more)."""
+    async def run(
+        self, script: Script, keys: Sequence[bytes], *args: Any, size: int | None = None
+    ) -> Any:
+        """Run a script, sent whole where the server does not know it (any more).
+
+        Args:
+            script: the script.
+            keys: its keys.
+            args: its arguments.
+            size: about how many bytes of users' data they hold; None: weigh them here.
+        """
 
         async def send() -> Any:
             try:
@@ -82,7 +91,8 @@ class Connection:
                 return await self._execute("EVAL", script.source, count, *keys, *args)
 
         count = len(keys)
-        size = sum([len(arg) for arg in args if arg.__class__ is bytes])
+        if size is None:
+            size = sum(len(arg) for arg in args if arg.__class__ is bytes)
         return await self.patiently(send, more=size / _SLOWEST_LINK)
 
     async def command(self, *args: Any, **options: Any) -> Any:

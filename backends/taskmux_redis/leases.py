@@ -16,7 +16,7 @@ from taskmux.driver import (
     ReclaimAsk,
 )
 
-from taskmux_redis.batches import by_queue
+from taskmux_redis.batches import Part, by_queue
 from taskmux_redis.scripts import script
 from taskmux_redis.store import Store
 
@@ -39,7 +39,7 @@ async def extend(store: Store, leases: Sequence[HeldLease], lease: int) -> list[
     """
     is_alone = len({held.ref.queue for held in leases}) == 1
 
-    async def send(queue: str, _: str, some: list[HeldLease]) -> list[Extended]:
+    async def send(queue: str, _: Part, some: Sequence[HeldLease]) -> list[Extended]:
         pairs = [value for held in some for value in (held.ref.id, held.fence)]
         try:
             codes = await store.run(queue, _EXTEND, lease, *pairs)

@@ -8,7 +8,7 @@ from typing import Any
 from taskmux.driver import Applied, Note
 
 from taskmux_redis.apply import answers
-from taskmux_redis.batches import by_queue
+from taskmux_redis.batches import Part, by_queue
 from taskmux_redis.scripts import script
 from taskmux_redis.store import Store
 
@@ -20,9 +20,9 @@ _ANNOTATE = script("annotate")
 async def annotate(store: Store, notes: Sequence[Note]) -> list[Applied]:
     """Write notes under their jobs' fences."""
 
-    async def send(queue: str, _: str, some: list[Note]) -> list[Applied]:
+    async def send(queue: str, part: Part, some: Sequence[Note]) -> list[Applied]:
         arguments = [argument for note in some for argument in _spelt(note)]
-        return answers(await store.run(queue, _ANNOTATE, *arguments))
+        return answers(await store.run(queue, _ANNOTATE, *arguments, size=part.size))
 
     return await by_queue(notes, lambda note: note.ref.queue, send, _size)
 

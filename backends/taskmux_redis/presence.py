@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from taskmux.driver import Beat, BeatReply, Command, CorruptRecord, HeldLease, WorkerInfo
 
-from taskmux_redis.batches import by_queue
+from taskmux_redis.batches import Part, by_queue
 from taskmux_redis.scripts import script
 from taskmux_redis.store import Store
 
@@ -33,7 +33,7 @@ async def beat(store: Store, told: Beat) -> BeatReply:
 async def _cancel_requests(store: Store, held: Sequence[HeldLease]) -> list[HeldLease]:
     """Return the leases whose jobs are asked to cancel."""
 
-    async def send(queue: str, _: str, some: list[HeldLease]) -> list[bool]:
+    async def send(queue: str, _: Part, some: Sequence[HeldLease]) -> list[bool]:
         pairs = [value for one in some for value in (one.ref.id, one.fence)]
         try:
             codes = await store.run(queue, _CANCEL_REQUESTS, *pairs)

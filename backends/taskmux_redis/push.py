@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from taskmux.driver import NewJob, Op, Pushed, PushStatus
 
-from taskmux_redis.batches import by_queue
+from taskmux_redis.batches import Part, by_queue
 from taskmux_redis.records import encode_new
 from taskmux_redis.scripts import script
 from taskmux_redis.store import Store
@@ -20,11 +21,13 @@ _STATUSES = {"C": PushStatus.CREATED, "U": PushStatus.DUPLICATE, "F": PushStatus
 async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
     """Create jobs, each queue's by itself."""
 
-    async def send(queue: str, part: str, news: list[NewJob]) -> list[Pushed]:
+    async def send(queue: str, part: Part, news: Sequence[NewJob]) -> list[Pushed]:
         await store.register(queue)
         arguments = [argument for new in news for argument in encode_new(new)]
-        origin = f"{op.origin} push{part}"
-        reply = await store.run(queue, _PUSH, origin, op.number, len(news), *arguments)
+        origin = f"{op.origin} push{part.name}"
+        reply = await store.run(
+            queue, _PUSH, origin, op.number, len(news), *arguments, size=part.size
+        )
         if reply[0][:1] == b"+":
             reply[0] = reply[0][1:]
             await store.met_first_job(queue)
@@ -32,7 +35,10 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
             store.known.used.add(queue)
         return _pushed(news, reply)
 
-    return await by_queue(jobs, lambda new: new.job.queue, send, _size)
+    return await by_queue(jobs, _queue_of, send, _size)
+
+
+_queue_of = attrgetter("job.queue")
 
 
 def _size(new: NewJob) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from taskmux.driver import CorruptRecord, FindAsk, JobRecord, Page, Ref, State
 
-from taskmux_redis.batches import by_queue
+from taskmux_redis.batches import Part, by_queue
 from taskmux_redis.failures import WrongType
 from taskmux_redis.records import STATE_LETTERS, read_job
 from taskmux_redis.scripts import script
@@ -37,7 +37,7 @@ async def get(store: Store, refs: Sequence[Ref]) -> list[JobRecord | None]:
         CorruptRecord: one of them cannot be read.
     """
 
-    async def send(queue: str, _: str, some: list[Ref]) -> list[JobRecord | None]:
+    async def send(queue: str, _: Part, some: Sequence[Ref]) -> list[JobRecord | None]:
         rows = await store.run(queue, _GET, *[ref.id for ref in some])
         return [None if row is None else read_job(queue, row) for row in rows]
 

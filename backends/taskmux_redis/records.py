@@ -133,6 +133,10 @@ _DEFAULTS = dict(zip(reversed(_NAMES), reversed(JobRecord.__struct_defaults__), 
 _PUSHED: Final = tuple(
     (field, _DEFAULTS[field.name]) for field in FIELDS if field.name != "finished_at"
 )
+_PLAIN_NAMES = ("state", "progress", "steps", "logs", *(field.name for field, _ in _PUSHED))
+_as_plain: Final = attrgetter(*_PLAIN_NAMES)
+_PLAIN: Final = _as_plain(JobRecord(queue="", id="", task=""))
+"""What nearly every new job has there: nothing of its own."""
 _UNREADABLE = (ValueError, LookupError, TypeError, msgspec.MsgspecError)
 
 
@@ -168,6 +172,8 @@ def encode_new(new: NewJob) -> list[Any]:
     if job.group is not None:
         name = job.group.encode()
         packed = b"%03d%b%b" % (len(name), name, packed)
+    if _as_plain(job) == _PLAIN:
+        return [job.id, packed, b""]
     state = job.state
     fields = b""
     for field, default in _PUSHED:
@@ -177,8 +183,6 @@ def encode_new(new: NewJob) -> list[Any]:
     if state is State.DELAYED and job.run_at is None:
         fields += pack_field(b"d", b"%d" % new.delay)
     notes = _notes(job)
-    if state is State.WAITING and not fields and not notes:
-        return [job.id, packed, b""]
     head = STATE_LETTERS[state].encode() + (b"1" if notes else b"0")
     return [job.id, packed, head + fields, *notes]
 

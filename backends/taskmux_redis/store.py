@@ -73,15 +73,15 @@ class Store:
         """Return a key of the store as a whole."""
         return store_key(self.prefix, name)
 
-    async def run(self, queue: str, script: Script, *args: Any) -> Any:
-        """Run a script on the keys of a queue.
+    async def run(self, queue: str, script: Script, *args: Any, size: int | None = None) -> Any:
+        """Run a script on the keys of a queue; `size` is as for `Connection.run`.
 
         Raises:
             CorruptRecord: a key is of another type; the message names queue and key.
         """
         keys = self.keys(queue).of(script)
         try:
-            return await self.connection.run(script, keys, *args)
+            return await self.connection.run(script, keys, *args, size=size)
         except WrongType as error:
             found = error
         every = [self.keys(queue)[name] for name in OF_A_QUEUE]

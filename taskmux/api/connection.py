@@ -107,8 +107,9 @@ class Connection:
             UnsupportedFeature: one has a group, and the store has no lines; or a session is given,
                 and it has no transactions.
         """
-        for new in news:
-            self._check(new)
+        if not self._has_lines:
+            for new in news:
+                self._check(new)
         if session is not None:
             return await self._push_within(session, news)
         async with self._bulk:  # an origin has one operation in flight

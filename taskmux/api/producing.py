@@ -131,10 +131,13 @@ class Producing:
         sending: asyncio.Task[Sequence[Pushed]] | None = None
         try:
             for chunk in _chunks(calls):
-                wait = _longest([call.terms.wait for call in chunk])
-                queues = {call.queue for call in chunk}
+                terms = {
+                    id(call.terms): call.terms for call in chunk
+                }.values()  # few, if any differ
+                wait = _longest(one.wait for one in terms)
+                queues = {one.queue for one in terms}
                 rules = await _within(wait, self._all_settings(connection, queues))
-                news = [call.new_job(rules[call.queue]) for call in chunk]
+                news = [call.new_job(rules[call.terms.queue]) for call in chunk]
                 if sending is not None:
                     pushed += await sending
                 pushing = _within(wait, connection.push_many(news, session))
