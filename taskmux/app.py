@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, TypeVar, Unpack
@@ -21,6 +20,7 @@ from taskmux.api.task import Registry, Task, TaskDecorator, decorator
 from taskmux.config import Limits
 from taskmux.model.errors import DeclarationError
 from taskmux.model.job import Ref
+from taskmux.model.log import Log
 from taskmux.model.queue import Rate
 from taskmux.model.units import Duration, check_name, check_queue, milliseconds
 from taskmux.model.workers import Command, WorkerInfo
@@ -31,7 +31,7 @@ __all__ = ["Taskmux"]
 
 R = TypeVar("R")
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 Lifespan = Callable[["Taskmux"], AbstractAsyncContextManager[Any]]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from contextlib import suppress
 from typing import Any, Final
@@ -11,7 +10,7 @@ from uuid import uuid4
 
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import CollectionInvalid, DuplicateKeyError, OperationFailure
-from taskmux.driver import StoreBusy, StoreError, StoreIncompatible
+from taskmux.driver import Log, StoreBusy, StoreError, StoreIncompatible
 
 from taskmux_mongodb.failures import FAULTS
 from taskmux_mongodb.store import DUPLICATE_KEY, Store
@@ -28,7 +27,7 @@ __all__ = [
     "prepare",
 ]
 
-logger = logging.getLogger("taskmux.mongodb")
+logger = Log("taskmux.mongodb")
 
 SCHEMA: Final = 2
 """The version of the documents that this driver reads and writes.

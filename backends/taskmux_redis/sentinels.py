@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis, Sentinel
 from redis.exceptions import TimeoutError as NoAnswer
+from taskmux.driver import Log
 
 __all__ = ["Sentinels"]
 
-logger = logging.getLogger("taskmux.redis")
+logger = Log("taskmux.redis")
 
 
 class Watcher(Redis):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import Any
 
-from taskmux.driver import CorruptRecord, JobRecord, StoreError
+from taskmux.driver import CorruptRecord, JobRecord, Log, StoreError
 
 from taskmux_redis.connection import Connection
 from taskmux_redis.failures import WrongType
@@ -17,7 +16,7 @@ from taskmux_redis.scripts import Script, script
 
 __all__ = ["Known", "Store"]
 
-logger = logging.getLogger("taskmux.redis")
+logger = Log("taskmux.redis")
 _SET_ASIDE = script("set_aside")
 
 

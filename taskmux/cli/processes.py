@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -12,13 +11,14 @@ from collections.abc import Callable, Sequence
 
 from taskmux.cli.common import STORE, USAGE
 from taskmux.cli.signals import CUT_OFF, DRAINING, MOMENT
+from taskmux.model.log import Log
 
 __all__ = ["PARENT", "supervise"]
 
 PARENT = "TASKMUX_PARENT"
 """Tells a child its parent, so that it drains when that one is gone."""
 
-logger = logging.getLogger("taskmux.processes")
+logger = Log("taskmux.processes")
 
 LONGEST_PAUSE = 30.0
 HEALTHY_AFTER = 60.0

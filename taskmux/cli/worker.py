@@ -22,12 +22,13 @@ from taskmux.cli.processes import supervise
 from taskmux.cli.signals import CUT_OFF, Signals, quietly
 from taskmux.config import Settings, parent_process
 from taskmux.model.errors import ConfigError
+from taskmux.model.log import Log
 from taskmux.model.units import milliseconds, show_ms
 from taskmux.worker import Worker
 
 __all__ = ["worker"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 
 class _Run(Commands):

@@ -78,6 +78,7 @@ from taskmux.model.job import (
     State,
 )
 from taskmux.model.judge import Move, given, holds, judge
+from taskmux.model.log import Log
 from taskmux.model.queue import LineSettings, QueueSettings, Rate, Standing
 from taskmux.model.transition import Applied, ApplyStatus, Changes, Guard, Place, Transition
 from taskmux.model.workers import Command, WorkerInfo
@@ -115,6 +116,7 @@ __all__ = [
     "LeaseStatus",
     "LineSettings",
     "Lines",
+    "Log",
     "Move",
     "NewJob",
     "Note",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
@@ -11,11 +10,12 @@ from typing import Any
 import pluggy
 
 from taskmux.model.job import JobRecord
+from taskmux.model.log import Log
 from taskmux.policy.outcome import traceback_of
 
 __all__ = ["Hooks"]
 
-logger = logging.getLogger("taskmux")
+logger = Log("taskmux")
 
 Observer = Callable[..., None]
 Leave = Callable[

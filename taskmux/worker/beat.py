@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from msgspec.structs import replace
 
 from taskmux.driver import Beat, Presence
 from taskmux.model.errors import ConfigError
+from taskmux.model.log import Log
 from taskmux.model.workers import Command, WorkerInfo
 from taskmux.worker.held import Stop
 from taskmux.worker.lanes import Lanes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Heart"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 TTL_MS = 15_000
 

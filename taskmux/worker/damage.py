@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from taskmux.model.errors import CorruptRecord, StoreIncompatible
+from taskmux.model.log import Log
 from taskmux.model.units import show_ms
 from taskmux.worker.clock import monotonic
 
 __all__ = ["DAMAGED", "Damage"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 DAMAGED = (CorruptRecord, StoreIncompatible)
 """Errors that stay until somebody mends what is stored of a queue."""

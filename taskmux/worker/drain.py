@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 
 from taskmux.model.errors import StoreError
 from taskmux.model.job import Ref
+from taskmux.model.log import Log
 from taskmux.worker.clock import monotonic
 from taskmux.worker.duties import Crew
 from taskmux.worker.held import Held, Stop
@@ -17,7 +17,7 @@ from taskmux.worker.station import Station
 
 __all__ = ["GRACE", "Drain"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 GRACE = 5.0
 """Seconds after the drain deadline in which cancelled handlers end and the last writes are made."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
 from taskmux.model.errors import StoreError
+from taskmux.model.log import Log
 from taskmux.worker.outage import WAITED_OUT, Outage
 
 __all__ = ["Crew", "end", "repeat"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 LONGEST_PAUSE = 5.0
 """Seconds between two tries of a duty while the store is in trouble, at most."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import random
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from taskmux.driver import Lines
 from taskmux.model.backoff import DEFAULT_BACKOFF
 from taskmux.model.errors import NotEncodable, PayloadError
 from taskmux.model.job import JobRecord
+from taskmux.model.log import Log
 from taskmux.policy.lifecycle import Run, decide, last_chance
 from taskmux.policy.outcome import (
     Cancelled,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Runner"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 PATIENCE = 5.0
 """Seconds that a job on its last chance waits to be alone."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from taskmux.api.batch import Ops, resend
 from taskmux.driver import ClaimAsk, Claimed
 from taskmux.model.errors import StoreError
 from taskmux.model.job import JobRecord
+from taskmux.model.log import Log
 from taskmux.worker.clock import monotonic
 from taskmux.worker.damage import DAMAGED, Damage
 from taskmux.worker.lanes import Lanes
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fetcher"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 DUTY = "fetching"
 MAX_CLAIM = 250

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
 from taskmux.model.errors import StoreDenied, StoreFull, StoreUnavailable
+from taskmux.model.log import Log
 from taskmux.worker.clock import monotonic
 
 __all__ = ["WAITED_OUT", "Outage"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 WAITED_OUT: tuple[type[Exception], ...] = (StoreUnavailable, StoreFull, StoreDenied)
 """Errors that pass when somebody mends the store; whatever met them is tried again until then."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from msgspec.structs import replace
 from taskmux.api.batch import Ops, resend
 from taskmux.driver import ApplyStatus, Guard, ReclaimAsk, Transition
 from taskmux.model.job import JobRecord, Ref
+from taskmux.model.log import Log
 from taskmux.policy.lifecycle import Run, decide
 from taskmux.policy.outcome import Crashed
 from taskmux.worker.clock import monotonic, now_ms
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recoverer"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 BATCH = 100
 TRIES = 3

@@ -7,7 +7,6 @@ has not turned for `max_block_ms`: a handler that hangs for good must give its j
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from taskmux.driver import Driver, LeaseStatus
 from taskmux.model.errors import StoreError
+from taskmux.model.log import Log
 from taskmux.worker.clock import monotonic
 from taskmux.worker.held import Held
 from taskmux.worker.lanes import Lanes
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Renewer", "extend"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 MAX_EXTEND = 1000
 LOOK_EVERY = 0.5

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from taskmux.driver import Applied
 from taskmux.model.job import ErrorInfo, JobRecord, State
 from taskmux.model.judge import Move, judge
+from taskmux.model.log import Log
 from taskmux.model.transition import Transition
 from taskmux.model.units import show_ms
 from taskmux.plugins.instrument import Hooks
@@ -23,7 +24,7 @@ from taskmux.worker.clock import monotonic, now_ms
 
 __all__ = ["Report"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 REMIND_EVERY = 60.0
 """Seconds between two warnings about the same unknown task."""
@@ -53,7 +54,7 @@ class Report:
     async def listen(self) -> None:
         """Ask the log every second whether it takes INFO."""
         while True:
-            self._talks = logger.isEnabledFor(logging.INFO)
+            self._talks = logger.takes(logging.INFO)
             self.on_completion = self._talks or self._hooks.settled is not None
             await asyncio.sleep(1)
 

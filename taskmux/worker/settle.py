@@ -6,13 +6,13 @@ Leases of unsettled jobs stay renewed meanwhile, so a store that is away for a w
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 
 from taskmux.api.batch import GroupCommit
 from taskmux.api.reconcile import applied_before
 from taskmux.driver import Applied, ApplyStatus, Driver, Op
 from taskmux.model import transition
+from taskmux.model.log import Log
 from taskmux.model.transition import Transition
 from taskmux.worker.held import Held
 from taskmux.worker.outage import WAITED_OUT, Outage
@@ -20,7 +20,7 @@ from taskmux.worker.refusal import Substitutes
 
 __all__ = ["Settler"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 Stored = Callable[[Held, Transition, Applied], None]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from taskmux.config import Limits
 from taskmux.driver import Driver, LeaseStatus
 from taskmux.model.errors import ConfigError
 from taskmux.model.job import Ref
+from taskmux.model.log import Log
 from taskmux.model.workers import Command
 from taskmux.plugins.instrument import Hooks
 from taskmux.worker.clock import monotonic
@@ -33,7 +33,7 @@ from taskmux.worker.watch import Watch
 
 __all__ = ["Worker"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 MakeLifespan = Callable[[], AbstractAsyncContextManager[Any]]
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
 
+from taskmux.model.log import Log
 from taskmux.worker.clock import monotonic
 from taskmux.worker.held import Held
 from taskmux.worker.invocation import CoroutineInvocation
 
 __all__ = ["Watch"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 TURN_EVERY = 0.25
 BLOCKED = 1.0
