@@ -53,8 +53,14 @@ class _Handler(logging.StreamHandler[Any]):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its base's name
         """Say what is wrong with a record, but not that nobody reads."""
-        if not isinstance(sys.exc_info()[1], OSError):
+        if not isinstance(sys.exc_info()[1], OSError) and self._is_open():
             super().handleError(record)
+
+    def _is_open(self) -> bool:
+        try:
+            return not self.stream.closed
+        except ValueError:  # it was detached
+            return False
 
 
 class TextFormatter(logging.Formatter):

@@ -6,7 +6,6 @@ that a terminal obeys.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -67,14 +66,28 @@ complaints = _Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 def settle_streams() -> None:
     """Let what nobody reads go nowhere, so that the end of the process does not stumble on it."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name, None)
         try:
-            stream.flush()
-        except (OSError, ValueError):
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+            if stream is not None:
+                stream.flush()
+        except BaseException:  # noqa: BLE001 - an app can put anything there
+            if not _led_nowhere(stream):
+                setattr(sys, name, None)
+
+
+def _led_nowhere(stream: Any) -> bool:
+    """Open the null device in the place of a stream's file; False where it has none."""
+    try:
+        descriptor = stream.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        if nowhere != descriptor:
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+        stream.flush()
+    except BaseException:  # noqa: BLE001 - as above
+        return False
+    return True
 
 
 def safe(text: str, *, lines: bool = False) -> str:

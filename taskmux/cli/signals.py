@@ -94,7 +94,7 @@ class Signals:
 
 def quietly(say: Callable[[str], object], text: str) -> None:
     """Say something where it can be said: a broken pipe must not end what is being drained."""
-    with contextlib.suppress(Exception, SystemExit):  # the latter is what rich makes of the pipe
+    with contextlib.suppress(BaseException):  # an app can put anything in a stream's place
         say(text)
 
 
