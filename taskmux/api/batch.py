@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from taskmux.api.tasks import begin
 from taskmux.driver import Op
 from taskmux.model.errors import StoreBusy, StoreDenied, StoreFull, StoreUnavailable
 
@@ -141,7 +142,7 @@ class GroupCommit(Generic[Item, Reply]):
         """Send an item with the next batch."""
         self._items.append(item)
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = begin(self._run())
             self._task.add_done_callback(self._ended)
 
     async def flush(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from taskmux.api.batch import Ops, Replies, resend
 from taskmux.api.reconcile import applied_before, pushed_before, read_each
+from taskmux.api.tasks import begin
 from taskmux.driver import (
     Applied,
     Driver,
@@ -136,7 +137,7 @@ class Connection:
         """Return a queue's settings as they were within the last two seconds."""
         known = self._known.get(queue)
         if known is None or known[0] <= time.monotonic():
-            reading = asyncio.ensure_future(resend(lambda: self.driver.settings(queue), tries=3))
+            reading = begin(resend(lambda: self.driver.settings(queue), tries=3))
             known = self._known[queue] = (time.monotonic() + FRESH, reading)
             reading.add_done_callback(partial(self._forget_failed, queue))
         return await asyncio.shield(known[1])

@@ -6,6 +6,7 @@ import asyncio
 import os
 
 from taskmux.api.connection import Connection
+from taskmux.api.tasks import begin
 from taskmux.driver import Driver
 
 __all__ = ["Pool"]
@@ -50,7 +51,7 @@ class Pool:
         mine = self._open.setdefault(here, {})
         opening = mine.get(store)
         if opening is None or _failed(opening):  # all who waited for it were told
-            opening = mine[store] = asyncio.ensure_future(_new_connection(store))
+            opening = mine[store] = begin(_new_connection(store))
         return await asyncio.shield(opening)
 
     async def close(self) -> None:

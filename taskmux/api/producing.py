@@ -15,6 +15,7 @@ from taskmux.api.call import Call
 from taskmux.api.connection import Connection
 from taskmux.api.handle import Connect, JobHandle
 from taskmux.api.options import QueueOptions, declared_defaults, parse_defaults
+from taskmux.api.tasks import begin
 from taskmux.driver import Pushed, PushStatus
 from taskmux.model.errors import GroupFull, InvalidArguments, JobError, Moved, StoreUnavailable
 from taskmux.model.job import Ref
@@ -141,7 +142,7 @@ class Producing:
                 if sending is not None:
                     pushed += await sending
                 pushing = _within(wait, connection.push_many(news, session))
-                sending = asyncio.ensure_future(pushing)
+                sending = begin(pushing)
                 await asyncio.sleep(0)  # it goes out now, not when the next is ready
             return [*pushed, *(await sending)] if sending is not None else pushed
         finally:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from taskmux.api.tasks import begin
 from taskmux.app import Taskmux
 from taskmux.cli.common import Commands, errors_to_exit_codes, settings_from
 from taskmux.cli.loading import load_app
 from taskmux.cli.logs import check_logging, set_up_logging
+from taskmux.cli.loop import loop_factory, run
 from taskmux.cli.output import complain, settle_streams
 from taskmux.cli.processes import supervise
 from taskmux.cli.signals import CUT_OFF, Signals, quietly
@@ -112,27 +113,9 @@ def worker_run(app: str | None, queues: tuple[str, ...], url: str | None, **flag
     )
     if settings.processes > 1:
         sys.exit(supervise(settings.processes, _again(settings, url)))
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = _run(runner.get_loop(), _serve(mux, one, settings))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        code = run(runner.get_loop(), _serve(mux, one, settings))
     sys.exit(code)
-
-
-def _run(loop: asyncio.AbstractEventLoop, serve: Coroutine[Any, Any, int]) -> int:
-    """Run until the worker has stopped, whatever a handler's tasks do to the event loop.
-
-    A task that raises SystemExit or KeyboardInterrupt, and `loop.stop()`, end a run of the loop.
-    Nothing is lost by that, so it goes on.
-    """
-    serving = loop.create_task(serve)
-    while True:
-        try:
-            return loop.run_until_complete(serving)
-        except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
-            if serving.done() or loop.is_closed():
-                raise
-            quietly(
-                logger.error, f"a handler's task ended the event loop, which goes on: {error!r}"
-            )
 
 
 async def _until_told(one: Worker) -> None:
@@ -175,7 +158,7 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
                 f"({one.options.concurrency} at once, lease {show_ms(one.options.lease_ms)}, "
                 f"tasks: {len(mux.tasks.names())}). Ctrl-C drains.",
             )
-            watching = asyncio.get_running_loop().create_task(_stop_with_parent(one))
+            watching = begin(_stop_with_parent(one))
             await _until_told(one)
             watching.cancel()
     finally:
@@ -205,16 +188,6 @@ async def _stop_with_parent(one: Worker) -> None:
     if parent is not None:
         one.stop_soon()
         quietly(complain, "The supervising process is gone; draining.")
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's factory where uvloop is installed: it is about a third faster."""
-    try:
-        uvloop = importlib.import_module("uvloop")
-    except ModuleNotFoundError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 def _leave(code: int) -> None:

@@ -237,7 +237,8 @@ class MemoryDriver(Pushes, Claims, Transitions, Driver):
                 return True
             self.store.waiters.add(waiter)
         try:
-            await asyncio.wait_for(waiter[1].wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await waiter[1].wait()
         except TimeoutError:
             return False
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from taskmux.api.tasks import begin
 from taskmux.model.errors import StoreError
 from taskmux.model.job import Ref
 from taskmux.model.log import Log
@@ -109,8 +110,8 @@ class Drain:
 
     async def _until_idle(self, limit: float) -> None:
         """Wait until no handler runs, the drain deadline passes, or somebody is in a hurry."""
-        idle = asyncio.ensure_future(self._lanes.idle())
-        hurry = asyncio.ensure_future(self.hurry.wait())
+        idle = begin(self._lanes.idle())
+        hurry = begin(self.hurry.wait())
         try:
             await asyncio.wait([idle, hurry], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -123,6 +124,7 @@ class Drain:
                 logger.error("some outcomes could not be stored; their leases will lapse")
         for station in self._stations:
             try:
-                await asyncio.wait_for(station.say_goodbye(), 1)
+                async with asyncio.timeout(1):
+                    await station.say_goodbye()
             except (StoreError, TimeoutError) as error:
                 logger.warning("the last heartbeat failed: %s", error)

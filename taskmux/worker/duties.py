@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from taskmux.api.tasks import begin
 from taskmux.model.errors import StoreError
 from taskmux.model.log import Log
 from taskmux.worker.outage import WAITED_OUT, Outage
@@ -34,7 +35,7 @@ class Crew:
 
     def keep(self, make: Make) -> None:
         """Begin a task, and begin it again until it returns."""
-        task = asyncio.get_running_loop().create_task(make())
+        task = begin(make())
         self.tasks.add(task)
         task.add_done_callback(partial(self._ended, make))
 

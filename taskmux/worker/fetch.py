@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskmux.api.batch import Ops, resend
+from taskmux.api.tasks import begin
 from taskmux.driver import ClaimAsk, Claimed
 from taskmux.model.errors import StoreError
 from taskmux.model.job import JobRecord
@@ -179,7 +180,7 @@ class Fetcher:
         if not self._lanes.serving:
             sleep.close()
             return
-        self._sleep = asyncio.ensure_future(sleep)
+        self._sleep = begin(sleep)
         try:
             await asyncio.wait([self._sleep])
             if not self._sleep.cancelled():

@@ -7,11 +7,13 @@ has not turned for `max_block_ms`: a handler that hangs for good must give its j
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from taskmux.api.tasks import begin
 from taskmux.driver import Driver, LeaseStatus
 from taskmux.model.errors import StoreError
 from taskmux.model.log import Log
@@ -68,11 +70,12 @@ class Renewer:
         self._wake: Callable[[], None] = self._stop.set
         self._thread = threading.Thread(target=self._main, name="taskmux-renew", daemon=True)
         self._here: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
 
     def start(self) -> None:
         """Start the thread; or a task here, where a driver is bound to this event loop."""
         if any(driver.bound for driver in self._drivers.values()):
-            self._here = self._home.create_task(self._run())
+            self._here = begin(self._run())
         else:
             self._thread.start()
 
@@ -83,15 +86,20 @@ class Renewer:
         if self._here is not None:
             await asyncio.wait([self._here], timeout=LAST_WAIT)
         else:
-            await asyncio.to_thread(self._thread.join, LAST_WAIT)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WAIT):
+                    await self._ended.wait()
 
     def _main(self) -> None:
-        asyncio.run(self._run())
+        try:
+            asyncio.run(self._run())
+        finally:
+            _call_soon(self._home, self._ended.set)
 
     async def _run(self) -> None:
         loop, stopped = asyncio.get_running_loop(), asyncio.Event()
         self._wake = lambda: _call_soon(loop, stopped.set)
-        watching = loop.create_task(self._look()) if loop is not self._home else None
+        watching = begin(self._look()) if loop is not self._home else None
         try:
             while not self._stop.is_set():
                 pause = self._options.lease_ms / 4000
@@ -101,7 +109,8 @@ class Renewer:
                 except Exception:  # the leases depend on this thread
                     logger.exception("renewing leases failed, trying again")
                 try:
-                    await asyncio.wait_for(stopped.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await stopped.wait()
                 except TimeoutError:
                     continue
         finally:

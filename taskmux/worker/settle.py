@@ -118,7 +118,8 @@ class Settler:
         """Wait until everything is stored; False if `timeout` seconds were not enough."""
         self._put_marks()
         try:
-            await asyncio.wait_for(self._group.flush(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._group.flush()
         except TimeoutError:
             self._given_up = True
             await self._group.abandon()

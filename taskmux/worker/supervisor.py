@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Self
 
 from taskmux.api.task import Registry
+from taskmux.api.tasks import begin
 from taskmux.config import Limits
 from taskmux.driver import Driver, LeaseStatus
 from taskmux.model.errors import ConfigError
@@ -261,7 +262,7 @@ class Worker:
         """Return the task that stops it; one that was cancelled before it began is none."""
         self._told.set()
         if self._stopping is None or self._stopping.cancelled():
-            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+            self._stopping = begin(self._stop())
         return self._stopping
 
     def abort(self) -> None:
@@ -273,8 +274,9 @@ class Worker:
             await self._drain.run()
         finally:
             self._lanes.go_on_to(Phase.ENDING)
-            crews = [self._duties.end(), self._crew.end()]
-            await asyncio.gather(*crews, *(station.end() for station in self._stations))
+            ends = [self._duties.end(), self._crew.end()]
+            ends += [station.end() for station in self._stations]
+            await asyncio.gather(*map(begin, ends))
             await self._resources.aclose()
             if self._hooks.worker_stopped is not None:
                 self._hooks.worker_stopped(self.name)
