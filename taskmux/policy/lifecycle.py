@@ -68,18 +68,19 @@ def decide(job: JobRecord, outcome: Outcome, run: Run, rng: Random) -> Transitio
             )
             return transition.cancelled(job, changes)
         case Released():
-            return _stopped(job, run) or transition.release(job)
+            return _stopped(job, run, "its worker stopped while it ran") or transition.release(job)
         case CutOff():
-            changes = Changes(reason="its run was cancelled by other code in its worker's process")
-            return _stopped(job, run) or transition.again(job, changes, CUT_OFF_WAIT_MS)
+            why = "its run was cancelled by other code in its worker's process"
+            again = transition.again(job, Changes(reason=why), CUT_OFF_WAIT_MS)
+            return _stopped(job, run, why) or again
 
 
-def _stopped(job: JobRecord, run: Run) -> Transition | None:
+def _stopped(job: JobRecord, run: Run, why: str) -> Transition | None:
     """Bury a begun job that may start only once; None: it may be given back."""
     if job.policy.max_attempts > 1 or job.policy.max_crashes > 0:
         return None
     changes = Changes(history=_history(job, run, "stopped", None))
-    return _bury(job, changes, "its worker stopped while it ran, and it may start only once")
+    return _bury(job, changes, f"{why}, and it may start only once")
 
 
 def _snoozed(job: JobRecord, snoozed: Snoozed, run: Run) -> Transition:

@@ -170,6 +170,51 @@ class TestALoopThatGoesDown:
         assert record.state in (State.WAITING, State.DELAYED)  # it may be the first to notice
         assert (record.attempts, record.crashes) == (0, 0)
 
+    @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+    @pytest.mark.parametrize("store", ["memory", "sqlite"])
+    def test_one_that_a_childs_exit_ends_gives_back_what_may_run_again(self, kind, store, tmp_path):
+        """By asyncio's rule these two end `asyncio.run`, whichever task raises them."""
+        url = f"memory://{uuid4().hex}" if store == "memory" else f"sqlite:///{tmp_path}/jobs.db"
+        mux = Taskmux(url)
+
+        async def main() -> None:
+            begun = asyncio.Barrier(3)
+
+            async def leave() -> None:
+                raise kind
+
+            async def wait() -> None:
+                await begun.wait()
+                await asyncio.sleep(60)
+
+            async def vandal() -> None:
+                await begun.wait()
+                asyncio.get_running_loop().create_task(leave())
+                await asyncio.sleep(60)
+
+            again = mux.task(name="again", max_attempts=1, max_crashes=1)(wait)
+            once = mux.task(name="once", max_attempts=1, max_crashes=0)(wait)
+            vandals = mux.task(name="vandal", max_attempts=1)(vandal)
+            async with mux:
+                for number, task in enumerate((again, once, vandals, once)):
+                    await task.options(id=f"j{number}").enqueue()
+                async with mux.worker(concurrency=3):
+                    await asyncio.sleep(60)
+
+        async def look() -> list[JobRecord]:
+            async with Taskmux(url) as mux:
+                return [await mux.job("default", f"j{number}").record() for number in range(4)]
+
+        with pytest.raises(kind):
+            asyncio.run(main())
+        again, once, vandal, unbegun = asyncio.run(look())
+        for record in (again, vandal, unbegun):
+            assert record.state in (State.WAITING, State.DELAYED)
+        assert once.state is State.DEAD  # it has begun, so nobody may begin it again
+        assert "it may start only once" in once.reason
+        for record in (again, once, vandal, unbegun):
+            assert (record.attempts, record.crashes, record.error) == (0, 0, None)
+
     def test_a_worker_that_was_never_left_ends_with_its_loop(self, url):
         async def main() -> None:
             app = Long(url)
