@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import logging
 import os
@@ -192,7 +193,8 @@ async def _stop_with_parent(one: Worker) -> None:
 
 def _leave(code: int) -> None:
     """End the process at once: a handler that ignores its cancellation would keep it for ever."""
-    logging.shutdown()
+    with contextlib.suppress(BaseException):  # the app's log handlers may raise anything
+        logging.shutdown()
     settle_streams()
     os._exit(code)
 

@@ -11,10 +11,12 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from taskmux import Taskmux, hookimpl
+from taskmux.cli.signals import CUT_OFF
 from taskmux.conformance import FaultyDriver, refused
 from taskmux.memory import MemoryDriver
 from taskmux.model.errors import JobFailed
@@ -170,16 +172,18 @@ async def bad() -> None:
 """
 
 
-def test_a_worker_process_drains_cleanly(tmp_path):
-    (tmp_path / "app.py").write_text(textwrap.dedent(APP))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "taskmux", "worker", "app:mux"],
-        cwd=tmp_path,
+def worker_process(place: Path, app: str, *flags: str) -> subprocess.Popen[str]:
+    (place / "app.py").write_text(textwrap.dedent(app))
+    return subprocess.Popen(
+        [sys.executable, "-m", "taskmux", "worker", "app:mux", *flags],
+        cwd=place,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
 
+
+def test_a_worker_process_drains_cleanly(tmp_path):
     async def run() -> None:
         async with Taskmux(f"sqlite:///{tmp_path / 'jobs.db'}") as mux:
             bad = await mux.enqueue("bad", max_attempts=1)
@@ -188,7 +192,7 @@ def test_a_worker_process_drains_cleanly(tmp_path):
             while await bad.status() != "dead":
                 await asyncio.sleep(0.02)
 
-    with process:
+    with worker_process(tmp_path, APP) as process:
         try:
             asyncio.run(run())
             process.send_signal(signal.SIGTERM)
@@ -198,3 +202,41 @@ def test_a_worker_process_drains_cleanly(tmp_path):
             process.kill()
     assert "taskmux: logging failed (SystemExit)" in said
     assert "Stopped." in said
+
+
+STUBBORN = """
+import logging
+import time
+from pathlib import Path
+from taskmux import Taskmux
+
+class Raises(logging.Handler):
+    def flush(self):
+        raise SystemExit(9)
+
+logging.getLogger().addHandler(Raises())
+
+mux = Taskmux("sqlite:///jobs.db")
+
+@mux.task(name="stubborn")
+def stubborn() -> None:
+    Path("began").touch()
+    time.sleep(300)
+"""
+
+
+def test_a_process_that_leaves_a_handler_behind_ends_though_the_log_cannot_be_closed(tmp_path):
+    async def begun() -> None:
+        async with Taskmux(f"sqlite:///{tmp_path / 'jobs.db'}") as mux:
+            await mux.enqueue("stubborn")
+            async with asyncio.timeout(20):
+                while not (tmp_path / "began").exists():
+                    await asyncio.sleep(0.02)
+
+    with worker_process(tmp_path, STUBBORN, "--drain", "50ms") as process:
+        try:
+            asyncio.run(begun())
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == CUT_OFF
+        finally:
+            process.kill()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from pathlib import Path
 
 import pytest
+import taskmux
 from taskmux.model import log
 from taskmux.model.log import Log
 
@@ -84,3 +86,23 @@ def test_an_exception_is_told_with_its_traceback(caplog):
     except ValueError:
         logger.exception("failed")
     assert "the real one" in caplog.text
+
+
+def sources(*rooms: str) -> dict[str, str]:
+    """Return the code of some folders, by its path."""
+    root = Path(taskmux.__file__).parent.parent
+    files = [file for room in rooms for file in (root / room).rglob("*.py")]
+    return {str(file.relative_to(root)): file.read_text(encoding="utf-8") for file in files}
+
+
+def test_everything_speaks_through_it():
+    speaking = {
+        name for name, code in sources("taskmux", "backends").items() if "getLogger" in code
+    }
+    assert speaking == {"taskmux/model/log.py", "taskmux/cli/logs.py"}
+
+
+@pytest.mark.parametrize("call", ["create_task(", "ensure_future(", "wait_for("])
+def test_tasks_of_the_core_are_begun_past_the_apps_task_factory(call):
+    rooms = sources("taskmux/api", "taskmux/worker", "taskmux/memory")
+    assert [name for name, code in rooms.items() if call in code] == []
