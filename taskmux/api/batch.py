@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from taskmux.api.tasks import begin
+from taskmux.api.begin import begin
 from taskmux.driver import Op
 from taskmux.model.errors import StoreBusy, StoreDenied, StoreFull, StoreUnavailable
 

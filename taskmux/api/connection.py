@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any, cast
 
 from taskmux.api.batch import Ops, Replies, resend
+from taskmux.api.begin import begin
 from taskmux.api.reconcile import applied_before, pushed_before, read_each
-from taskmux.api.tasks import begin
 from taskmux.driver import (
     Applied,
     Driver,

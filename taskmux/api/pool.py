@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 
+from taskmux.api.begin import begin
 from taskmux.api.connection import Connection
-from taskmux.api.tasks import begin
 from taskmux.driver import Driver
 
 __all__ = ["Pool"]

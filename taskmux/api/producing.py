@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from taskmux.api.batch import BATCH_BYTES
+from taskmux.api.begin import begin
 from taskmux.api.blocking import Portal
 from taskmux.api.call import Call
 from taskmux.api.connection import Connection
 from taskmux.api.handle import Connect, JobHandle
 from taskmux.api.options import QueueOptions, declared_defaults, parse_defaults
-from taskmux.api.tasks import begin
 from taskmux.driver import Pushed, PushStatus
 from taskmux.model.errors import GroupFull, InvalidArguments, JobError, Moved, StoreUnavailable
 from taskmux.model.job import Ref

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from taskmux.api.tasks import begin
+from taskmux.api.begin import begin
 from taskmux.app import Taskmux
 from taskmux.cli.common import Commands, errors_to_exit_codes, settings_from
 from taskmux.cli.loading import load_app

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from taskmux.api.tasks import begin
+from taskmux.api.begin import begin
 from taskmux.model.errors import StoreError
 from taskmux.model.job import Ref
 from taskmux.model.log import Log

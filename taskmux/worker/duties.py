@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from taskmux.api.tasks import begin
+from taskmux.api.begin import begin
 from taskmux.model.errors import StoreError
 from taskmux.model.log import Log
 from taskmux.worker.outage import WAITED_OUT, Outage

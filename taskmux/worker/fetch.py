@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskmux.api.batch import Ops, resend
-from taskmux.api.tasks import begin
+from taskmux.api.begin import begin
 from taskmux.driver import ClaimAsk, Claimed
 from taskmux.model.errors import StoreError
 from taskmux.model.job import JobRecord

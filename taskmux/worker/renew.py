@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from taskmux.api.tasks import begin
+from taskmux.api.begin import begin
 from taskmux.driver import Driver, LeaseStatus
 from taskmux.model.errors import StoreError
 from taskmux.model.log import Log

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Self
 
+from taskmux.api.begin import begin
 from taskmux.api.task import Registry
-from taskmux.api.tasks import begin
 from taskmux.config import Limits
 from taskmux.driver import Driver, LeaseStatus
 from taskmux.model.errors import ConfigError

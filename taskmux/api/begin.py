@@ -1,4 +1,4 @@
-"""Tasks that taskmux lives by."""
+"""How the tasks that taskmux lives by begin; `task.py` is about tasks of users."""
 
 from __future__ import annotations
 
