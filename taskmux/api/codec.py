@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from taskmux.api.annotations import Look, kinds_in, look_needed, never_a_key
 from taskmux.api.handlers import annotated
+from taskmux.api.roundtrip import difference, is_equal
 from taskmux.api.values import (
     USER_ERRORS,
     dec_hook,
@@ -21,7 +25,15 @@ from taskmux.api.values import (
 )
 from taskmux.model.errors import DeclarationError, InvalidArguments, NotDecodable, NotEncodable
 
-__all__ = ["Signature", "decode_value", "encode_mapping", "encode_value", "result_type"]
+__all__ = [
+    "ResultType",
+    "Signature",
+    "decode_value",
+    "encode_mapping",
+    "encode_value",
+    "result_type",
+    "step_type",
+]
 
 
 def encode_mapping(task: str, arguments: object, limit: int) -> bytes:
@@ -68,7 +80,9 @@ class Signature:
         self._has_defaults = any(one.default is not one.empty for one in self._parameters)
         self._positional = [one.name for one in self._parameters if one.kind is one.POSITIONAL_ONLY]
         self._decoder = self._arguments_decoder(hints, context)
+        self._looked_at = self._rich_parameters(hints)
         self.returns = _result_type(hints.get("return", Any))
+        self.result = ResultType.of(self.returns)
 
     def _arguments_decoder(
         self, hints: Mapping[str, Any], context: type
@@ -99,20 +113,35 @@ class Signature:
                 f"Simplify them, or annotate the parameter Any."
             ) from None
         for one in self._parameters:
-            for name in foreign_types(hints.get(one.name, Any)):
-                raise DeclarationError(
-                    f"Task {self.name!r} takes a {name} as {one.name!r}, which has no JSON form. "
-                    f"Use plain values, dataclasses, msgspec Structs or pydantic models; or take "
-                    f"an id and load the object in the handler."
-                )
+            self._check_kind(one.name, hints.get(one.name, Any))
         return decoder
+
+    def _check_kind(self, parameter: str, kind: Any) -> None:
+        for name in foreign_types(kind):
+            raise DeclarationError(
+                f"Task {self.name!r} takes a {name} as {parameter!r}, which has no JSON form. "
+                f"Use plain values, dataclasses, msgspec Structs or pydantic models; or take "
+                f"an id and load the object in the handler."
+            )
+        for name in filter(None, map(never_a_key, kinds_in(kind))):
+            raise DeclarationError(
+                f"Task {self.name!r} takes a mapping with keys of type {name} as {parameter!r}: "
+                f"keys in JSON are text, which no {name} can be read from. Use str, int or another "
+                f"simple type, or take a list of pairs."
+            )
+
+    def _rich_parameters(self, hints: Mapping[str, Any]) -> tuple[tuple[str, Any, Look], ...]:
+        """Return the parameters whose arguments must be looked at when they have been read back."""
+        kinds = ((one.name, hints.get(one.name, Any)) for one in self._parameters)
+        looks = ((name, kind, look_needed(kind)) for name, kind in kinds)
+        return tuple(one for one in looks if one[2] is not Look.NOWHERE)
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> bytes:
         """Return a call's payload. It is read back once, so that what is stored can be run.
 
         Raises:
             InvalidArguments: the call does not fit the parameters or their annotations.
-            NotEncodable: a value has no JSON form.
+            NotEncodable: a value has no JSON form, or would not come back as it is.
             PayloadTooLarge: over the limit.
         """
         return self._checked(self._bind(args, kwargs), limit)
@@ -127,8 +156,11 @@ class Signature:
 
     def _checked(self, arguments: Mapping[str, Any], limit: int) -> bytes:
         data = encode_value(arguments, self._what, limit, known_objects=1)
+        lost = None
         try:
-            self._decoder.decode(data)
+            back = self._decoder.decode(data)
+            if self._looked_at:
+                lost = self._lost(arguments, back)
         except RecursionError:
             raise NotEncodable(f"{self._what} is nested too deeply to be read back.") from None
         except USER_ERRORS as error:
@@ -136,7 +168,17 @@ class Signature:
                 f"Task {self.name!r} cannot take these arguments: {error_text(error)}. Its "
                 f"parameters are {self._signature}."
             ) from None
+        if lost is not None:
+            raise _changed(self._what, lost)
         return data
+
+    def _lost(self, arguments: Mapping[str, Any], back: Any) -> str | None:
+        for name, kind, look in self._looked_at:
+            if name in arguments:
+                lost = _lost(arguments[name], getattr(back, name), name, kind, look)
+                if lost is not None:
+                    return lost
+        return None
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._by_place is not None and not kwargs and len(args) == len(self._by_place):
@@ -167,6 +209,68 @@ class Signature:
         if self._has_defaults:
             named = {name: value for name, value in named.items() if value is not UNSET}
         return [named.pop(name) for name in self._positional if name in named], named
+
+
+def _lost(sent: Any, back: Any, root: str, kind: Any, look: Look) -> str | None:
+    """Return what a value has lost that was sent and read back, or None."""
+    if look is Look.EQUAL and is_equal(sent, back):
+        return None
+    return difference(sent, back, root, kind)
+
+
+class ResultType:
+    """The annotation of a result whose values must be looked at when they are stored."""
+
+    def __init__(self, kind: Any, look: Look) -> None:
+        self._kind = kind
+        self._look = look
+
+    @classmethod
+    def of(cls, kind: Any) -> ResultType | None:
+        """Return what an annotation needs; None: nothing must be looked at."""
+        try:
+            look = look_needed(Any if kind is object else kind)
+        except (TypeError, ValueError):  # nothing that JSON can be read as
+            return None
+        return None if look is Look.NOWHERE else cls(kind, look)
+
+    def encode(self, value: Any, what: str, limit: int) -> bytes:
+        """Return a result as JSON bytes.
+
+        One that does not fit its annotation at all is stored as it is: who reads it is told.
+
+        Raises:
+            NotEncodable: it has no JSON form, or would come back as something else.
+            PayloadTooLarge: it is over the limit.
+        """
+        data = encode_value(value, what, limit)
+        try:
+            back = decode_value(data, self._kind, what)
+        except NotDecodable:
+            return data
+        lost = _lost(value, back, "result", self._kind, self._look)
+        if lost is not None:
+            raise _changed(what, lost)
+        return data
+
+
+def step_type(function: Callable[..., Any]) -> ResultType | None:
+    """Return what a step's function needs; asked once for each function."""
+    function = getattr(function, "__func__", function)  # a method is a new object each time
+    try:
+        return _step_types[function]
+    except (KeyError, TypeError):  # a callable may have no hash
+        found = ResultType.of(result_type(function))
+    with contextlib.suppress(TypeError):
+        _step_types[function] = found
+    return found
+
+
+_step_types: WeakKeyDictionary[Callable[..., Any], ResultType | None] = WeakKeyDictionary()
+
+
+def _changed(what: str, lost: str) -> NotEncodable:
+    return NotEncodable(f"{what} would not come back as it is: {lost}")
 
 
 def _names_by_place(parameters: Sequence[inspect.Parameter]) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future as ThreadFuture
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
-from taskmux.api.codec import decode_value, encode_value, result_type
+from taskmux.api.codec import decode_value, encode_value, result_type, step_type
 from taskmux.config import Limits
 from taskmux.driver import Applied, ApplyStatus, Note
 from taskmux.model.errors import ConfigError, DeclarationError, LeaseLost, PayloadTooLarge
@@ -180,7 +180,7 @@ class Context:
         result = function(*args, **kwargs)
         if inspect.isawaitable(result):
             result = await result
-        await self._remember(name, result)
+        await self._remember(name, function, result)
         return result
 
     def _recall(self, name: str, function: Callable[..., Any]) -> tuple[bool, Any]:
@@ -190,8 +190,10 @@ class Context:
         what = f"The stored result of step {name!r}"
         return True, decode_value(self._steps[name], result_type(function), what)
 
-    def _remember(self, name: str, result: Any) -> Sent:
-        data = encode_value(result, f"The result of step {name!r}", self._limits.result)
+    def _remember(self, name: str, function: Callable[..., Any], result: Any) -> Sent:
+        kind = step_type(function)
+        encode = encode_value if kind is None else kind.encode
+        data = encode(result, f"The result of step {name!r}", self._limits.result)
         total = len(data) + sum(map(len, self._steps.values()))
         if total > self._limits.result:
             raise PayloadTooLarge(
@@ -249,7 +251,7 @@ class BlockingContext:
         if done:
             return value  # type: ignore[no-any-return]  # as annotated by the function
         result = function(*args, **kwargs)
-        self._context._remember(name, result).wait()  # noqa: SLF001 - the same unit
+        self._context._remember(name, function, result).wait()  # noqa: SLF001 - the same unit
         return result
 
 

@@ -14,13 +14,15 @@ import json
 import math
 import typing
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Any, Final
 
 import msgspec
 from msgspec import inspect
 
+from taskmux.api.annotations import kinds_in
+from taskmux.api.roundtrip import difference
 from taskmux.model.errors import NotDecodable, NotEncodable, PayloadTooLarge
 
 __all__ = ["USER_ERRORS", "dec_hook", "decode_value", "encode_value", "error_text", "foreign_types"]
@@ -63,6 +65,8 @@ def encode_value(value: Any, what: str, limit: int, *, known_objects: int = 0) -
         raise NotEncodable(
             f"{what} contains itself or is nested too deeply. Send ids instead of linked objects."
         ) from None
+    except _LostError as error:
+        raise NotEncodable(f"{what} would not come back as it is: {error}") from None
     except USER_ERRORS as error:
         raise NotEncodable(
             f"{what} has no JSON form: {error_text(error)}. Use plain values, dataclasses, msgspec "
@@ -179,21 +183,9 @@ def _json_type(base: type, kind: Any) -> Any:
 
 def foreign_types(kind: Any) -> Iterator[str]:
     """Yield the names of types inside an annotation whose values cannot travel."""
-    left: list[Any] = [inspect.type_info(kind)]
-    seen: set[int] = set()
-    while left:
-        one = left.pop()
-        if id(one) in seen:  # a type may hold itself
-            continue
-        seen.add(id(one))
-        if isinstance(one, inspect.CustomType):
-            if not _travels(one.cls):
-                yield _name(one.cls)
-            continue
-        for name in one.__struct_fields__:
-            part = getattr(one, name)
-            parts: Sequence[Any] = part if isinstance(part, tuple) else (part,)
-            left += [part for part in parts if isinstance(part, inspect.Type | inspect.Field)]
+    for one in kinds_in(kind):
+        if isinstance(one, inspect.CustomType) and not _travels(one.cls):
+            yield _name(one.cls)
 
 
 def _travels(kind: type) -> bool:
@@ -205,11 +197,15 @@ def _travels(kind: type) -> bool:
 # -- pydantic -----------------------------------------------------------------------------------
 
 
+class _LostError(ValueError):
+    """A model would come back as something else."""
+
+
 def _written_model(model: Any) -> Any:
     """Return a pydantic model as JSON values from which an equal one can be read.
 
     Raises:
-        ValueError: a field would come back as something else, such as a secret as asterisks.
+        _LostError: a field would come back as something else, such as a secret as asterisks.
     """
     lost: str | None = None
     for by_alias in (True, False):  # aliases for writing may not be those for reading
@@ -217,13 +213,13 @@ def _written_model(model: Any) -> Any:
         try:
             back = _read_model(type(model), data)
         except ValueError as error:
-            lost = lost or f"cannot be read back: {error}"
+            lost = lost or f"{type(model).__name__} cannot be read back: {error}"
             continue
-        field = _difference(model, back, type(model).__name__)
-        if field is None:
+        changed = difference(model, back, type(model).__name__)
+        if changed is None:
             return data
-        lost = f"would not come back as it is: look at {field} (excluded, secret, or changed)"
-    raise ValueError(f"the {type(model).__name__} {lost}")
+        lost = changed
+    raise _LostError(lost)
 
 
 def _read_model(kind: Any, value: Any) -> Any:
@@ -238,34 +234,3 @@ def _read_model(kind: Any, value: Any) -> Any:
             except (ValueError, TypeError):  # older releases have no `by_name`
                 continue
         raise
-
-
-def _difference(sent: Any, back: Any, where: str) -> str | None:
-    """Return where a value differs from what was read back, or None."""
-    parts: list[tuple[Any, Any, str]] | None = None
-    if type(sent) is type(back):
-        if hasattr(type(sent), "model_fields"):
-            names = [*type(sent).model_fields, *(sent.model_extra or ())]
-            parts = [
-                (getattr(sent, name), getattr(back, name, None), f"{where}.{name}")
-                for name in names
-            ]
-        elif isinstance(sent, dict) and sent.keys() == back.keys():
-            parts = [(sent[key], back[key], f"{where}[{key!r}]") for key in sent]
-        elif isinstance(sent, list | tuple) and len(sent) == len(back):
-            pairs = enumerate(zip(sent, back, strict=True))
-            parts = [(one, other, f"{where}[{at}]") for at, (one, other) in pairs]
-    if parts is not None:
-        found = (_difference(*part) for part in parts)
-        return next((one for one in found if one is not None), None)
-    return None if sent == back or _same_json(sent, back) else where
-
-
-def _same_json(sent: Any, back: Any) -> bool:
-    """Say whether a value of a field that says no type came back as JSON has it."""
-    if sent is None or back is None:
-        return False
-    try:
-        return _encoder.encode(sent) == _encoder.encode(back)
-    except (TypeError, ValueError):
-        return False

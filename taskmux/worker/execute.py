@@ -171,7 +171,7 @@ class Runner:
         """
         if type(ended) is not Raised:
             if held.stop is None or task.is_async or held.stop is not Stop.TIMEOUT:
-                return self._completed(held.job, ended)
+                return self._completed(held.job, task, ended)
             return timed_out(held.job.policy.timeout_ms or 0)
         if signal_in(ended.error) is None:
             if held.stop is not None:
@@ -191,12 +191,13 @@ class Runner:
             return not self._lanes.serving
         return raised.cut_off and issubclass(kind, asyncio.CancelledError)
 
-    def _completed(self, job: JobRecord, value: Any) -> Outcome:
+    def _completed(self, job: JobRecord, task: AnyTask, value: Any) -> Outcome:
         if not job.policy.keep_result or value is None:
             return Completed(None)
         what, limits = f"The result of task {job.task!r}", self._with.limits
+        encode = encode_value if task.signature.result is None else task.signature.result.encode
         try:
-            return Completed(encode_value(value, what, limits.result))
+            return Completed(encode(value, what, limits.result))
         except PayloadError as error:
             return Failed(describe(error, limits), final=True)
         except RecursionError:
