@@ -156,11 +156,12 @@ class Signature:
 
     def _checked(self, arguments: Mapping[str, Any], limit: int) -> bytes:
         data = encode_value(arguments, self._what, limit, known_objects=1)
-        lost = None
         try:
             back = self._decoder.decode(data)
             if self._looked_at:
-                lost = self._lost(arguments, back)
+                self._look_at(arguments, back)
+        except NotEncodable:
+            raise
         except RecursionError:
             raise NotEncodable(f"{self._what} is nested too deeply to be read back.") from None
         except USER_ERRORS as error:
@@ -168,17 +169,14 @@ class Signature:
                 f"Task {self.name!r} cannot take these arguments: {error_text(error)}. Its "
                 f"parameters are {self._signature}."
             ) from None
-        if lost is not None:
-            raise _changed(self._what, lost)
         return data
 
-    def _lost(self, arguments: Mapping[str, Any], back: Any) -> str | None:
+    def _look_at(self, arguments: Mapping[str, Any], back: Any) -> None:
         for name, kind, look in self._looked_at:
             if name in arguments:
                 lost = _lost(arguments[name], getattr(back, name), name, kind, look)
                 if lost is not None:
-                    return lost
-        return None
+                    raise _changed(self._what, lost)
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._by_place is not None and not kwargs and len(args) == len(self._by_place):

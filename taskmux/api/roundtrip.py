@@ -50,12 +50,13 @@ def difference(sent: Any, back: Any, root: str, hint: Any = Any) -> str | None:
     left: list[_Pair] = [(sent, back, (None, hint), (None, "", root))]
     while left:  # a recursion would end before msgspec's does
         sent, back, where, path = left.pop()
-        if type(sent) is type(back) and type(sent) in _ATOMS and sent == back:
-            continue
         found = _look(sent, back, where, path)
         if isinstance(found, str):
             return f"{_written(path)} {found}"
-        left.extend(found)
+        for pair in found:
+            one, other, *_ = pair
+            if type(one) is not type(other) or type(one) not in _ATOMS or one != other:
+                left.append(pair)
     return None
 
 
@@ -64,8 +65,9 @@ def _look(sent: Any, back: Any, hint: _Hint, path: _Path) -> str | Iterable[_Pai
     if type(sent) is msgspec.Raw and type(back) is not msgspec.Raw:
         sent = msgspec.json.decode(sent)
     kind: Any = type(back)
-    if _fields(kind) is not None:
-        return _look_at_fields(sent, back, path)
+    shape = _shape(kind)
+    if shape is not None:
+        return _look_at_fields(sent, back, shape, path)
     if isinstance(back, dict) and isinstance(sent, dict):
         return _look_at_keys(sent, back, hint, path)
     if isinstance(back, _ARRAYS) and isinstance(sent, _ARRAYS):
@@ -105,55 +107,46 @@ def _has_odd_offset(moment: datetime | time) -> bool:
     return offset is not None and bool(offset % timedelta(minutes=1))
 
 
-def _look_at_fields(sent: Any, back: Any, path: _Path) -> str | Iterable[_Pair]:
+def _look_at_fields(sent: Any, back: Any, shape: _Shape, path: _Path) -> str | Iterable[_Pair]:
     """Look at an object, which may have been given as JSON has it."""
-    kind: Any = type(back)
-    names = _fields(kind) or ()
+    names, kind = shape.names, type(back)
     if type(sent) is kind:
-        if hasattr(kind, "model_fields"):
+        if shape.is_model:
             names = (*names, *(sent.model_extra or ()))
             private = _lost_in_private(sent, back)
             if private is not None:
                 return private
-        pairs = ((getattr(sent, name, _ABSENT), getattr(back, name, _ABSENT)) for name in names)
         return [
-            (one, other, (kind, name), (path, ".", name))
-            for name, (one, other) in zip(names, pairs, strict=True)
+            (getattr(sent, at, _ABSENT), getattr(back, at, _ABSENT), (kind, at), (path, ".", at))
+            for at in names
         ]
     if isinstance(sent, dict) and not isinstance(back, tuple):
-        return _look_at_given(sent, back, path)
+        return () if shape.is_model else _look_at_given(sent, back, shape, path)
     if isinstance(sent, list | tuple) and not hasattr(sent, "_fields"):
-        if _tag(kind):
-            sent = sent[1:]
-        if len(sent) > len(names):
+        items = sent[1:] if shape.tag is not None else sent
+        if len(items) > len(names):
             return f"has more items than a {kind.__name__} has fields. Send one."
         return [
-            (one, getattr(back, name), (kind, name), (path, ".", name))
-            for one, name in zip(sent, names, strict=False)
+            (one, getattr(back, at), (kind, at), (path, ".", at))
+            for one, at in zip(items, names, strict=False)
         ]
     return _changed(sent, back)
 
 
-def _look_at_given(sent: dict[Any, Any], back: Any, path: _Path) -> str | Iterable[_Pair]:
+def _look_at_given(
+    sent: dict[Any, Any], back: Any, shape: _Shape, path: _Path
+) -> str | Iterable[_Pair]:
     """Look at an object that was given as a dict. What its text means is the class's to say."""
-    kind: Any = type(back)
-    if hasattr(kind, "model_fields"):
-        return ()  # the model has judged it: aliases, what is extra, validators
-    names = _fields(kind) or ()
-    written = dict(zip(getattr(kind, "__struct_encode_fields__", names), names, strict=True))
+    kind = type(back)
     for key in sent:
-        if key not in written and key != _tag(kind):
+        if key not in shape.written and key != shape.tag:
             return f"has a key {key!r}, which is no field of {kind.__name__}. Leave it out."
+    given = [(shape.written[key], one) for key, one in sent.items() if key in shape.written]
     return [
-        (one, getattr(back, written[key]), (kind, written[key]), (path, ".", written[key]))
-        for key, one in sent.items()
-        if key in written and type(one) is not str
+        (one, getattr(back, at), (kind, at), (path, ".", at))
+        for at, one in given
+        if type(one) is not str
     ]
-
-
-def _tag(kind: type) -> str | None:
-    config = getattr(kind, "__struct_config__", None)
-    return None if config is None else config.tag_field
 
 
 def _look_at_keys(
@@ -241,18 +234,41 @@ def _lost_in_private(sent: Any, back: Any) -> str | None:
 # -- classes with fields --------------------------------------------------------------------------
 
 
+class _Shape(msgspec.Struct, frozen=True):
+    """What is known of a class with fields.
+
+    Attributes:
+        names: of its fields.
+        written: these names by the keys that JSON has for them.
+        tag: the key, or the first item, that tells the type from others; or None.
+        is_model: it is pydantic's. A dict that is given for one is judged by itself: aliases,
+            what is extra, validators.
+    """
+
+    names: tuple[str, ...]
+    written: dict[str, str]
+    tag: str | None = None
+    is_model: bool = False
+
+
 @functools.lru_cache(1024)
-def _fields(kind: type) -> tuple[str, ...] | None:
-    """Return the names of a class's fields, or None if it has none."""
+def _shape(kind: Any) -> _Shape | None:
+    """Return what is known of a class, or None if it has no fields."""
     if issubclass(kind, msgspec.Struct):
-        return kind.__struct_fields__
+        names: tuple[str, ...] = kind.__struct_fields__
+        written = dict(zip(kind.__struct_encode_fields__, names, strict=True))
+        return _Shape(names, written, kind.__struct_config__.tag_field)
     if hasattr(kind, "model_fields"):
-        return tuple(kind.model_fields)
+        return _Shape(tuple(kind.model_fields), {}, is_model=True)
     if dataclasses.is_dataclass(kind):
-        return tuple(field.name for field in dataclasses.fields(kind))
-    if hasattr(kind, "__attrs_attrs__"):
-        return tuple(field.name for field in kind.__attrs_attrs__)
-    return getattr(kind, "_fields", None) if issubclass(kind, tuple) else None
+        names = tuple(field.name for field in dataclasses.fields(kind))
+    elif hasattr(kind, "__attrs_attrs__"):
+        names = tuple(field.name for field in kind.__attrs_attrs__)
+    elif issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        names = kind._fields
+    else:
+        return None
+    return _Shape(names, {name: name for name in names})
 
 
 def _annotation(hint: _Hint) -> Any:

@@ -57,7 +57,7 @@ def encode_value(value: Any, what: str, limit: int, *, known_objects: int = 0) -
         PayloadTooLarge: it is over the limit.
     """
     try:
-        data = _encoder.encode(value)
+        data = _encode(value)
         fault = None
         if (b"null" in data or data.count(b"{") > known_objects) and len(data) <= limit:
             fault = _fault(value, data, known_objects)
@@ -160,7 +160,7 @@ def _enc_hook(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} has none")
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_enc_hook)
+_encode = msgspec.json.Encoder(enc_hook=_enc_hook).encode
 
 
 def dec_hook(kind: Any, value: Any) -> Any:
