@@ -79,7 +79,7 @@ class Signature:
         self._by_place = _names_by_place(self._parameters)
         self._has_defaults = any(one.default is not one.empty for one in self._parameters)
         self._positional = [one.name for one in self._parameters if one.kind is one.POSITIONAL_ONLY]
-        self._decoder = self._arguments_decoder(hints, context)
+        self._read = self._arguments_decoder(hints, context).decode
         self._looked_at = self._rich_parameters(hints)
         self.returns = _result_type(hints.get("return", Any))
         self.result = ResultType.of(self.returns)
@@ -157,7 +157,7 @@ class Signature:
     def _checked(self, arguments: Mapping[str, Any], limit: int) -> bytes:
         data = encode_value(arguments, self._what, limit, known_objects=1)
         try:
-            back = self._decoder.decode(data)
+            back = self._read(data)
             if self._looked_at:
                 self._look_at(arguments, back)
         except NotEncodable:
@@ -196,7 +196,7 @@ class Signature:
             NotDecodable: the payload does not fit the handler (any more).
         """
         try:
-            values = self._decoder.decode(payload)
+            values = self._read(payload)
         except USER_ERRORS as error:
             raise NotDecodable(
                 f"The payload does not fit task {self.name!r} ({self._signature}): "

@@ -112,7 +112,7 @@ def _look_at_fields(sent: Any, back: Any, shape: _Shape, path: _Path) -> str | I
     names, kind = shape.names, type(back)
     if type(sent) is kind:
         if shape.is_model:
-            names = (*names, *(sent.model_extra or ()))
+            names = (*names, *(getattr(sent, "model_extra", None) or ()))
             private = _lost_in_private(sent, back)
             if private is not None:
                 return private
@@ -220,8 +220,8 @@ def _lost_in_private(sent: Any, back: Any) -> str | None:
 
     What is equal to itself alone, such as a lock or a client, is taken to be made anew.
     """
-    made = back.__pydantic_private__ or {}
-    for name, value in (sent.__pydantic_private__ or {}).items():
+    made = getattr(back, "__pydantic_private__", None) or {}
+    for name, value in (getattr(sent, "__pydantic_private__", None) or {}).items():
         if _is_equal_to_itself_alone(value) or is_equal(value, made.get(name, _ABSENT)):
             continue
         return (

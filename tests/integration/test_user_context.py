@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,15 @@ from taskmux import Context, Fixed, Limits, Retry, State, Taskmux
 from taskmux.model.errors import JobFailed
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
+class Marked(Point):
+    """Would come back as a point."""
 
 
 class TestSteps:
@@ -92,6 +102,40 @@ class TestSteps:
             with pytest.raises(JobFailed, match="step results take"):
                 await job.result(timeout="20s")
         assert set((await job.record()).steps) == {"one"}
+
+    async def test_a_step_result_that_a_retry_would_get_as_another_type_is_a_failure(self, mux):
+        def place() -> Point:
+            return Marked(1)
+
+        @mux.task(max_attempts=1)
+        async def work(ctx: Context) -> None:
+            await ctx.step("place", place)
+
+        @mux.task(max_attempts=1)
+        def sync_work(ctx: Context) -> None:
+            ctx.blocking.step("place", place)
+
+        async with mux.worker():
+            for task in (work, sync_work):
+                job = await task.enqueue()
+                with pytest.raises(JobFailed, match=r"'place' .* result is a Marked"):
+                    await job.result(timeout="20s")
+                assert not (await job.record()).steps
+
+
+class TestResults:
+    async def test_what_would_come_back_as_another_type_is_a_failure(self, mux):
+        @mux.task(max_attempts=5)
+        async def place(marked: bool) -> list[Point]:
+            return [Marked(1) if marked else Point(1)]
+
+        async with mux.worker():
+            good, bad = await place.enqueue(False), await place.enqueue(True)
+            assert await good.result(timeout="20s") == [Point(1)]
+            with pytest.raises(JobFailed, match=r"result\[0\] is a Marked"):
+                await bad.result(timeout="20s")
+        record = await bad.record()
+        assert (record.state, record.attempts) == (State.DEAD, 1)
 
 
 class TestNotes:

@@ -373,6 +373,20 @@ class TestRefused:
             await mux.enqueue("t", {"a": object()})
         assert await self.nothing_was_sent(mux)
 
+    async def test_arguments_that_would_lose_something(self, mux):
+        @mux.task()
+        async def take(ratio: float) -> None:
+            raise NotImplementedError
+
+        for send in (
+            lambda: take.enqueue(2**60 + 1),
+            lambda: mux.enqueue(take.name, {"ratio": 2**60 + 1}),
+            lambda: mux.enqueue_many([take.bind(2**60 + 1)]),
+        ):
+            with pytest.raises(NotEncodable, match="ratio is an int that no float"):
+                await send()
+        assert await self.nothing_was_sent(mux)
+
     async def test_a_payload_over_the_limit(self, app):
         mux = app(limits=Limits(payload=100))
 
