@@ -7,7 +7,6 @@ from typing import Final
 
 from msgspec.structs import replace
 from taskmux.driver import (
-    CorruptRecord,
     Extended,
     HeldLease,
     JobRecord,
@@ -34,19 +33,12 @@ async def extend(store: Store, leases: Sequence[HeldLease], lease: int) -> list[
     """Renew leases to now + `lease` milliseconds.
 
     Raises:
-        CorruptRecord: a key of the only queue asked about is of another type. Where other queues
-            are asked about too, the leases of the damaged one are lost, and the others renewed.
+        CorruptRecord: a key of one of the queues is of another type. The leases of other queues
+            were renewed.
     """
-    is_alone = len({held.ref.queue for held in leases}) == 1
-
-    async def send(queue: str, _: Part, some: Sequence[HeldLease]) -> list[Extended]:
+    async def send(queue: str, _: str, some: list[HeldLease]) -> list[Extended]:
         pairs = [value for held in some for value in (held.ref.id, held.fence)]
-        try:
-            codes = await store.run(queue, _EXTEND, lease, *pairs)
-        except CorruptRecord:
-            if is_alone:
-                raise
-            codes = b"L" * len(some)
+        codes = await store.run(queue, _EXTEND, lease, *pairs)
         return [_STATUSES[code] for code in codes.decode()]
 
     return await by_queue(leases, lambda held: held.ref.queue, send)

@@ -21,7 +21,7 @@ from taskmux.api.begin import begin
 from taskmux.driver import Op
 from taskmux.model.errors import StoreBusy, StoreDenied, StoreFull, StoreUnavailable
 
-__all__ = ["BATCH_BYTES", "GroupCommit", "Ops", "Replies", "resend"]
+__all__ = ["ABOUT_THE_STORE", "BATCH_BYTES", "GroupCommit", "Ops", "Replies", "resend"]
 
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
@@ -105,6 +105,7 @@ class GroupCommit(Generic[Item, Reply]):
         reconcile: given the items and replies of a part of a refused batch. The refused try may
             have stored some of them; it returns what their owners are to be told.
         again: the errors after which the same batch is sent again.
+        whole: the errors for which no item is looked for: each of the batch is told.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class GroupCommit(Generic[Item, Reply]):
         size: Callable[[Item], int] | None = None,
         reconcile: Reconcile[Item, Reply] | None = None,
         again: Errors = (StoreUnavailable,),
+        whole: Errors = ABOUT_THE_STORE,
     ) -> None:
         self._send = send
         self._deliver = deliver
@@ -125,6 +127,7 @@ class GroupCommit(Generic[Item, Reply]):
         self._size = size
         self._reconcile = reconcile
         self._again = again
+        self._whole = whole
         self._ops = Ops()
         self._items: deque[Item] = deque()
         self._in_flight: list[Item] = []
@@ -205,7 +208,7 @@ class GroupCommit(Generic[Item, Reply]):
         refusals = 1
         while True:
             part = left.popleft()
-            if isinstance(error, ABOUT_THE_STORE) or refusals > MOST_REFUSALS:
+            if isinstance(error, self._whole) or refusals > MOST_REFUSALS:
                 for rest in (part, *left):
                     self._tell(rest, [error] * len(rest))
                 return

@@ -32,6 +32,11 @@ class Damage:
         self._again: dict[str, tuple[float, float]] = {}
         """For each damaged queue when to look again, and the pause before that."""
 
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The damaged ones."""
+        return tuple(self._again)
+
     def usable(self, queues: Sequence[str]) -> Sequence[str]:
         """Return the queues that may be tried now."""
         if not self._again:
@@ -50,6 +55,9 @@ class Damage:
         known = self._again.get(queue)
         pause = FIRST_PAUSE if known is None else min(2 * known[1], LONGEST_PAUSE)
         self._again[queue] = monotonic() + pause, pause
+        if known is not None:  # told of already
+            logger.debug("queue %s is damaged still, next look in %.1f s", queue, pause)
+            return
         logger.error(
             "queue %s is damaged: %s stops there until it is mended, other queues go on; next "
             "look in %s: %s",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -21,7 +22,7 @@ from taskmux.worker.held import Held, Stop
 from taskmux.worker.lanes import Lanes
 from taskmux.worker.options import WorkerOptions
 from taskmux.worker.outage import WAITED_OUT
-from taskmux.worker.renew import MAX_EXTEND, extend
+from taskmux.worker.renew import MAX_EXTEND, extend_sound
 from taskmux.worker.report import Report
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Recoverer:
         self._lanes = lanes
         self._options = options
         self._report = report
-        self._damage = Damage("recovery")
+        self._damage, self._renewal = Damage("recovery"), Damage("renewing leases")
         self._grace_until = -math.inf
         self._ops = {queue: Ops() for queue in station.queues}
         self._settle_ops = Ops()
@@ -89,9 +90,11 @@ class Recoverer:
         """Renew every lease that this worker has in the store, or ask for something small."""
         mine = [held for held in tuple(self._lanes.held) if held.station is self._station]
         for start in range(0, len(mine), MAX_EXTEND):
-            await extend(self._driver, mine[start : start + MAX_EXTEND], self._options.lease_ms)
+            some = mine[start : start + MAX_EXTEND]
+            await extend_sound(self._driver, some, self._options.lease_ms, self._renewal)
         if not mine:
-            await self._driver.get([Ref(self._queues[0], "-")])
+            with suppress(*DAMAGED):  # it answered
+                await self._driver.get([Ref(self._queues[0], "-")])
 
     async def _recover(self, queue: str) -> int:
         """Reclaim once, decide about each job, and return how many there were."""

@@ -11,6 +11,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from taskmux.api.begin import begin
@@ -18,6 +19,7 @@ from taskmux.driver import Driver, LeaseStatus
 from taskmux.model.errors import StoreError
 from taskmux.model.log import Log
 from taskmux.worker.clock import monotonic
+from taskmux.worker.damage import DAMAGED, Damage
 from taskmux.worker.held import Held
 from taskmux.worker.lanes import Lanes
 from taskmux.worker.options import WorkerOptions
@@ -27,7 +29,7 @@ from taskmux.worker.watch import Watch
 if TYPE_CHECKING:
     from taskmux.worker.station import Station
 
-__all__ = ["Renewer", "extend"]
+__all__ = ["Renewer", "extend", "extend_sound"]
 
 logger = Log("taskmux.worker")
 
@@ -65,6 +67,7 @@ class Renewer:
         self._options = options
         self._watch = watch
         self._notify = notify
+        self._damage = Damage(DUTY)
         self._home = asyncio.get_running_loop()
         self._stop = threading.Event()
         self._wake: Callable[[], None] = self._stop.set
@@ -148,7 +151,7 @@ class Renewer:
     async def _extend(self, station: Station, driver: Driver, batch: Sequence[Held]) -> bool:
         try:
             await driver.open()
-            answers = await extend(driver, batch, self._options.lease_ms)
+            answers = await extend_sound(driver, batch, self._options.lease_ms, self._damage)
         except WAITED_OUT as error:
             _call_soon(self._home, station.outage.met, error, DUTY)
             return False
@@ -158,7 +161,7 @@ class Renewer:
         except Exception:
             logger.exception("renewing %d leases failed, trying again", len(batch))
             return False
-        for held, status in zip(batch, answers, strict=True):
+        for held, status in answers:
             if status is not LeaseStatus.HELD:
                 _call_soon(self._home, self._notify, held, status)
         return True
@@ -172,6 +175,30 @@ async def extend(driver: Driver, batch: Sequence[Held], lease_ms: int) -> list[L
         lost = answer.status is LeaseStatus.LOST
         held.until = -math.inf if lost else began + lease_ms / 1000
     return [answer.status for answer in answers]
+
+
+async def extend_sound(
+    driver: Driver, batch: Sequence[Held], lease_ms: int, damage: Damage
+) -> list[tuple[Held, LeaseStatus]]:
+    """Renew leases of any queues, and return what became of them; of a damaged queue, nothing.
+
+    Its leases are not lost: they can be renewed when it is mended, lapsed or not.
+    """
+    if not damage.queues:
+        with suppress(DAMAGED):
+            return list(zip(batch, await extend(driver, batch, lease_ms), strict=True))
+    queues: dict[str, list[Held]] = {}
+    for held in batch:
+        queues.setdefault(held.job.queue, []).append(held)
+    told: list[tuple[Held, LeaseStatus]] = []
+    for queue, mine in queues.items():
+        try:
+            told += zip(mine, await extend(driver, mine, lease_ms), strict=True)
+        except DAMAGED as error:
+            damage.met(queue, error)
+        else:
+            damage.well(queue)
+    return told
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object) -> None:

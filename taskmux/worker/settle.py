@@ -6,42 +6,26 @@ Leases of unsettled jobs stay renewed meanwhile, so a store that is away for a w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable
 
-from taskmux.api.batch import GroupCommit
-from taskmux.api.reconcile import applied_before
-from taskmux.driver import Applied, ApplyStatus, Driver, Op
+from taskmux.api.batch import ABOUT_THE_STORE, GroupCommit
+from taskmux.driver import Applied, ApplyStatus, Driver
 from taskmux.model import transition
 from taskmux.model.log import Log
 from taskmux.model.transition import Transition
+from taskmux.worker.damage import DAMAGED
 from taskmux.worker.held import Held
+from taskmux.worker.mending import Mending
 from taskmux.worker.outage import WAITED_OUT, Outage
 from taskmux.worker.refusal import Substitutes
+from taskmux.worker.sending import Entry, Sender, size
 
 __all__ = ["Settler"]
 
 logger = Log("taskmux.worker")
 
 Stored = Callable[[Held, Transition, Applied], None]
-
-
-class Entry:
-    """One transition on its way; `reply` is set for those that somebody awaits.
-
-    `again`: its first copy was cut off, and may have been applied or not. `refusals`: how often
-    the store refused what was to be stored about this run.
-    """
-
-    __slots__ = ("again", "held", "refusals", "reply", "what")
-
-    def __init__(
-        self, held: Held, what: Transition, reply: asyncio.Future[bool] | None = None
-    ) -> None:
-        self.held = held
-        self.what = what
-        self.reply = reply
-        self.again = False
-        self.refusals = 0
 
 
 class Settler:
@@ -61,26 +45,30 @@ class Settler:
         self._stored = stored
         self._outage = outage
         self._substitutes = substitutes
+        sender = Sender(driver, outage)
         self._group: GroupCommit[Entry, Applied] = GroupCommit(
-            self._send,
-            self._deliver,
+            sender.send,
+            self._answered,
             tries=None,
-            size=_size,
-            reconcile=self._reconcile,
+            size=size,
+            reconcile=sender.reconcile,
             again=WAITED_OUT,
+            whole=ABOUT_THE_STORE + DAMAGED,
         )
-        self._batch: tuple[Op, list[Entry]] | None = None
+        self._apart: dict[str, Mending] = {}
+        """Queues of which a batch met damage. They must not hold up the outcomes of others."""
         self._begun: list[Held] = []
         self._given_up = False
 
     def __len__(self) -> int:
         """Return how many transitions the store has not answered yet."""
-        return len(self._group) + len(self._begun)
+        apart = sum(map(len, self._apart.values()))
+        return len(self._group) + len(self._begun) + apart
 
     def settle(self, held: Held, outcome: Transition) -> None:
         """Store an outcome with the next batch."""
         held.outcome = outcome
-        self._group.put(Entry(held, outcome))
+        self._put(Entry(held, outcome))
 
     def mark_started(self, held: Held) -> None:
         """Say with the next batch that a prefetched job runs now, unless it is done by then.
@@ -96,7 +84,7 @@ class Settler:
         begun, self._begun = self._begun, []
         for held in begun:
             if held.outcome is None:
-                self._group.put(Entry(held, transition.start(held.job)))
+                self._put(Entry(held, transition.start(held.job)))
 
     async def confirm_started(self, held: Held) -> bool:
         """Say so and wait for the answer: False if the lease is lost.
@@ -106,13 +94,18 @@ class Settler:
         """
         held.started = True
         reply: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._group.put(Entry(held, transition.start(held.job), reply))
+        self._put(Entry(held, transition.start(held.job), reply))
         return await reply
 
     async def quiet(self) -> None:
-        """Wait until everything given so far is stored, however long the store is away."""
+        """Wait until everything given so far is stored, however long the store is away.
+
+        What waits until a queue is mended is not waited for.
+        """
         self._put_marks()
         await self._group.flush()
+        for apart in tuple(self._apart.values()):
+            await apart.sent()
 
     async def flush(self, timeout: float) -> bool:  # noqa: ASYNC109 - what is left is reported
         """Wait until everything is stored; False if `timeout` seconds were not enough."""
@@ -120,39 +113,42 @@ class Settler:
         try:
             async with asyncio.timeout(timeout):
                 await self._group.flush()
+                while self._apart:
+                    await next(iter(self._apart.values())).flush()
         except TimeoutError:
             self._given_up = True
-            await self._group.abandon()
+            for one in (self._group, *self._apart.values()):
+                await one.abandon()
             return False
         return True
 
-    async def _send(self, op: Op, entries: Sequence[Entry]) -> Sequence[Applied]:
-        if self._batch is None or self._batch[0] != op:  # a repeat must be the same batch
-            self._batch = op, [entry for entry in entries if not _needless(entry)]
-        batch = self._batch[1]
-        try:
-            applied = await self._driver.apply(op, [entry.what for entry in batch])
-        except WAITED_OUT as error:
-            self._outage.met(error, DUTY)
-            raise
-        self._outage.over(DUTY)
-        if len(batch) == len(entries):
-            return applied
-        replies = iter(applied)
-        sent = set(map(id, batch))
-        skipped = Applied(ApplyStatus.APPLIED)
-        return [next(replies) if id(entry) in sent else skipped for entry in entries]
+    def _put(self, entry: Entry) -> None:
+        """Send with the next batch, or with that of its own queue if that is apart."""
+        apart = self._apart.get(entry.held.job.queue) if self._apart else None
+        if apart is None:
+            self._group.put(entry)
+        else:
+            apart.put(entry)
 
-    async def _reconcile(
-        self, entries: Sequence[Entry], replies: Sequence[Applied | BaseException]
-    ) -> Sequence[Applied | BaseException]:
-        return await applied_before(self._driver, [entry.what for entry in entries], replies)
+    def _answered(self, entry: Entry, reply: Applied | BaseException) -> None:
+        """Deliver the reply of a batch of any queues, one of which may be damaged."""
+        if not isinstance(reply, DAMAGED):
+            self._deliver(entry, reply)
+            return
+        queue = entry.held.job.queue
+        if queue not in self._apart:
+            sender = Sender(self._driver, self._outage)
+            self._apart[queue] = Mending(queue, sender, self._deliver, self._rejoin)
+        self._apart[queue].put(entry)
+
+    def _rejoin(self, queue: str) -> None:
+        del self._apart[queue]
 
     def _deliver(self, entry: Entry, reply: Applied | BaseException) -> None:
         if isinstance(reply, asyncio.CancelledError) and not self._given_up:
             # Somebody cancelled the task that sends, as a handler can: what it had goes again.
             entry.again = True
-            self._group.put(entry)
+            self._put(entry)
             return
         if entry.again and isinstance(reply, Applied) and reply.status in _REFUSED:
             reply = Applied(ApplyStatus.REPEATED, entry.what.to)  # by its first copy, most likely
@@ -162,7 +158,7 @@ class Settler:
         if entry.what is not entry.held.outcome:
             return
         if isinstance(reply, BaseException):
-            if not isinstance(reply, asyncio.CancelledError) and self._replaced(entry, reply):
+            if not isinstance(reply, _FINAL) and self._replaced(entry, reply):
                 return
             logger.error(
                 "job %s: its outcome could not be stored and its lease will lapse: %r",
@@ -181,25 +177,12 @@ class Settler:
         held.outcome = what
         entry = Entry(held, what)
         entry.refusals = refusals
-        self._group.put(entry)
+        self._put(entry)
         return True
 
 
-DUTY = "storing outcomes"
+_FINAL = (asyncio.CancelledError, *DAMAGED)
+"""Errors after which storing something else would not help: there is no time, or no lease."""
 
 _REFUSED = frozenset({ApplyStatus.STALE, ApplyStatus.GONE})
 
-
-def _needless(entry: Entry) -> bool:
-    """Say whether a start mark has been overtaken by its job's outcome, which is on its way."""
-    return (
-        entry.reply is None
-        and entry.held.outcome is not None
-        and entry.what is not entry.held.outcome
-    )
-
-
-def _size(entry: Entry) -> int:
-    """Return how many bytes a transition carries: its result is all that can be large."""
-    result = entry.what.changes.result
-    return len(result) if isinstance(result, bytes) else 0

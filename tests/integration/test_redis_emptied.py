@@ -231,8 +231,11 @@ class TestDamaged:
         await driver.apply(Op("w", 3), [transition.cancel(jobs[1].ref, jobs[1].policy.cancelled)])
         admin.delete("{tm:q}:live")
         admin.set("{tm:q}:live", "foreign")
-        answers = await driver.extend(held, 60_000)
-        assert [one.status for one in answers] == [LeaseStatus.LOST, LeaseStatus.CANCEL]
+        with pytest.raises(CorruptRecord, match="live"):
+            await driver.extend(held, 120_000)
+        (renewed,) = await driver.get([jobs[1].ref])
+        assert renewed.lease_until > jobs[1].lease_until + 30_000
+        assert [one.status for one in await driver.extend(held[1:], 60_000)] == [LeaseStatus.CANCEL]
         assert (await driver.beat(Beat(ABOUT, held, 60_000))).cancel == [held[1]]
         with pytest.raises(CorruptRecord, match="live"):
             await driver.extend(held[:1], 60_000)
