@@ -36,6 +36,7 @@ async def extend(store: Store, leases: Sequence[HeldLease], lease: int) -> list[
         CorruptRecord: a key of one of the queues is of another type. The leases of other queues
             were renewed.
     """
+
     async def send(queue: str, _: str, some: list[HeldLease]) -> list[Extended]:
         pairs = [value for held in some for value in (held.ref.id, held.fence)]
         codes = await store.run(queue, _EXTEND, lease, *pairs)

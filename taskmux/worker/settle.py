@@ -185,4 +185,3 @@ _FINAL = (asyncio.CancelledError, *DAMAGED)
 """Errors after which storing something else would not help: there is no time, or no lease."""
 
 _REFUSED = frozenset({ApplyStatus.STALE, ApplyStatus.GONE})
-

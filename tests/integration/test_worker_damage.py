@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from taskmux import CorruptRecord, State, StoreIncompatible, Taskmux
 from taskmux.conformance import FaultyDriver
+from taskmux.driver import ClaimAsk, Op
 from taskmux.plugins.loading import driver_for, plugin_manager
 from tests import servers
 
@@ -180,3 +181,133 @@ class TestAnyStore:
             await work.done_once(good)
         lapsing = [one for one in caplog.messages if "could not be stored" in one]
         assert len([one for one in lapsing if "job bad/" in one]) == len(bad), lapsing
+
+
+class Damaged(FaultyDriver):
+    """A store in which one queue cannot be served until it is mended."""
+
+    mended = False
+    pruned: asyncio.Event
+
+    def check(self, *queues: str) -> None:
+        if "bad" in queues and not type(self).mended:
+            raise CorruptRecord("queue 'bad' has settings that cannot be read")
+
+    async def claim(self, op, ask):
+        self.check(ask.queue)
+        return await super().claim(op, ask)
+
+    async def reclaim(self, op, ask):
+        self.check(ask.queue)
+        return await super().reclaim(op, ask)
+
+    async def prune(self, ask):
+        self.check(ask.queue)
+        reply = await super().prune(ask)
+        type(self).pruned.set()
+        return reply
+
+    async def settings(self, queue):
+        self.check(queue)
+        return await super().settings(queue)
+
+    async def get(self, refs):
+        self.check(*(ref.queue for ref in refs))
+        return await super().get(refs)
+
+    async def extend(self, leases, lease):
+        self.check(*(held.ref.queue for held in leases))
+        return await super().extend(leases, lease)
+
+
+class TestOtherQueuesGoOn:
+    """The damaged queue comes first wherever queues are served in turn."""
+
+    @pytest.fixture
+    def kind(self):
+        return type("DamagedForNow", (Damaged,), {"pruned": asyncio.Event()})
+
+    @pytest.fixture
+    def mux(self, app_on, url, kind):
+        mux = app_on(kind(driver_for(url, plugin_manager()), lambda _: None))
+
+        @mux.task(name="work", queue="good", own_line=True)
+        async def work() -> str:
+            return "done"
+
+        return mux
+
+    async def test_jobs_are_fetched_and_those_of_the_damaged_one_when_it_is_mended(
+        self, mux, app, kind, caplog
+    ):
+        caplog.set_level(logging.INFO, "taskmux")
+        healthy = app()
+        bad = await healthy.enqueue("work", queue="bad")
+        async with mux.worker(["bad", "good"], lease="1s"):
+            for _ in range(3):
+                good = await healthy.enqueue("work", queue="good")
+                assert await good.result(timeout="20s") == "done"
+            assert await bad.status() is State.WAITING
+            errors = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
+            assert sum("queue bad is damaged: fetching" in text for text in errors) == 1
+            assert not any("queue good" in text for text in errors)
+            kind.mended = True
+            assert await bad.result(timeout="30s") == "done"
+        assert any("queue bad: fetching goes on" in text for text in caplog.messages)
+
+    async def test_what_lapsed_is_recovered(self, mux, app, driver):
+        job = await app().enqueue("work", queue="good")
+        assert (await driver.claim(Op("v", 1), ClaimAsk("good", "vanished", 1, 50))).jobs
+        async with mux.worker(["bad", "good"], lease="1s"):
+            assert await job.result(timeout="20s") == "done"
+
+    async def test_what_is_past_its_retention_is_pruned(self, mux, kind):
+        async with mux.worker(["bad", "good"], lease="1s"):
+            await asyncio.wait_for(kind.pruned.wait(), 20)
+
+    async def test_leases_are_renewed(self, mux, app, driver, kind, caplog):
+        kind.mended = True
+        begun, let_go = asyncio.Event(), asyncio.Event()
+        held = set()
+
+        @mux.task(name="hold")
+        async def hold(queue: str) -> str:
+            held.add(queue)
+            if len(held) == 2:
+                begun.set()
+            await let_go.wait()
+            return queue
+
+        async with mux.worker(["bad", "good"], lease="1s"):
+            jobs = [
+                await app().enqueue("hold", {"queue": queue}, queue=queue)
+                for queue in ("bad", "good")
+            ]
+            await asyncio.wait_for(begun.wait(), 20)
+            kind.mended = False
+            await told(caplog, "queue bad is damaged: renewing leases")
+            refs = [job.ref for job in jobs]
+            first = await driver.get(refs)
+            async with asyncio.timeout(20):
+                while (await driver.get(refs))[1].lease_until <= first[0].lease_until + 1000:
+                    await asyncio.sleep(0.02)
+            kind.mended = True
+            let_go.set()
+            assert [await job.result(timeout="20s") for job in jobs] == ["bad", "good"]
+            assert {(await job.record()).crashes for job in jobs} == {0}
+
+
+class TestTheStart:
+    async def test_a_worker_starts_beside_a_queue_that_is_damaged(self):
+        with servers.running() as server, server.client() as admin:
+            mux = Taskmux(server.url)
+
+            @mux.task(name="work", queue="good", own_line=True)
+            async def work() -> str:
+                return "done"
+
+            for key in ("settings", "leases", "live", "ready", "gate", "marker", "ops"):
+                admin.set(f"{{tm:bad}}:{key}", "foreign")
+            async with mux, mux.worker(["bad", "good"], lease="1s"):
+                good = await work.enqueue()
+                assert await good.result(timeout="20s") == "done"

@@ -1,22 +1,19 @@
-"""A store in trouble: frozen, full, closed to its worker, or with one damaged queue.
+"""A store in trouble: frozen, full or closed to its worker.
 
-Nothing runs twice that a worker still holds, and other queues go on.
+Nothing runs twice that a worker still holds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 from collections import Counter
 from typing import Any
 
 import pytest
 from taskmux import (
-    CorruptRecord,
     JobHandle,
-    State,
     StoreDenied,
     StoreError,
     StoreFull,
@@ -84,57 +81,6 @@ class TestAFrozenStore:
                     break
                 await asyncio.sleep(0.05)
         await driver.close()
-
-
-class Damaged(FaultyDriver):
-    """A store in which one queue cannot be served until it is mended."""
-
-    mended = False
-
-    def check(self, queue: str) -> None:
-        if queue == "bad" and not type(self).mended:
-            raise CorruptRecord("queue 'bad' has settings that cannot be read")
-
-    async def claim(self, op, ask):
-        self.check(ask.queue)
-        return await super().claim(op, ask)
-
-    async def reclaim(self, op, ask):
-        self.check(ask.queue)
-        return await super().reclaim(op, ask)
-
-    async def prune(self, ask):
-        self.check(ask.queue)
-        return await super().prune(ask)
-
-    async def settings(self, queue):
-        self.check(queue)
-        return await super().settings(queue)
-
-
-class TestADamagedQueue:
-    async def test_it_stops_itself_and_goes_on_when_it_is_mended(self, app, app_on, url, caplog):
-        caplog.set_level(logging.INFO, "taskmux")
-        kind = type("DamagedForNow", (Damaged,), {})
-        mux = app_on(kind(driver_for(url, plugin_manager()), lambda _: None))
-
-        @mux.task(name="work", queue="good", own_line=True)
-        async def work() -> str:
-            return "done"
-
-        healthy = app()
-        bad = await healthy.enqueue("work", queue="bad")
-        async with mux.worker(["bad", "good"], lease="1s"):
-            for _ in range(3):
-                good = await healthy.enqueue("work", queue="good")
-                assert await good.result(timeout="20s") == "done"
-            assert await bad.status() is State.WAITING
-            told = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
-            assert any("queue bad is damaged" in text for text in told)
-            assert not any("queue good" in text for text in told)
-            kind.mended = True
-            assert await bad.result(timeout="30s") == "done"
-        assert any("queue bad: fetching goes on" in text for text in caplog.messages)
 
 
 class Refusing:
