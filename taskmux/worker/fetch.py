@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskmux.api.batch import Ops, resend
 from taskmux.api.begin import begin
 from taskmux.driver import ClaimAsk, Claimed
 from taskmux.model.errors import StoreError
-from taskmux.model.job import JobRecord
-from taskmux.model.log import Log
+from taskmux.model.job import JobRecord, Ref
 from taskmux.worker.clock import monotonic
 from taskmux.worker.damage import DAMAGED, Damage
-from taskmux.worker.lanes import Lanes
+from taskmux.worker.held import Held
+from taskmux.worker.lanes import NONE, Lanes
 from taskmux.worker.options import WorkerOptions
 from taskmux.worker.outage import WAITED_OUT
 
@@ -96,7 +96,8 @@ class Fetcher:
                 self._limited.discard(queue)
                 continue
             self._damage.well(queue)
-            self._lanes.add(claimed.jobs, self._station, began + self._options.lease_ms / 1000)
+            until = began + self._options.lease_ms / 1000
+            self._lanes.add(claimed.jobs, self._station, until, self._still_run(claimed.jobs))
             self._weigh(claimed.jobs)
             (self._limited.add if claimed.limited else self._limited.discard)(queue)
             found = found or bool(claimed.jobs)
@@ -134,6 +135,18 @@ class Fetcher:
         for job in jobs:
             self._mean_bytes += (len(job.payload) - self._mean_bytes) / 16
         self._mean_bytes = max(1.0, self._mean_bytes)
+
+    def _still_run(self, jobs: Sequence[JobRecord]) -> Mapping[Ref, Held]:
+        """Return what runs here, by job, if some of these jobs may do so under an earlier claim.
+
+        A handler that cannot be stopped runs on when its lease is lost, and somebody else may give
+        its job back; and a store that lost its last writes gives jobs out that it gave before.
+        """
+        is_calm = not self._station.outage.lately(self._options.lease_ms / 1000)
+        if is_calm and all(job.fence == job.created_at + 1 for job in jobs):
+            return NONE
+        running = self._lanes.running_jobs()
+        return {held.job.ref: held for held in running if held.station is self._station}
 
     async def _claim(self, queue: str, limit: int) -> Claimed:
         """Claim once; a claim whose reply was lost is sent again under its op, never anew.

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from taskmux.model.job import JobRecord
+from taskmux.model.job import JobRecord, Ref
 from taskmux.worker.held import Held
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lanes", "Phase"]
 
+NONE: Mapping[Ref, Held] = {}
 QUICK = 0.05
 """Seconds: handlers that run for less on average are worth fetching ahead for."""
 BURST = 100
@@ -61,6 +62,8 @@ class Lanes:
         self.want = asyncio.Event()
         """Set when there may be room to fetch."""
         self._ready: deque[Held] = deque()
+        self._behind: dict[Held, list[Held]] = {}
+        """Jobs that were claimed again while a run under an earlier claim goes on here, by that."""
         self._lanes: deque[asyncio.Future[None]] = deque()
         self._waking = 0  # lanes that were called and have not gone on yet
         self._begun = 0
@@ -94,12 +97,29 @@ class Lanes:
         """How many lanes would start at once on a job that came now."""
         return max(0, self.concurrency - self.running - len(self._ready))
 
-    def add(self, jobs: Iterable[JobRecord], station: Station, until: float) -> None:
-        """Take claimed jobs in; lanes start on them in order."""
+    def add(
+        self,
+        jobs: Iterable[JobRecord],
+        station: Station,
+        until: float,
+        earlier: Mapping[Ref, Held] = NONE,
+    ) -> None:
+        """Take claimed jobs in; lanes start on them in order.
+
+        Args:
+            jobs: the records.
+            station: where they were claimed.
+            until: when their lease ends.
+            earlier: runs that go on here, some perhaps of these jobs under an earlier claim. Such a
+                job is held, and starts when that run has ended.
+        """
         for job in jobs:
             held = Held(job, station, until)
             self.held.add(held)
-            self._ready.append(held)
+            if earlier and (run := earlier.get(job.ref)) is not None:
+                self._behind.setdefault(run, []).append(held)
+            else:
+                self._ready.append(held)
         self._wake()
 
     async def take(self) -> Held | None:
@@ -175,6 +195,9 @@ class Lanes:
         """A lane has finished running a job (its outcome may still be on the way)."""
         self.running -= 1
         self._mean_run += (held.ended - held.began - self._mean_run) / 8
+        if self._behind and (behind := self._behind.pop(held, None)) is not None:
+            self._ready.extendleft(one for one in behind if one.outcome is None)
+            self._wake()
         if self.running == 0:
             self._idle.set()
         if self.running <= 1:

@@ -73,7 +73,7 @@ class Mending:
         self._group.put(entry)
 
     async def sent(self) -> None:
-        """Wait until each transition was tried; what waits for somebody's help is not waited for."""
+        """Wait until each transition was tried. What the store did not take is not waited for."""
         await self._group.flush()
 
     async def flush(self) -> None:

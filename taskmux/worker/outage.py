@@ -40,6 +40,10 @@ class Outage:
         self.back_at = -math.inf
         """When the last trouble was over, by this process's monotonic clock."""
 
+    def lately(self, seconds: float) -> bool:
+        """Say whether there is trouble, or was within so many seconds."""
+        return bool(self._hit) or monotonic() < self.back_at + seconds
+
     def met(self, error: Exception, what: str) -> None:
         """A duty met the trouble; it is tried again by whoever tried it."""
         if not self._hit:

@@ -185,7 +185,7 @@ async def extend_sound(
     Its leases are not lost: they can be renewed when it is mended, lapsed or not.
     """
     if not damage.queues:
-        with suppress(DAMAGED):
+        with suppress(*DAMAGED):
             return list(zip(batch, await extend(driver, batch, lease_ms), strict=True))
     queues: dict[str, list[Held]] = {}
     for held in batch:

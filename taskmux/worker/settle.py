@@ -117,8 +117,9 @@ class Settler:
                     await next(iter(self._apart.values())).flush()
         except TimeoutError:
             self._given_up = True
-            for one in (self._group, *self._apart.values()):
-                await one.abandon()
+            await self._group.abandon()
+            for apart in tuple(self._apart.values()):
+                await apart.abandon()
             return False
         return True
 

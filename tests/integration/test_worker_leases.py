@@ -279,6 +279,86 @@ class TestALostLease:
         assert (record.progress, record.logs, record.steps) == (None, (), {})
 
 
+class TestAJobThatIsClaimedAgain:
+    """Its earlier run goes on in this process, since its handler cannot be stopped."""
+
+    @pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
+    async def test_it_starts_when_the_earlier_run_has_ended(self, url, app_on, driver, sync):
+        plan = CutOff()
+        mux = app_on(FaultyDriver(driver_for(url, plugin_manager()), plan))
+        log: list[str] = []
+        began, let_go = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def begin(fence: int) -> int:
+            log.append(f"begin {fence}")
+            loop.call_soon_threadsafe(began.set)
+            return fence
+
+        def in_thread(ctx: Context) -> int:
+            fence = begin(ctx.fence)
+            let_go.wait(20)
+            log.append(f"end {fence}")
+            return fence
+
+        async def in_loop(ctx: Context) -> int:
+            fence = begin(ctx.fence)
+            while not let_go.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.01)
+            log.append(f"end {fence}")
+            return fence
+
+        mux.task(name="hold", max_crashes=9)(in_thread if sync else in_loop)
+
+        @mux.task(name="probe")
+        async def probe() -> None: ...
+
+        async with mux.worker(concurrency=3, lease="500ms"):
+            job = await mux.enqueue("hold")
+            await asyncio.wait_for(began.wait(), 20)
+            stolen = await steal(driver, job.id)
+            plan.lifted = True
+            await driver.apply(Op("thief", 20_000), [transition.release(stolen)])
+            async with asyncio.timeout(20):
+                while (claimed := await job.record()).worker in (None, "thief"):
+                    await asyncio.sleep(0.01)
+            await (await mux.enqueue("probe")).result(timeout="20s")  # it would have begun by now
+            while (await job.record()).lease_until == claimed.lease_until:  # and is renewed
+                await asyncio.sleep(0.01)
+            assert len(log) == 1
+            let_go.set()
+            assert await job.result(timeout="20s") == claimed.fence
+        first, last = stolen.fence - 1, claimed.fence
+        assert log == [f"begin {first}", f"end {first}", f"begin {last}", f"end {last}"]
+
+    async def test_one_that_waits_for_it_is_given_back_at_a_stop(self, url, app_on, driver):
+        plan = CutOff()
+        mux = app_on(FaultyDriver(driver_for(url, plugin_manager()), plan))
+        began, let_go = asyncio.Event(), asyncio.Event()
+
+        @mux.task(name="hold", max_crashes=9)
+        async def hold() -> None:
+            began.set()
+            while not let_go.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await let_go.wait()
+
+        async with mux.worker(concurrency=3, lease="500ms"):
+            job = await mux.enqueue("hold")
+            await asyncio.wait_for(began.wait(), 20)
+            stolen = await steal(driver, job.id)
+            plan.lifted = True
+            await driver.apply(Op("thief", 20_000), [transition.release(stolen)])
+            async with asyncio.timeout(20):
+                while (await job.record()).worker in (None, "thief"):
+                    await asyncio.sleep(0.01)
+            stop = asyncio.ensure_future(asyncio.sleep(0))
+            stop.add_done_callback(lambda _: let_go.set())
+        record = await job.record()
+        assert (record.state, record.attempts, record.crashes) == (State.WAITING, 0, 0)
+
+
 class TestAVanishedWorker:
     """Claimed under a short lease by somebody who is never heard of again."""
 
