@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from msgspec.structs import replace
@@ -279,6 +279,15 @@ class TestALostLease:
         assert (record.progress, record.logs, record.steps) == (None, (), {})
 
 
+@contextlib.asynccontextmanager
+async def ending(let_go: threading.Event) -> AsyncIterator[None]:
+    """Let handlers go at the end, whatever happens."""
+    try:
+        yield
+    finally:
+        let_go.set()
+
+
 class TestAJobThatIsClaimedAgain:
     """Its earlier run goes on in this process, since its handler cannot be stopped."""
 
@@ -314,7 +323,7 @@ class TestAJobThatIsClaimedAgain:
         @mux.task(name="probe")
         async def probe() -> None: ...
 
-        async with mux.worker(concurrency=3, lease="500ms"):
+        async with mux.worker(concurrency=3, lease="500ms"), ending(let_go):
             job = await mux.enqueue("hold")
             await asyncio.wait_for(began.wait(), 20)
             stolen = await steal(driver, job.id)

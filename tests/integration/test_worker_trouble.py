@@ -8,7 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sqlite3
+import subprocess
+import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,56 +27,111 @@ from taskmux import (
 )
 from taskmux.conformance import FaultyDriver
 from taskmux.plugins.loading import driver_for, plugin_manager
-from tests import servers
+from tests import mongo_servers, servers
 
-from taskmux_redis import RedisDriver
+Freezing = tuple[str, Callable[[], AbstractContextManager[None]]]
+"""A store's URL, and what freezes it for the length of a block."""
 
+COUNT = 20
 FROZEN = 3.0
 """Seconds: three times the lease, so that every lease lapses meanwhile."""
 
 
+@contextlib.contextmanager
+def redis_that_freezes(_folder: Path) -> Iterator[Freezing]:
+    with servers.running() as server:
+        yield server.url, lambda: stopped(server.process)
+
+
+@contextlib.contextmanager
+def mongodb_that_freezes(_folder: Path) -> Iterator[Freezing]:
+    with mongo_servers.running() as server:
+        yield server.url, lambda: stopped(server.process)
+
+
+@contextlib.contextmanager
+def sqlite_that_freezes(folder: Path) -> Iterator[Freezing]:
+    """A file that another program keeps locked."""
+    yield f"sqlite:///{folder}/jobs.db?busy_timeout=500", lambda: locked(folder / "jobs.db")
+
+
+@contextlib.contextmanager
+def stopped(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    other = sqlite3.connect(file, isolation_level=None, timeout=20)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        other.close()
+
+
 class TestAFrozenStore:
-    @pytest.fixture
-    def server(self):
-        with servers.running() as server:
-            yield server
+    """For longer than the lease, while handlers run: async ones, and sync ones in threads."""
+
+    @pytest.fixture(params=[redis_that_freezes, mongodb_that_freezes, sqlite_that_freezes])
+    def store(self, request, tmp_path):
+        with request.param(tmp_path) as store:
+            yield store
 
     @pytest.mark.parametrize("workers", [1, 2])
-    async def test_jobs_that_are_held_are_renewed_and_not_stolen(self, server, workers):
+    async def test_jobs_that_are_held_are_renewed_and_not_stolen(self, store, workers):
+        url, frozen = store
         runs: Counter[int] = Counter()
-        begun, let_go = asyncio.Event(), asyncio.Event()
-        apps = [Taskmux(server.url) for _ in range(workers)]
+        begun, let_go, let_threads_go = asyncio.Event(), asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+        apps = [Taskmux(url) for _ in range(workers)]
+
+        def begin(number: int) -> None:
+            runs[number] += 1
+            if len(runs) == COUNT:
+                loop.call_soon_threadsafe(begun.set)
+
         for mux in apps:
 
             @mux.task(name="work", max_crashes=9)
             async def work(number: int) -> int:
-                runs[number] += 1
-                if len(runs) == 30:
-                    begun.set()
+                begin(number)
                 await let_go.wait()
                 return number
 
+            @mux.task(name="block", max_crashes=9)
+            def block(number: int) -> int:
+                begin(number)
+                let_threads_go.wait(60)
+                return number
+
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(let_threads_go.set)
             for mux in apps:
                 await stack.enter_async_context(mux)
-                lanes = 30 // workers
+                lanes = COUNT // workers + 2  # some are free, and would take what is given out
                 await stack.enter_async_context(mux.worker(concurrency=lanes, lease="1s"))
-            jobs = [await mux.enqueue("work", {"number": number}) for number in range(30)]
+            names = ["work", "block"] * (COUNT // 2)
+            jobs = [await mux.enqueue(name, {"number": at}) for at, name in enumerate(names)]
             await asyncio.wait_for(begun.wait(), 20)
-            server.process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(FROZEN)  # what passes is the time of leases
-            server.process.send_signal(signal.SIGCONT)
-            await self.renewed(server.url, jobs)
+            with frozen():
+                await asyncio.sleep(FROZEN)  # what passes is the time of leases
+            await self.renewed(url, jobs)
             let_go.set()
+            let_threads_go.set()
             results = [await job.result(timeout="30s") for job in jobs]
             records = [await job.record() for job in jobs]
-        assert results == list(range(30))
+        assert results == list(range(COUNT))
         assert set(runs.values()) == {1}, runs
         assert {record.crashes for record in records} == {0}
 
     async def renewed(self, url, jobs):
         """Wait until every lease has been renewed since the store went on."""
-        driver = RedisDriver(url)
+        driver = driver_for(url, plugin_manager())
         await driver.open()
         async with asyncio.timeout(20):
             first = await driver.get([job.ref for job in jobs])
