@@ -110,11 +110,12 @@ class TestAFrozenStore:
                 return number
 
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(let_threads_go.set)
             for mux in apps:
                 await stack.enter_async_context(mux)
                 lanes = COUNT // workers + 2  # some are free, and would take what is given out
                 await stack.enter_async_context(mux.worker(concurrency=lanes, lease="1s"))
+            stack.callback(let_threads_go.set)  # whatever happens, the workers can stop
+            stack.callback(let_go.set)
             names = ["work", "block"] * (COUNT // 2)
             jobs = [await mux.enqueue(name, {"number": at}) for at, name in enumerate(names)]
             await asyncio.wait_for(begun.wait(), 20)
