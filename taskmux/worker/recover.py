@@ -41,7 +41,8 @@ class Recoverer:
 
     A store that was away, or froze, lets leases lapse that their holders would have renewed. So
     each sweep first renews what this worker holds; and if that took long, or the store was away,
-    nothing is reclaimed for the time of a lease, in which the other holders come back.
+    nothing is reclaimed for the time of a lease, in which the other holders come back. So too when
+    this machine's clock jumped: it may be the store's, and the whole machine may have slept.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Recoverer:
         self._report = report
         self._damage, self._renewal = Damage("recovery"), Damage("renewing leases")
         self._grace_until = -math.inf
+        self._offset = now_ms() / 1000 - monotonic()
         self._ops = {queue: Ops() for queue in station.queues}
         self._settle_ops = Ops()
         self._rng = random.Random()  # noqa: S311 - jitter
@@ -82,8 +84,10 @@ class Recoverer:
             self._grace_until = monotonic() + lease
             raise
         now = monotonic()
-        if now - began > lease / 4:
+        offset = now_ms() / 1000 - now
+        if max(now - began, abs(offset - self._offset)) > lease / 4:
             self._grace_until = now + lease
+        self._offset = offset
         return now >= max(self._grace_until, self._station.outage.back_at + lease)
 
     async def _renew(self) -> None:
