@@ -37,7 +37,7 @@ async def extend(store: Store, leases: Sequence[HeldLease], lease: int) -> list[
             were renewed.
     """
 
-    async def send(queue: str, _: str, some: list[HeldLease]) -> list[Extended]:
+    async def send(queue: str, _: Part, some: Sequence[HeldLease]) -> list[Extended]:
         pairs = [value for held in some for value in (held.ref.id, held.fence)]
         codes = await store.run(queue, _EXTEND, lease, *pairs)
         return [_STATUSES[code] for code in codes.decode()]
