@@ -12,6 +12,7 @@ from taskmux.api.begin import begin
 from taskmux.driver import ClaimAsk, Claimed
 from taskmux.model.errors import StoreError
 from taskmux.model.job import JobRecord, Ref
+from taskmux.model.log import Log
 from taskmux.worker.clock import monotonic
 from taskmux.worker.damage import DAMAGED, Damage
 from taskmux.worker.held import Held

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 from collections.abc import Callable, Sequence
 
 from taskmux.api.batch import GroupCommit
 from taskmux.driver import Applied, Op
+from taskmux.model.log import Log
 from taskmux.worker.damage import DAMAGED
 from taskmux.worker.outage import WAITED_OUT
 from taskmux.worker.sending import Entry, Sender, size
 
 __all__ = ["Mending"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 5.0

@@ -6,7 +6,6 @@ Leases of unsettled jobs stay renewed meanwhile, so a store that is away for a w
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from taskmux.api.batch import ABOUT_THE_STORE, GroupCommit
