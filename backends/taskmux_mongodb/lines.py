@@ -57,6 +57,7 @@ async def serve(one: Claim, lock: Lock | None) -> Served:
         if lock is not None:
             lock.check()
         line = [job for job in chosen if job["_id"] not in corrupt]
+        claims.choose(one, line)
         ours = await write_leases(one, jobs, line) if jobs else []
         await write_back(store, ask.queue, restriction, walk.seen, ours)
         claims.met_rivals(ask.queue, lost=len(ours) < len(jobs))

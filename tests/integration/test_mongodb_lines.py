@@ -255,6 +255,29 @@ async def test_gates_say_when_nobody_needs_them(server, driver) -> None:
     assert all("expire_at" in one for one in gates), gates
 
 
+async def test_a_slower_rate_begins_anew_after_a_prune(driver) -> None:
+    await limit(driver, groups=LineSettings(rate=Rate(1, 2)))
+    await created(driver, *(job(name, "g") for name in "abc"))
+    worker = Worker(driver)
+    assert await worker.ids() == ["a"]
+    clock = driver._store.clock
+    full_at = clock.latest() + 3
+    while clock.earliest() < full_at:
+        await asyncio.sleep(0.001)
+    await driver.prune(PruneAsk("q"))
+    await limit(driver, groups=LineSettings(rate=Rate(1, LONG)))
+    assert await worker.ids() == ["b"]
+    await driver.prune(PruneAsk("q"))
+    assert (await worker.claim()).blocked_by == "lines", "a gate that is not full again stays"
+
+
+async def test_a_repeat_gives_jobs_of_several_lines_in_the_order_of_their_turns(driver) -> None:
+    await created(driver, job("b", "g"), job("c", priority=1), job("a", "h", priority=0))
+    op, ask = Op("w", 1), ClaimAsk("q", "w", 9, LONG)
+    for _ in range(2):
+        assert [one.id for one in (await driver.claim(op, ask)).jobs] == ["b", "c", "a"]
+
+
 async def test_a_committed_job_of_a_group_is_in_the_ring(driver) -> None:
     await created(driver, job("other", "o"))
     client = driver._store.client
