@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+import pytest
 from taskmux.driver import (
     ApplyStatus,
     HeldLease,
@@ -43,8 +44,11 @@ def before_write(driver: MongoDriver, do: Callable[[], Awaitable[object]]) -> No
     driver._store.write = interrupted
 
 
-async def test_a_job_claimed_and_released_since_it_was_read_is_not_claimed(driver, other) -> None:
-    await push(driver, "job")
+@pytest.mark.parametrize("group", [None, "g"])
+async def test_a_job_claimed_and_released_since_it_was_read_is_not_claimed(
+    driver, other, group
+) -> None:
+    await push(driver, "job", group=group)
 
     async def run_and_release() -> None:
         (held,) = await claim(other, by="other")
@@ -64,6 +68,26 @@ async def test_a_job_with_a_new_priority_since_it_was_read_is_claimed_with_it(
     before_write(driver, lambda: other.apply(Op("other", 1), [change]))
     (held,) = await claim(driver)
     assert held.priority == 7
+
+
+async def test_a_due_job_that_was_cancelled_since_it_was_read_does_not_wait(driver, other) -> None:
+    await push(driver, "job", state=State.DELAYED, run_at=1)
+    cancel = transition.cancel(Ref("q", "job"), Keep())
+    before_write(driver, lambda: other.apply(Op("x", 1), [cancel]))
+    assert await claim(driver) == []
+    (stored,) = await driver.get([cancel.ref])
+    assert stored is not None
+    assert stored.state is State.CANCELLED
+
+
+async def test_two_that_push_a_removed_job_anew_create_it_once(driver, other) -> None:
+    await push(driver, "job")
+    await driver.apply(Op("x", 1), [transition.remove(Ref("q", "job"))])
+    before_write(driver, lambda: push(other, "job", by="rival", payload=b"rival"))
+    assert await push(driver, "job", number=2) == [PushStatus.DUPLICATE]
+    (stored,) = await driver.get([Ref("q", "job")])
+    assert stored is not None
+    assert stored.payload == b"rival"
 
 
 async def test_what_a_rival_leaves_is_claimed_in_order(driver, other) -> None:
