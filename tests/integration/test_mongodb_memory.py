@@ -67,6 +67,21 @@ async def test_a_removed_job_remembers_its_last_operations(driver) -> None:
     assert answer.status is ApplyStatus.REPEATED
 
 
+async def test_a_job_made_anew_has_a_higher_fence_though_that_is_ahead_of_time(
+    server, driver
+) -> None:
+    await created(driver, "job")
+    ref = Ref("q", "job")
+    await driver.apply(Op("x", 1), [transition.remove(ref)])
+    ahead = driver._store.clock.latest() + LONG
+    with server.client() as client:
+        client["taskmux"]["jobs"].update_one({"_id": "q/job"}, {"$set": {"fence": ahead}})
+    await created(driver, "job", number=2)
+    (stored,) = await driver.get([ref])
+    assert stored is not None
+    assert stored.fence > ahead
+
+
 # -- orders ---------------------------------------------------------------------------------------
 
 
