@@ -152,6 +152,25 @@ async def test_as_many_as_are_kept_stay_of_those_finished_in_one_millisecond(dri
     assert [job.id for job in page.jobs] == names[-3:]
 
 
+async def test_jobs_that_finish_alike_keep_their_own_retention(driver) -> None:
+    await created(driver, "a", "b")
+    a, b = await claim(driver, limit=2)
+    assert a.fence == b.fence, "or they would not be written together"
+    kept = zip((a, b), (Keep(0, None), Keep(LONG, None)), strict=True)
+    done = [replace(transition.complete(one, b"1"), retention=keep) for one, keep in kept]
+    await driver.apply(Op("w", 2), done)
+    assert await driver.prune(PruneAsk("q", memory=0, spare=0)) == 1
+    assert [one and one.id for one in await driver.get([a.ref, b.ref])] == [None, "b"]
+
+
+async def test_a_job_that_was_let_go_is_in_no_index_of_claims(server, driver) -> None:
+    await created(driver, "a", "b")
+    a, b = await claim(driver, limit=2)
+    await driver.apply(Op("w", 2), [transition.complete(a, None), transition.release(b)])
+    with server.client() as client:
+        assert client["taskmux"]["jobs"].count_documents({"claim": {"$exists": True}}) == 0
+
+
 # -- what comes late ------------------------------------------------------------------------------
 
 
