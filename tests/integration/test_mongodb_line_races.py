@@ -121,6 +121,17 @@ async def test_a_lock_that_ends_before_the_lease_is_written_leases_nothing(
     assert [job.id for job in await claim(driver, 2)] == ["job"]
 
 
+async def test_who_lost_its_lock_leaves_that_of_another_alone(server, driver) -> None:
+    with server.client() as client:
+        gates = client["taskmux"]["gates"]
+        async with lines_lock.Lock(driver._store, "q", "first"):
+            gates.update_one({"_id": "q"}, {"$set": {"by": "second"}})
+        gate = gates.find_one({"_id": "q"})
+    assert gate is not None
+    assert gate["by"] == "second"
+    assert gate["until"] > 0
+
+
 # -- rests ----------------------------------------------------------------------------------------
 
 NEIGHBOURS = ("q2", "qq", "q-", "p", "q.x")
