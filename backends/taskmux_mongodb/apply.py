@@ -27,7 +27,7 @@ from taskmux.driver import (
     judge,
 )
 
-from taskmux_mongodb import lines_holds, lines_ring
+from taskmux_mongodb import lines_common, lines_holds, lines_ring
 from taskmux_mongodb.deadlines import weight
 from taskmux_mongodb.failures import store_error
 from taskmux_mongodb.moves import tombstone, update
@@ -45,7 +45,8 @@ _WRITTEN: Final = {ApplyStatus.APPLIED, ApplyStatus.REPEATED}
 class _Item(msgspec.Struct):
     """A transition on its way; `rev` and `answer` belong to the write that was tried last.
 
-    `line` and `waited` are the job's, where its document was read.
+    `line`, `waited` and `came` are the job's, where its document was read: its line, whether it
+    waited there, and since when.
     """
 
     place: int
@@ -56,6 +57,7 @@ class _Item(msgspec.Struct):
     answer: Applied = Applied(ApplyStatus.APPLIED)
     line: str | None = None
     waited: bool = False
+    came: int = 0
 
     @property
     def request(self) -> str:
@@ -85,10 +87,15 @@ async def _line_up(store: Store, items: list[_Item], answers: dict[int, Applied]
     """Give lines that jobs have come to a place in the ring, and take it from empty ones."""
     come: dict[lines_ring.Place, int] = {}
     left: list[lines_ring.Place] = []
+    unclaimed: dict[str, int] = {}
     for item in items:
-        if item.line is None or answers[item.place].status not in _WRITTEN:
+        if answers[item.place].status not in _WRITTEN:
             continue
-        if answers[item.place].state is State.WAITING:
+        if item.line is None:
+            if item.waited:
+                queue = item.one.ref.queue
+                unclaimed[queue] = min(item.came, unclaimed.get(queue, item.came))
+        elif answers[item.place].state is State.WAITING:
             come.setdefault((item.one.ref.queue, item.line), item.rev or store.numbers.next())
         elif item.waited:
             left.append((item.one.ref.queue, item.line))
@@ -96,6 +103,8 @@ async def _line_up(store: Store, items: list[_Item], answers: dict[int, Applied]
         await lines_ring.join(store, come)
     if left:
         await lines_ring.leave(store, left)
+    if unclaimed:
+        await lines_common.note_left(store, unclaimed)
 
 
 def _one_of_each(op: Op, items: list[_Item]) -> list[list[_Item]]:
@@ -254,7 +263,7 @@ def _planned(
     store: Store, item: _Item, move: Move, document: Document, job: JobRecord
 ) -> tuple[Write, Document]:
     """Return the write of a move, if the document stays as it was read; and what it writes."""
-    item.answer, item.waited = move.answer, job.state is State.WAITING
+    item.answer, item.waited, item.came = move.answer, job.state is State.WAITING, document["rev"]
     unchanged = {"_id": item.key} | {name: document[name] for name in ("rev", "state", "fence")}
     if move.removes:
         written = tombstone(store, document, item.mark)

@@ -13,7 +13,6 @@ from taskmux_mongodb.lines import Served, serve
 from taskmux_mongodb.lines_gates import spending
 from taskmux_mongodb.lines_lock import Lock
 from taskmux_mongodb.records import LINED, Document
-from taskmux_mongodb.restrictions import FREE
 from taskmux_mongodb.store import Store
 
 __all__ = ["claim"]
@@ -37,7 +36,7 @@ async def _claim(store: Store, claims: ClaimMemory, op: Op, ask: ClaimAsk) -> Cl
     restrictions, (before, found) = await asyncio.gather(
         store.restrictions.of([ask.queue]), claim_jobs.head(store, claims, mark, ask, now)
     )
-    restriction = restrictions.get(ask.queue, FREE)
+    restriction = restrictions.get(ask.queue) or store.restrictions.free(ask.queue)
     one = Claim(store, claims, mark, ask, restriction, now)
     if before or repeat:
         serving = _again(one, before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from itertools import groupby
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -50,6 +50,7 @@ class ClaimMemory:
     def __init__(self) -> None:
         self._answered: dict[tuple[str, str], int] = {}
         self._spread: dict[str, int] = {}
+        self._order: dict[tuple[str, str], tuple[str, list[Any]]] = {}
         self.blocked: dict[str, Blocker | None] = {}
         """Why the last claim of each queue gave nothing."""
 
@@ -60,6 +61,17 @@ class ClaimMemory:
     def answer(self, op: Op, queue: str) -> None:
         """Remember that the claim was answered."""
         self._answered[op.origin, queue] = op.number
+
+    def choose(self, one: Claim, jobs: list[Document]) -> None:
+        """Remember the order of jobs that a claim is about to lease from several lines."""
+        keys = [job["_id"] for job in jobs]
+        self._order[one.ask.worker, one.ask.queue] = one.mark, keys
+
+    def in_order(self, mark: str, ask: ClaimAsk, jobs: list[Document]) -> list[Document]:
+        """Return what a claim leased in its order: of turns if that is known, else of places."""
+        chosen, keys = self._order.get((ask.worker, ask.queue), ("", []))
+        turn = {key: at for at, key in enumerate(keys)} if chosen == mark else {}
+        return sorted(jobs, key=lambda job: (turn.get(job["_id"], 0), job["rank"], job["seq"]))
 
     def spread(self, queue: str) -> int:
         """Return among how many batches at the head of the line to choose one."""
@@ -82,14 +94,16 @@ class Claim(msgspec.Struct, frozen=True):
     now: int
 
 
-async def leased_before(store: Store, mark: str, queue: str) -> list[Document]:
+async def leased_before(
+    store: Store, claims: ClaimMemory, mark: str, ask: ClaimAsk
+) -> list[Document]:
     """Return what this operation leased before."""
-    ours = {"claim": mark, "queue": queue, "state": "active"}
+    ours = {"claim": mark, "queue": ask.queue, "state": "active"}
     found = await store.jobs.find(ours).to_list(None)
     if found:
         await store.barrier()
         found = await store.jobs.find(ours).to_list(None)
-    return sorted(found, key=lambda one: (one["rank"], one["seq"]))
+    return claims.in_order(mark, ask, found)
 
 
 async def soonest(store: Store, queue: str) -> int | None:
@@ -153,7 +167,7 @@ async def head(
     found = await _some(store.jobs.find({"$or": parts}).sort(_IN_LINES), claims, ask)
     again = any(one["state"] == "active" for one in found)
     if again or not alone or ask.limit <= 0:
-        return await leased_before(store, mark, ask.queue), found
+        return await leased_before(store, claims, mark, ask), found
     return [], found
 
 

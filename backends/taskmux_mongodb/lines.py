@@ -21,8 +21,8 @@ from taskmux.driver import LINE_LIMIT, Blocker, ClaimAsk, JobRecord
 
 from taskmux_mongodb import lines_ring
 from taskmux_mongodb.claim_jobs import IN_LINE, TRIES, Claim, write_leases
-from taskmux_mongodb.clock import Numbers
 from taskmux_mongodb.lines_after import MERGED, Line, active_in, freed, kept, write_back
+from taskmux_mongodb.lines_common import turn_of
 from taskmux_mongodb.lines_gates import gate_key, gate_of
 from taskmux_mongodb.lines_lock import Lock
 from taskmux_mongodb.records import LINED, Document, readable
@@ -57,6 +57,7 @@ async def serve(one: Claim, lock: Lock | None) -> Served:
         if lock is not None:
             lock.check()
         line = [job for job in chosen if job["_id"] not in corrupt]
+        claims.choose(one, line)
         ours = await write_leases(one, jobs, line) if jobs else []
         await write_back(store, ask.queue, restriction, walk.seen, ours)
         claims.met_rivals(ask.queue, lost=len(ours) < len(jobs))
@@ -115,13 +116,9 @@ class _Walk:
             self._store.ring.find(opened).sort("parked", ASCENDING).limit(LINE_LIMIT).to_list(None),
         )
         if common:
-            common_gate = gate_of(gate)
-            # It stands where it gave last, or where it came when it was empty or held since.
-            came = min(one.get("rev", 0) for one in common)
-            turn = max((gate or {}).get("turn", 0), Numbers.at(common_gate.held_until), came)
-            line = Line(None, turn, gate=common_gate, jobs=deque(common))
-            line.more = len(common) == self._left
-            self._common = line
+            more = len(common) == self._left
+            turn = await turn_of(self._store, self._queue, gate, common, more=more)
+            self._common = Line(None, turn, gate=gate_of(gate), jobs=deque(common), more=more)
         self._back = [self._line(one, back=True) for one in back]
 
     def _line(self, document: Document, *, back: bool = False) -> Line:

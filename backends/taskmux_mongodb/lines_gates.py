@@ -3,6 +3,7 @@
 A gate is a document of its own: `_id` is the queue's name, or that of the queue and the line.
 
 - `level`, `at`: the meter of its rate (`taskmux.driver.gcra`). `held_until`: the end of a hold.
+- `turn`, `left`: in the common line's alone; see `lines_common`.
 - `expire_at`: when it is as if there were none; then the server removes it.
 
 A queue's gate is also where claims of a queue with limits take turns:

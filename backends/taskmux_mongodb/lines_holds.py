@@ -11,7 +11,7 @@ from taskmux_mongodb.lines_gates import expiry, gate_key
 from taskmux_mongodb.records import Document, key_of
 from taskmux_mongodb.store import Store
 
-__all__ = ["close", "end_holds", "made_room"]
+__all__ = ["close", "end_holds", "forget_open", "made_room"]
 
 
 async def close(store: Store, transitions: Sequence[Transition]) -> set[str]:
@@ -53,6 +53,17 @@ async def end_holds(store: Store, queue: str) -> None:
     for gates in (queue, lines):
         held = {"_id": gates, "held_until": {"$gt": 0}}
         await store.gates.update_many(held, {"$set": {"held_until": 0}})
+
+
+async def forget_open(store: Store, queue: str) -> None:
+    """Forget the gates of groups that keep nothing back: a later, slower rate begins anew.
+
+    Those of rates that are full again, and of holds that are over.
+    """
+    lines = {"$gte": f"{queue}/=", "$lt": f"{queue}0"}  # the common line's has its turn, too
+    await store.gates.delete_many(
+        {"_id": lines, "expire_at": {"$lte": expiry(store.clock.earliest())}}
+    )
 
 
 async def made_room(store: Store, transitions: Sequence[Transition]) -> set[str]:

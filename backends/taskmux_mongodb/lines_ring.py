@@ -6,8 +6,7 @@ ring; one that may not give is parked as `paused`, `full` or until an instant, a
 at it. `v` changes with every job that comes and never has an old value again: who found the line
 empty deletes it only if `v` is still the same.
 
-The common line has no such document: how it stands follows from its first job and from its last
-turn, which its gate keeps.
+The common line has no such document: see `lines_common`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pymongo import ASCENDING, DESCENDING, ReplaceOne
 from taskmux.driver import TERMINAL, PruneAsk
 
-from taskmux_mongodb import lines_ring
+from taskmux_mongodb import lines_holds, lines_ring
 from taskmux_mongodb.moves import MEMORY_MS, tombstone
 from taskmux_mongodb.records import Document
 from taskmux_mongodb.schema import COUNTED, EXPIRY, LINE
@@ -20,9 +20,11 @@ __all__ = ["prune"]
 async def prune(store: Store, ask: PruneAsk) -> int:
     """Remove finished records; see `Driver.prune`. The server removes old ones by itself too.
 
-    What producers that died have left undone in the ring is put right on the way.
+    Gates that keep nothing back go, too, and what producers that died have left undone in the ring
+    is put right.
     """
     gone = 0
+    await lines_holds.forget_open(store, ask.queue)
     await lines_ring.mend(store, ask.queue, await settings(store, ask.queue))
     for state in sorted(TERMINAL):
         finished = {"queue": ask.queue, "state": state.value}

@@ -60,6 +60,7 @@ class Restrictions:
         self._gates = gates
         self._clock = clock
         self._free_at: dict[str, float] = {}
+        self._free: dict[str, Restriction] = {}
 
     async def of(self, queues: Iterable[str]) -> dict[str, Restriction]:
         """Return what holds for those queues that are restricted in some way."""
@@ -93,8 +94,12 @@ class Restrictions:
                 found[name] = restriction
                 self._free_at.pop(name, None)
             else:
-                self._free_at[name] = read_at
+                self._free_at[name], self._free[name] = read_at, restriction
         return found
+
+    def free(self, queue: str) -> Restriction:
+        """Return what was read last of a queue that is free: its settings may have a `rev`."""
+        return self._free.get(queue, FREE)
 
     def forget(self, queue: str) -> None:
         """Read what holds for the queue before it is used next."""

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import AsyncIterator
 
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
 from taskmux.driver import (
-    ClaimAsk,
     CorruptRecord,
     InvalidURL,
-    JobRecord,
-    NewJob,
     Note,
     Op,
     PruneAsk,
@@ -25,39 +21,17 @@ from taskmux.driver import (
     errors,
     transition,
 )
-from tests.mongo_servers import MongoServer, mongod_program, running
+from tests import mongo_jobs
+from tests.mongo_jobs import claim, job, needs_mongod, push
+from tests.mongo_servers import running
 from tests.servers import free_port
 
 from taskmux_mongodb import MongoDriver, address
 
-real = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
+server = mongo_jobs.server
+driver = mongo_jobs.driver
 
 SECRET = "s3cret%21"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-async def driver(server: MongoServer) -> AsyncIterator[MongoDriver]:
-    with server.client() as client:
-        client.drop_database("taskmux")
-    driver = MongoDriver(server.url)
-    await driver.open()
-    yield driver
-    await driver.close()
-
-
-def job(name: str = "job", **fields: object) -> JobRecord:
-    return JobRecord(**{"queue": "q", "id": name, "task": "t"} | fields)
-
-
-async def push(driver: MongoDriver, number: int, *jobs: JobRecord) -> list[PushStatus]:
-    answers = await driver.push(Op("producer", number), [NewJob(one) for one in jobs])
-    return [answer.status for answer in answers]
 
 
 async def refused(driver: MongoDriver) -> tuple[BaseException, str]:
@@ -133,7 +107,7 @@ async def test_a_server_that_is_down_is_unavailable() -> None:
     assert "s3cret" not in shown
 
 
-@real
+@needs_mongod
 async def test_refused_credentials_are_told_and_not_shown() -> None:
     with running("--auth", replica_set=None) as server:
         url = f"mongodb://user:{SECRET}@127.0.0.1:{server.port}/taskmux"
@@ -142,7 +116,7 @@ async def test_refused_credentials_are_told_and_not_shown() -> None:
     assert "s3cret" not in shown
 
 
-@real
+@needs_mongod
 async def test_the_role_read_write_is_all_that_is_needed() -> None:
     with running("--auth", replica_set=None) as server:
         with server.client() as client:
@@ -154,8 +128,8 @@ async def test_the_role_read_write_is_all_that_is_needed() -> None:
         url = f"mongodb://user:{SECRET}@127.0.0.1:{server.port}/taskmux?authSource=admin"
         driver = MongoDriver(url)
         await driver.open()
-        await push(driver, 1, job())
-        (held,) = (await driver.claim(Op("w", 1), ClaimAsk("q", "w", 1, 60_000))).jobs
+        await push(driver, job())
+        (held,) = await claim(driver, limit=1)
         await driver.apply(Op("w", 2), [transition.complete(held, b"1")])
         assert await driver.prune(PruneAsk("q")) == 0
         assert await driver.queues() == ["q"]
@@ -166,7 +140,7 @@ async def test_the_role_read_write_is_all_that_is_needed() -> None:
     assert "s3cret" not in shown
 
 
-@real
+@needs_mongod
 async def test_a_closed_driver_says_so(driver) -> None:
     with pytest.raises(StoreUnavailable, match="open"):
         await driver.fork().get([Ref("q", "job")])
@@ -175,7 +149,7 @@ async def test_a_closed_driver_says_so(driver) -> None:
 # -- what is in the database already --------------------------------------------------------------
 
 
-@real
+@needs_mongod
 @pytest.mark.parametrize("what", ["index", "bell", "schema"])
 async def test_another_shape_in_the_way_is_incompatible(server, what: str) -> None:
     with server.client() as client:
@@ -192,9 +166,9 @@ async def test_another_shape_in_the_way_is_incompatible(server, what: str) -> No
     assert isinstance(error, StoreIncompatible)
 
 
-@real
+@needs_mongod
 async def test_foreign_documents_are_set_aside(server, driver) -> None:
-    await push(driver, 1, job("good"))
+    await push(driver, job("good"))
     with server.client() as client:
         client["taskmux"]["jobs"].insert_many(
             [
@@ -206,11 +180,7 @@ async def test_foreign_documents_are_set_aside(server, driver) -> None:
                 {"_id": "q/odd", "queue": "q", "state": "no state"},
             ]
         )
-    claimed = [
-        one.id
-        for number in range(3)
-        for one in (await driver.claim(Op("w", number), ClaimAsk("q", "w", 10, 60_000))).jobs
-    ]
+    claimed = [one.id for number in range(3) for one in await claim(driver, number, limit=10)]
     assert claimed == ["good"]
     counts = await driver.counts("q")
     assert {state: n for state, n in counts.items() if n} == {State.ACTIVE: 1}
@@ -218,7 +188,7 @@ async def test_foreign_documents_are_set_aside(server, driver) -> None:
         await driver.get([Ref("q", "text")])
 
 
-@real
+@needs_mongod
 async def test_a_client_that_its_owner_closed_is_unavailable(server) -> None:
     client = AsyncMongoClient(server.url)
     driver = MongoDriver.from_client(client)
@@ -229,21 +199,18 @@ async def test_a_client_that_its_owner_closed_is_unavailable(server) -> None:
     await driver.close()
 
 
-@real
+@needs_mongod
 @pytest.mark.parametrize("field", ["rank", "seq", "rev", "priority", "fence", "created_at", "body"])
 async def test_a_document_without_one_of_its_fields_stops_nothing(
     server, driver, field: str
 ) -> None:
-    await push(driver, 1, job("bad"), job("good"))
+    await push(driver, job("bad"), job("good"))
     with server.client() as client:
         client["taskmux"]["jobs"].update_one({"_id": "q/bad"}, {"$unset": {field: ""}})
     bad = Ref("q", "bad")
     ids: list[str] = []
     for number in range(2):
-        ids += [
-            one.id
-            for one in (await driver.claim(Op("w", number), ClaimAsk("q", "w", 10, 60_000))).jobs
-        ]
+        ids += [one.id for one in await claim(driver, number, limit=10)]
     assert ids == ["good"]
     await driver.apply(Op("x", 1), [transition.remove(bad), transition.hold(bad)])
     await driver.annotate([Note(ref=bad, fence=1, progress=b"1")])
@@ -255,17 +222,17 @@ async def test_a_document_without_one_of_its_fields_stops_nothing(
 # -- values ---------------------------------------------------------------------------------------
 
 
-@real
+@needs_mongod
 async def test_a_document_over_16_mib_is_too_large(driver) -> None:
     with pytest.raises(errors.PayloadTooLarge):
-        await push(driver, 1, job(payload=b"x" * 17_000_000))
-    assert await push(driver, 2, job()) == [PushStatus.CREATED]
+        await push(driver, job(payload=b"x" * 17_000_000))
+    assert await push(driver, job(), number=2) == [PushStatus.CREATED]
 
 
-@real
+@needs_mongod
 async def test_a_document_that_grows_over_16_mib_is_too_large(driver) -> None:
-    await push(driver, 1, job("large", payload=b"x" * 9_000_000), job("small"))
-    large, small = (await driver.claim(Op("w", 1), ClaimAsk("q", "w", 2, 60_000))).jobs
+    await push(driver, job("large", payload=b"x" * 9_000_000), job("small"))
+    large, small = await claim(driver, limit=2)
     done = [transition.complete(large, b"y" * 9_000_000), transition.complete(small, b"1")]
     with pytest.raises(errors.PayloadTooLarge):
         await driver.apply(Op("w", 2), done)
@@ -273,11 +240,11 @@ async def test_a_document_that_grows_over_16_mib_is_too_large(driver) -> None:
     assert states == [State.ACTIVE, State.COMPLETED], "one item harms no other"
 
 
-@real
+@needs_mongod
 @pytest.mark.parametrize("name", ["nul\0", "$set", "a.b", "", "%24", "%00", "0", "_x"])
 async def test_step_names_come_back_equal(driver, name: str) -> None:
-    await push(driver, 1, job(steps={name: b"0"}))
-    (held,) = (await driver.claim(Op("w", 1), ClaimAsk("q", "w", 1, 60_000))).jobs
+    await push(driver, job(steps={name: b"0"}))
+    (held,) = await claim(driver, limit=1)
     assert held.steps == {name: b"0"}
     await driver.annotate([Note(ref=held.ref, fence=held.fence, steps={name: b"1"})])
     (stored,) = await driver.get([held.ref])
@@ -285,12 +252,12 @@ async def test_step_names_come_back_equal(driver, name: str) -> None:
     assert stored.steps == {name: b"1"}
 
 
-@real
+@needs_mongod
 @pytest.mark.parametrize(
     "fields",
     [{"run_at": 2**63, "state": State.DELAYED}, {"id": "lone \ud800"}, {"reason": "\udfff"}],
 )
 async def test_a_value_without_a_bson_form_is_not_encodable(driver, fields) -> None:
     with pytest.raises(errors.NotEncodable):
-        await push(driver, 1, job(**fields))
+        await push(driver, job(**fields))
     assert sum((await driver.counts("q")).values()) == 0

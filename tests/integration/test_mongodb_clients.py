@@ -12,17 +12,12 @@ from taskmux import Taskmux
 from taskmux.driver import ClaimAsk, InvalidURL, JobRecord, NewJob, Op, State, transition
 from taskmux.model.errors import DeclarationError
 from taskmux.plugins.loading import driver_for, plugin_manager, schemes
-from tests.mongo_servers import mongod_program, running
+from tests import mongo_jobs
+from tests.mongo_jobs import needs_mongod
 
 from taskmux_mongodb import MongoDriver
 
-real = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running() as server:
-        yield server
+server = mongo_jobs.server
 
 
 @pytest.mark.parametrize("url", ["mongodb://a,b:27018/jobs?replicaSet=rs", "mongodb+srv://host"])
@@ -37,7 +32,7 @@ def test_a_database_of_another_name_is_refused() -> None:
         MongoDriver.from_client(object(), database="no/such")
 
 
-@real
+@needs_mongod
 @pytest.mark.parametrize("kind", [AsyncMongoClient, AsyncIOMotorClient])
 async def test_a_client_is_used_as_it_is_and_stays_open(server, kind) -> None:
     client = kind(server.url, w=0, tz_aware=True, retryWrites=True)
@@ -57,7 +52,7 @@ async def test_a_client_is_used_as_it_is_and_stays_open(server, kind) -> None:
         await closed
 
 
-@real
+@needs_mongod
 async def test_writes_wait_for_a_majority_whatever_the_client_says(server) -> None:
     client = AsyncMongoClient(server.url, w=0)
     driver = MongoDriver.from_client(client)
@@ -68,7 +63,7 @@ async def test_writes_wait_for_a_majority_whatever_the_client_says(server) -> No
     await client.close()
 
 
-@real
+@needs_mongod
 async def test_the_urls_client_resends_nothing_by_itself(server) -> None:
     driver = MongoDriver(server.url)
     await driver.open()
@@ -77,7 +72,7 @@ async def test_the_urls_client_resends_nothing_by_itself(server) -> None:
     await driver.close()
 
 
-@real
+@needs_mongod
 @pytest.mark.parametrize("kind", [AsyncMongoClient, AsyncIOMotorClient])
 async def test_an_app_runs_on_a_client_handed_in(server, kind) -> None:
     client = kind(server.url)

@@ -22,12 +22,15 @@ from taskmux.driver import (
     State,
     transition,
 )
-from tests.mongo_servers import MongoServer, mongod_program, running
+from tests import mongo_jobs
+from tests.mongo_jobs import needs_mongod
+from tests.mongo_servers import MongoServer
 from tests.proxy import Proxy
 
 from taskmux_mongodb import MongoDriver, deadlines
 
-pytestmark = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
+pytestmark = needs_mongod
+server = mongo_jobs.server
 
 RATE = 1_500_000
 """Bytes a second that the link carries."""
@@ -51,12 +54,6 @@ class SlowLink(Proxy):
             sink.write(piece)
             await sink.drain()
         return None
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running() as server:
-        yield server
 
 
 @pytest.fixture

@@ -19,20 +19,17 @@ from taskmux.driver import (
     Ref,
     StoreIncompatible,
 )
-from tests.mongo_servers import MongoServer, mongod_program, running
+from tests import mongo_jobs
+from tests.mongo_jobs import needs_mongod
+from tests.mongo_servers import MongoServer
 
 from taskmux_mongodb import MongoDriver, schema
 
-pytestmark = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
+pytestmark = needs_mongod
+server = mongo_jobs.server
 
 PATIENCE = 20
 JOBS = 40
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running() as server:
-        yield server
 
 
 @pytest.fixture

@@ -4,71 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 from pymongo import DeleteOne
 from taskmux.driver import (
-    ClaimAsk,
     JobRecord,
     Keep,
     LineSettings,
     NewJob,
     Op,
-    QueueSettings,
     Ref,
     State,
     StoreBusy,
     transition,
 )
-from tests.mongo_servers import MongoServer, mongod_program, running
+from tests import mongo_jobs
+from tests.mongo_jobs import FOREVER, claim, created, limit, needs_mongod
+from tests.mongo_servers import MongoServer
 
 from taskmux_mongodb import MongoDriver, claim_jobs, lines, lines_lock, wait
 
-pytestmark = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
+pytestmark = needs_mongod
+server = mongo_jobs.server
+driver = mongo_jobs.driver
+other = mongo_jobs.other
 
-LONG = 60_000
-FOREVER = 60.0
 HOUR = 3_600_000
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-async def driver(server: MongoServer) -> AsyncIterator[MongoDriver]:
-    with server.client() as client:
-        for name in ("jobs", "ring", "gates", "queues"):
-            client["taskmux"][name].delete_many({})
-    driver = MongoDriver(server.url)
-    await driver.open()
-    yield driver
-    await driver.close()
-
-
-@pytest.fixture
-async def other(driver: MongoDriver) -> AsyncIterator[MongoDriver]:
-    other = driver.fork()
-    await other.open()
-    yield other
-    await other.close()
-
-
-async def push(driver: MongoDriver, *names: str, queue: str = "q", **fields) -> None:
-    jobs = [JobRecord(**{"queue": queue, "id": name, "task": "t"} | fields) for name in names]
-    await driver.push(Op(f"{queue}{names}", 1), [NewJob(job) for job in jobs])
-
-
-async def claim(driver: MongoDriver, number: int = 1, queue: str = "q", limit: int = 1):
-    return await driver.claim(Op("w", number), ClaimAsk(queue, "w", limit, LONG))
-
-
-async def settle(driver: MongoDriver, queue: str = "q", **settings) -> None:
-    known = await driver.settings(queue)
-    assert await driver.put_settings(queue, QueueSettings(rev=known.rev, **settings))
 
 
 # -- a line that is found empty -------------------------------------------------------------------
@@ -95,23 +57,23 @@ def in_ring(server: MongoServer) -> list[str]:
 async def test_a_job_that_comes_when_a_claim_found_its_line_empty_keeps_the_line(
     server, driver, other
 ) -> None:
-    await push(driver, "first", group="g")
-    before_removal(driver, lambda: push(other, "second", group="g"))
-    assert [job.id for job in (await claim(driver)).jobs] == ["first"]
+    await created(driver, "first", group="g")
+    before_removal(driver, lambda: created(other, "second", group="g"))
+    assert [job.id for job in await claim(driver)] == ["first"]
     assert in_ring(server) == ["g"]
 
 
 async def test_a_job_that_comes_when_its_line_was_left_keeps_the_line(
     server, driver, other
 ) -> None:
-    await push(driver, "first", group="g")
-    before_removal(driver, lambda: push(other, "second", group="g"))
+    await created(driver, "first", group="g")
+    before_removal(driver, lambda: created(other, "second", group="g"))
     await driver.apply(Op("x", 1), [transition.cancel(Ref("q", "first"), Keep())])
     assert in_ring(server) == ["g"]
 
 
 async def test_a_line_that_is_left_empty_leaves_the_ring(server, driver) -> None:
-    await push(driver, "first", group="g")
+    await created(driver, "first", group="g")
     await driver.apply(Op("x", 1), [transition.cancel(Ref("q", "first"), Keep())])
     assert in_ring(server) == []
 
@@ -132,8 +94,8 @@ async def test_the_line_of_a_committed_job_comes_into_the_ring_by_itself(server,
 async def test_a_lock_that_ends_before_the_lease_is_written_leases_nothing(
     driver, monkeypatch, group
 ) -> None:
-    await settle(driver, concurrency=1, groups=LineSettings(concurrency=1))
-    await push(driver, "job", group=group)
+    await limit(driver, concurrency=1, groups=LineSettings(concurrency=1))
+    await created(driver, "job", group=group)
     late = 0.0
 
     class Slow:
@@ -156,7 +118,18 @@ async def test_a_lock_that_ends_before_the_lease_is_written_leases_nothing(
         await claim(driver)
     assert (await driver.counts("q"))[State.ACTIVE] == 0
     monkeypatch.undo()
-    assert [job.id for job in (await claim(driver, 2)).jobs] == ["job"]
+    assert [job.id for job in await claim(driver, 2)] == ["job"]
+
+
+async def test_who_lost_its_lock_leaves_that_of_another_alone(server, driver) -> None:
+    with server.client() as client:
+        gates = client["taskmux"]["gates"]
+        async with lines_lock.Lock(driver._store, "q", "first"):
+            gates.update_one({"_id": "q"}, {"$set": {"by": "second"}})
+        gate = gates.find_one({"_id": "q"})
+    assert gate is not None
+    assert gate["by"] == "second"
+    assert gate["until"] > 0
 
 
 # -- rests ----------------------------------------------------------------------------------------
@@ -168,27 +141,27 @@ NEIGHBOURS = ("q2", "qq", "q-", "p", "q.x")
 @pytest.mark.parametrize("line", [False, True])
 async def test_the_rest_of_a_queue_leaves_other_queues_alone(driver, line) -> None:
     for queue in ("q", *NEIGHBOURS):
-        await push(driver, "a", "b", queue=queue, group="g")
-    await push(driver, "c", group="h")
-    (held,) = (await claim(driver)).jobs
+        await created(driver, "a", "b", queue=queue, group="g")
+    await created(driver, "c", group="h")
+    (held,) = await claim(driver)
     rest = transition.limited(held, transition.NO_CHANGES, HOUR, line=line)
     await driver.apply(Op("x", 1), [rest])
-    assert [job.id for job in (await claim(driver, 2, limit=9)).jobs] == (["c"] if line else [])
+    assert [job.id for job in await claim(driver, 2, limit=9)] == (["c"] if line else [])
     for queue in NEIGHBOURS:
-        assert [job.id for job in (await claim(driver, 3, queue)).jobs] == ["a"], queue
+        assert [job.id for job in await claim(driver, 3, queue=queue)] == ["a"], queue
 
 
 @pytest.mark.parametrize("line", [False, True])
 async def test_new_settings_end_the_rests_of_their_queue_alone(driver, line) -> None:
     for queue in ("q", *NEIGHBOURS):
-        await push(driver, "a", queue=queue, group="g")
-        (held,) = (await claim(driver, 1, queue)).jobs
+        await created(driver, "a", queue=queue, group="g")
+        (held,) = await claim(driver, 1, queue=queue)
         rest = transition.limited(held, transition.NO_CHANGES, HOUR, line=line)
         await driver.apply(Op("x", 1), [rest])
-    await settle(driver, concurrency=9)
-    assert [job.id for job in (await claim(driver, 2)).jobs] == ["a"]
+    await limit(driver, concurrency=9)
+    assert [job.id for job in await claim(driver, 2)] == ["a"]
     for queue in NEIGHBOURS:
-        assert (await claim(driver, 2, queue)).jobs == [], queue
+        assert await claim(driver, 2, queue=queue) == [], queue
 
 
 # -- the listener ---------------------------------------------------------------------------------
@@ -210,7 +183,7 @@ async def test_a_listener_that_was_cut_off_listens_again(
     await until(lambda: bell.listening)
     bell.mark(["q"])
     sleeping = asyncio.create_task(driver.wait(["q"], FOREVER))
-    await push(other, "job")
+    await created(other, "job")
     assert await asyncio.wait_for(sleeping, FOREVER / 2)
 
 

@@ -4,52 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from taskmux.driver import (
     ClaimAsk,
     FindAsk,
-    JobRecord,
     LineSettings,
     NewJob,
     Op,
     PruneAsk,
     PushStatus,
-    QueueSettings,
     Rate,
     State,
     transition,
 )
+from tests import mongo_jobs
 from tests.integration.test_mongodb_plans import Profile
-from tests.mongo_servers import MongoServer, mongod_program, running
+from tests.mongo_jobs import LONG, created, job, limit, needs_mongod
 
 from taskmux_mongodb import MongoDriver
 
-pytestmark = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
+pytestmark = needs_mongod
+server = mongo_jobs.server
+driver = mongo_jobs.driver
 
-LONG = 60_000
 GROUPS = 10_000
 LINE_LIMIT = 100
 SPARE = 30
 """Keys that a claim may examine beside those of lines and jobs."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[MongoServer]:
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-async def driver(server: MongoServer) -> AsyncIterator[MongoDriver]:
-    with server.client() as client:
-        for name in ("jobs", "ring", "gates", "queues"):
-            client["taskmux"][name].delete_many({})
-    driver = MongoDriver(server.url)
-    await driver.open()
-    yield driver
-    await driver.close()
 
 
 @pytest.fixture
@@ -84,22 +67,6 @@ class Worker:
         await self.driver.apply(Op(self.name, self.number), done)
 
 
-async def push(driver: MongoDriver, *jobs: JobRecord, origin: str = "push") -> None:
-    for start in range(0, len(jobs), 2_000):
-        part = [NewJob(job) for job in jobs[start : start + 2_000]]
-        answers = await driver.push(Op(f"{origin}-{jobs[0].id}", start + 1), part)
-        assert {answer.status for answer in answers} == {PushStatus.CREATED}
-
-
-def job(name: str, group: str | None = None, **fields) -> JobRecord:
-    return JobRecord(**{"queue": "q", "id": name, "task": "t", "group": group} | fields)
-
-
-async def limit(driver: MongoDriver, **settings) -> None:
-    known = await driver.settings("q")
-    assert await driver.put_settings("q", QueueSettings(rev=known.rev, **settings))
-
-
 # -- bounded work ---------------------------------------------------------------------------------
 
 
@@ -114,12 +81,12 @@ async def limit(driver: MongoDriver, **settings) -> None:
 )
 async def test_lines_that_may_not_give_are_not_looked_at_again(server, driver, kept_by) -> None:
     worker = Worker(driver)
-    await push(driver, *(job(f"{n}-{place}", f"g{n}") for n in range(GROUPS) for place in "ab"))
+    await created(driver, *(job(f"{n}-{place}", f"g{n}") for n in range(GROUPS) for place in "ab"))
     await limit(driver, groups=kept_by, lines={"free": LineSettings()})
     while (claimed := await worker.claim(1_000)).jobs or claimed.next_in == 0:
         continue  # until all of them are parked
     assert claimed.blocked_by == "lines"
-    await push(driver, *(job(f"free-{n}", "free") for n in range(20)), origin="free")
+    await created(driver, *(job(f"free-{n}", "free") for n in range(20)))
     with Profile(server, "jobs", "ring", "gates") as profile:
         assert await worker.ids(10) == [f"free-{n}" for n in range(10)]
     assert profile.keys <= 6 * 10 + SPARE, profile.commands
@@ -127,7 +94,7 @@ async def test_lines_that_may_not_give_are_not_looked_at_again(server, driver, k
 
 
 async def test_a_claim_touches_as_many_lines_as_it_takes_jobs(server, driver) -> None:
-    await push(driver, *(job(f"{n}", f"g{n % GROUPS}") for n in range(2 * GROUPS)))
+    await created(driver, *(job(f"{n}", f"g{n % GROUPS}") for n in range(2 * GROUPS)))
     worker = Worker(driver)
     await worker.claim(100)
     with Profile(server, "jobs", "ring", "gates") as profile:
@@ -141,7 +108,7 @@ async def test_a_claim_touches_as_many_lines_as_it_takes_jobs(server, driver) ->
 
 
 async def test_waiting_jobs_of_all_lines_are_listed_without_a_sort(server, driver) -> None:
-    await push(driver, *(job(f"{n}", f"g{n}" if n % 2 else None) for n in range(2_000)))
+    await created(driver, *(job(f"{n}", f"g{n}" if n % 2 else None) for n in range(2_000)))
     with Profile(server, "jobs") as profile:
         page = await driver.find(FindAsk(queue="q", state=State.WAITING, limit=10))
     assert [one.id for one in page.jobs] == [f"{n}" for n in range(10)]
@@ -174,7 +141,7 @@ async def drain(worker: Worker, count: Counter[str], most: Counter[str], ran: li
 
 async def test_many_clients_keep_concurrency(driver, others) -> None:
     await limit(driver, concurrency=5, groups=LineSettings(concurrency=2))
-    await push(driver, *(job(f"{n}", f"g{n % 4}") for n in range(100)))
+    await created(driver, *(job(f"{n}", f"g{n % 4}") for n in range(100)))
     workers = [Worker(other, f"w{n}") for n, other in enumerate(others)]
     count, most, ran = Counter[str](), Counter[str](), list[str]()
     await asyncio.gather(*(drain(worker, count, most, ran) for worker in workers))
@@ -185,7 +152,7 @@ async def test_many_clients_keep_concurrency(driver, others) -> None:
 
 async def test_many_clients_spend_one_rate(driver, others) -> None:
     await limit(driver, rate=Rate(1, 3_600_000, burst=9), groups=LineSettings(rate=Rate(3, LONG)))
-    await push(driver, *(job(f"{n}", f"g{n}" if n % 2 else None) for n in range(100)))
+    await created(driver, *(job(f"{n}", f"g{n}" if n % 2 else None) for n in range(100)))
     # an origin has one claim of a queue in flight
     workers = [Worker(other, f"w{n}-{k}") for n, other in enumerate(others) for k in range(3)]
     claimed = await asyncio.gather(*(worker.claim(4) for worker in workers))
@@ -193,7 +160,7 @@ async def test_many_clients_spend_one_rate(driver, others) -> None:
 
 
 async def test_many_clients_drain_lines_once_each(driver, others) -> None:
-    await push(driver, *(job(f"{n}", f"g{n % 7}" if n % 3 else None) for n in range(300)))
+    await created(driver, *(job(f"{n}", f"g{n % 7}" if n % 3 else None) for n in range(300)))
     workers = [Worker(other, f"w{n}") for n, other in enumerate(others)]
     count, most, ran = Counter[str](), Counter[str](), list[str]()
     await asyncio.gather(*(drain(worker, count, most, ran) for worker in workers))
@@ -207,7 +174,7 @@ async def test_many_clients_drain_lines_once_each(driver, others) -> None:
 async def test_a_lease_deleted_by_hand_frees_its_place(server, driver, of) -> None:
     one = LineSettings(concurrency=1)
     await limit(driver, **({"concurrency": 1} if of == "queue" else {"groups": one}))
-    await push(driver, job("a", "g"), job("b", "g"))
+    await created(driver, job("a", "g"), job("b", "g"))
     worker = Worker(driver)
     assert await worker.ids() == ["a"]
     assert (await worker.claim()).blocked_by == ("concurrency" if of == "queue" else "lines")
@@ -218,7 +185,7 @@ async def test_a_lease_deleted_by_hand_frees_its_place(server, driver, of) -> No
 
 @pytest.mark.parametrize("by", ["claim", "prune"])
 async def test_a_line_that_a_dead_producer_left_out_is_found(server, driver, by) -> None:
-    await push(driver, job("a", "g"), job("b", "h"))
+    await created(driver, job("a", "g"), job("b", "h"))
     with server.client() as client:
         client["taskmux"]["ring"].delete_one({"line": "g"})
     worker = Worker(driver)
@@ -235,7 +202,7 @@ async def test_who_found_a_line_empty_removes_no_newer_one(server, driver) -> No
     with server.client() as client:
         ring = client["taskmux"]["ring"]
         for name in "abc":
-            await push(driver, job(name, "g"))
+            await created(driver, job(name, "g"))
             numbers.append(ring.find_one({"line": "g"})["v"])
             assert await Worker(driver, name).ids() == [name]
     assert len(set(numbers)) == 3
@@ -244,7 +211,7 @@ async def test_who_found_a_line_empty_removes_no_newer_one(server, driver) -> No
 @pytest.mark.parametrize("parked", ["paused", "full"])
 async def test_a_line_that_somebody_left_parked_comes_back(server, driver, parked) -> None:
     """Whoever resumed the line, or made room, died before the line was back in the ring."""
-    await push(driver, job("a", "g"), *(job(f"b{number}", "h") for number in range(150)))
+    await created(driver, job("a", "g"), *(job(f"b{number}", "h") for number in range(150)))
     await limit(driver, lines={"h": LineSettings(paused=True)})
     with server.client() as client:
         client["taskmux"]["ring"].update_one({"line": "g"}, {"$set": {"parked": parked}})
@@ -255,7 +222,7 @@ async def test_a_line_that_somebody_left_parked_comes_back(server, driver, parke
 
 async def test_a_line_left_out_behind_many_jobs_is_found(server, driver) -> None:
     await limit(driver, lines={"h": LineSettings(paused=True)})
-    await push(driver, *(job(f"b{number}", "h") for number in range(150)), job("a", "g"))
+    await created(driver, *(job(f"b{number}", "h") for number in range(150)), job("a", "g"))
     with server.client() as client:
         client["taskmux"]["ring"].delete_one({"line": "g"})
     await driver.prune(PruneAsk("q"))
@@ -264,7 +231,7 @@ async def test_a_line_left_out_behind_many_jobs_is_found(server, driver) -> None
 
 async def test_a_claimer_that_died_keeps_its_queue_for_seconds(server, driver) -> None:
     await limit(driver, concurrency=1)
-    await push(driver, job("a"))
+    await created(driver, job("a"))
     with server.client() as client:
         gates = client["taskmux"]["gates"]
         held = {"by": "claim of the dead", "until": await now(driver) + 300}
@@ -278,7 +245,7 @@ async def now(driver: MongoDriver) -> int:
 
 async def test_gates_say_when_nobody_needs_them(server, driver) -> None:
     await limit(driver, rate=Rate(1_000, 1_000, burst=100), groups=LineSettings(rate=Rate(1, 5)))
-    await push(driver, job("a", "g"), job("b"))
+    await created(driver, job("a", "g"), job("b"))
     worker = Worker(driver)
     jobs = (await worker.claim(2)).jobs
     await driver.apply(Op("w", 1), [transition.limited(jobs[0], transition.NO_CHANGES, 10)])
@@ -288,8 +255,31 @@ async def test_gates_say_when_nobody_needs_them(server, driver) -> None:
     assert all("expire_at" in one for one in gates), gates
 
 
+async def test_a_slower_rate_begins_anew_after_a_prune(driver) -> None:
+    await limit(driver, groups=LineSettings(rate=Rate(1, 2)))
+    await created(driver, *(job(name, "g") for name in "abc"))
+    worker = Worker(driver)
+    assert await worker.ids() == ["a"]
+    clock = driver._store.clock
+    full_at = clock.latest() + 3
+    while clock.earliest() < full_at:
+        await asyncio.sleep(0.001)
+    await driver.prune(PruneAsk("q"))
+    await limit(driver, groups=LineSettings(rate=Rate(1, LONG)))
+    assert await worker.ids() == ["b"]
+    await driver.prune(PruneAsk("q"))
+    assert (await worker.claim()).blocked_by == "lines", "a gate that is not full again stays"
+
+
+async def test_a_repeat_gives_jobs_of_several_lines_in_the_order_of_their_turns(driver) -> None:
+    await created(driver, job("b", "g"), job("c", priority=1), job("a", "h", priority=0))
+    op, ask = Op("w", 1), ClaimAsk("q", "w", 9, LONG)
+    for _ in range(2):
+        assert [one.id for one in (await driver.claim(op, ask)).jobs] == ["b", "c", "a"]
+
+
 async def test_a_committed_job_of_a_group_is_in_the_ring(driver) -> None:
-    await push(driver, job("other", "o"))
+    await created(driver, job("other", "o"))
     client = driver._store.client
     async with client.start_session() as session:
         await session.start_transaction()
@@ -318,7 +308,7 @@ async def test_documents_of_version_1_are_taken_over(server) -> None:
         client["old"]["meta"].insert_one({"_id": "schema", "version": 1, "store": "x"})
     driver = MongoDriver(url)
     await driver.open()
-    await push(driver, job("plain"), job("a", "g"))
+    await created(driver, job("plain"), job("a", "g"))
     with server.client() as client:  # as the driver before stored a job with a group
         change = {"$set": {"state": "waiting"}, "$unset": {"line": ""}}
         client["old"]["jobs"].update_one({"_id": "q/a"}, change)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from msgspec.structs import replace
@@ -15,9 +14,7 @@ from taskmux.driver import (
     ClaimAsk,
     FindAsk,
     Guard,
-    JobRecord,
     Keep,
-    NewJob,
     Op,
     PruneAsk,
     ReclaimAsk,
@@ -27,50 +24,22 @@ from taskmux.driver import (
     Transition,
     transition,
 )
-from tests.mongo_servers import MongoServer, mongod_program, running
+from tests import mongo_jobs
+from tests.mongo_jobs import LONG, claim, created, job, needs_mongod
 
 from taskmux_mongodb import MongoDriver
 from taskmux_mongodb.records import OPS_KEPT
 
-pytestmark = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
-
-LONG = 60_000
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-async def driver(server: MongoServer) -> AsyncIterator[MongoDriver]:
-    with server.client() as client:
-        client.drop_database("taskmux")
-    driver = MongoDriver(server.url)
-    await driver.open()
-    yield driver
-    await driver.close()
-
-
-def new(name: str, **fields) -> NewJob:
-    return NewJob(JobRecord(**{"queue": "q", "id": name, "task": "t"} | fields))
-
-
-async def push(driver: MongoDriver, *jobs: NewJob) -> None:
-    await driver.push(Op("p", 1), jobs)
-
-
-async def claim(driver: MongoDriver, number: int, limit: int = 100) -> list[JobRecord]:
-    asked = await driver.claim(Op("w", number), ClaimAsk("q", "w", limit, LONG))
-    return list(asked.jobs)
+pytestmark = needs_mongod
+server = mongo_jobs.server
+driver = mongo_jobs.driver
 
 
 # -- operations -----------------------------------------------------------------------------------
 
 
 async def test_the_last_operations_of_many_origins_are_remembered(driver) -> None:
-    await push(driver, new("job"))
+    await created(driver, "job")
     ref, count = Ref("q", "job"), OPS_KEPT + 4
 
     async def change(number: int) -> Applied:
@@ -87,7 +56,7 @@ async def test_the_last_operations_of_many_origins_are_remembered(driver) -> Non
 
 
 async def test_a_removed_job_remembers_its_last_operations(driver) -> None:
-    await push(driver, new("job"))
+    await created(driver, "job")
     ref = Ref("q", "job")
     changes = [transition.reprioritise(ref, 100 + number) for number in range(OPS_KEPT + 4)]
     for number, one in enumerate([*changes, transition.remove(ref)]):
@@ -98,6 +67,21 @@ async def test_a_removed_job_remembers_its_last_operations(driver) -> None:
     assert answer.status is ApplyStatus.REPEATED
 
 
+async def test_a_job_made_anew_has_a_higher_fence_though_that_is_ahead_of_time(
+    server, driver
+) -> None:
+    await created(driver, "job")
+    ref = Ref("q", "job")
+    await driver.apply(Op("x", 1), [transition.remove(ref)])
+    ahead = driver._store.clock.latest() + LONG
+    with server.client() as client:
+        client["taskmux"]["jobs"].update_one({"_id": "q/job"}, {"$set": {"fence": ahead}})
+    await created(driver, "job", number=2)
+    (stored,) = await driver.get([ref])
+    assert stored is not None
+    assert stored.fence > ahead
+
+
 # -- orders ---------------------------------------------------------------------------------------
 
 
@@ -105,26 +89,26 @@ async def test_a_removed_job_remembers_its_last_operations(driver) -> None:
 async def test_due_jobs_come_in_due_order_whatever_their_names(driver, group) -> None:
     names = ["m", "z", "c", "x", "a", "k"]
     due = {name: at for at, name in enumerate(names, 1)}
-    jobs = [new(name, state=State.DELAYED, run_at=due[name], group=group) for name in sorted(names)]
-    await push(driver, *jobs)
-    assert [job.id for job in await claim(driver, 1)] == names
+    jobs = [job(name, state=State.DELAYED, run_at=due[name], group=group) for name in sorted(names)]
+    await created(driver, *jobs)
+    assert [one.id for one in await claim(driver, limit=100)] == names
 
 
 async def test_more_due_jobs_than_one_claim_promotes_come_in_due_order(driver) -> None:
     due = {f"{number * 37 % 150:03}": number + 1 for number in range(150)}
-    jobs = [new(name, state=State.DELAYED, run_at=due[name]) for name in sorted(due)]
-    await push(driver, *jobs)
+    jobs = [job(name, state=State.DELAYED, run_at=due[name]) for name in sorted(due)]
+    await created(driver, *jobs)
     came: list[str] = []
     for number in range(10):
-        came += [job.id for job in await claim(driver, number, 20)]
+        came += [one.id for one in await claim(driver, number, limit=20)]
     assert came == sorted(due, key=lambda name: due[name])
 
 
 async def test_jobs_due_at_one_instant_come_in_the_order_of_creation(driver) -> None:
-    for number, name in enumerate("zam"):
-        await driver.push(Op("p", number), [new(name, state=State.DELAYED, run_at=1)])
+    for name in "zam":
+        await created(driver, name, state=State.DELAYED, run_at=1)
         await next_millisecond(driver)
-    assert [job.id for job in await claim(driver, 1)] == ["z", "a", "m"]
+    assert [one.id for one in await claim(driver, limit=100)] == ["z", "a", "m"]
 
 
 async def next_millisecond(driver: MongoDriver) -> None:
@@ -136,8 +120,8 @@ async def next_millisecond(driver: MongoDriver) -> None:
 async def finished_at_once(driver: MongoDriver, count: int, keep: Keep) -> list[str]:
     """Finish jobs within one millisecond, and return their names in line."""
     names = [f"{number * 7 % count:02}" for number in range(count)]
-    await push(driver, *(new(name) for name in names))
-    held = await claim(driver, 1)
+    await created(driver, *names)
+    held = await claim(driver, limit=100)
     done = [transition.complete(job, b"1") for job in held]
     kept = [replace(one, retention=keep) for one in done]
     await driver.apply(Op("w", 2), kept)
@@ -168,11 +152,30 @@ async def test_as_many_as_are_kept_stay_of_those_finished_in_one_millisecond(dri
     assert [job.id for job in page.jobs] == names[-3:]
 
 
+async def test_jobs_that_finish_alike_keep_their_own_retention(driver) -> None:
+    await created(driver, "a", "b")
+    a, b = await claim(driver, limit=2)
+    assert a.fence == b.fence, "or they would not be written together"
+    kept = zip((a, b), (Keep(0, None), Keep(LONG, None)), strict=True)
+    done = [replace(transition.complete(one, b"1"), retention=keep) for one, keep in kept]
+    await driver.apply(Op("w", 2), done)
+    assert await driver.prune(PruneAsk("q", memory=0, spare=0)) == 1
+    assert [one and one.id for one in await driver.get([a.ref, b.ref])] == [None, "b"]
+
+
+async def test_a_job_that_was_let_go_is_in_no_index_of_claims(server, driver) -> None:
+    await created(driver, "a", "b")
+    a, b = await claim(driver, limit=2)
+    await driver.apply(Op("w", 2), [transition.complete(a, None), transition.release(b)])
+    with server.client() as client:
+        assert client["taskmux"]["jobs"].count_documents({"claim": {"$exists": True}}) == 0
+
+
 # -- what comes late ------------------------------------------------------------------------------
 
 
 async def test_a_claim_that_comes_late_takes_nothing_though_its_own_job_is_done(driver) -> None:
-    await push(driver, new("a"), new("b"), new("c"))
+    await created(driver, "a", "b", "c")
     ask = ClaimAsk("q", "w", 1, LONG)
     (job,) = (await driver.claim(Op("w", 1), ask)).jobs
     await driver.apply(Op("w", 1), [transition.complete(job, None)])
@@ -185,7 +188,7 @@ async def test_a_claim_that_comes_late_takes_nothing_though_its_own_job_is_done(
 
 async def test_copies_of_a_reclaim_share_its_jobs_and_a_late_one_takes_none(driver) -> None:
     names = ("a", "b", "c", "d")
-    await push(driver, *map(new, names))
+    await created(driver, *names)
     held = (await driver.claim(Op("w", 1), ClaimAsk("q", "w", 4, 1))).jobs
     other = driver.fork()
     await other.open()

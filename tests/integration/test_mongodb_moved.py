@@ -2,70 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 from taskmux.driver import (
-    ClaimAsk,
-    JobRecord,
     Keep,
-    NewJob,
     Op,
     PruneAsk,
     PushStatus,
-    QueueSettings,
     Ref,
     State,
     transition,
 )
-from tests.mongo_servers import MongoServer, mongod_program, running
+from tests import mongo_jobs
+from tests.mongo_jobs import claim, limit, needs_mongod, push
 
 from taskmux_mongodb import MongoDriver
 
-pytestmark = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
+pytestmark = needs_mongod
+server = mongo_jobs.server
+driver = mongo_jobs.driver
+other = mongo_jobs.other
 
-LONG = 60_000
 THERE = "redis://there"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-async def driver(server: MongoServer) -> AsyncIterator[MongoDriver]:
-    with server.client() as client:
-        client.drop_database("taskmux")
-    driver = MongoDriver(server.url)
-    await driver.open()
-    yield driver
-    await driver.close()
-
-
-@pytest.fixture
-async def other(driver: MongoDriver) -> AsyncIterator[MongoDriver]:
-    other = driver.fork()
-    await other.open()
-    yield other
-    await other.close()
-
-
-async def push(
-    driver: MongoDriver, *names: str, op: int = 1, by: str = "p", **fields
-) -> list[PushStatus]:
-    jobs = [NewJob(JobRecord(**{"queue": "q", "id": name, "task": "t"} | fields)) for name in names]
-    return [one.status for one in await driver.push(Op(by, op), jobs)]
-
-
-async def claim(driver: MongoDriver, number: int = 1):
-    return (await driver.claim(Op("w", number), ClaimAsk("q", "w", 9, LONG))).jobs
-
-
-async def settle(driver: MongoDriver, **settings) -> None:
-    known = await driver.settings("q")
-    assert await driver.put_settings("q", QueueSettings(rev=known.rev, **settings))
 
 
 def after_insert(driver: MongoDriver, do: Callable[[], Awaitable[object]]) -> None:
@@ -85,7 +44,7 @@ async def kept(driver: MongoDriver) -> None:
 
 
 async def finished(driver: MongoDriver) -> None:
-    (held,) = await claim(driver)
+    (held,) = await claim(driver, limit=9)
     await driver.apply(Op("w", 2), [transition.complete(held, b"1")])
 
 
@@ -101,10 +60,10 @@ async def test_a_push_sent_again_after_its_queue_moved_is_answered_as_before(
     assert await push(driver, "job", group=group) == [PushStatus.CREATED]
     await then(driver)
     before = await driver.counts("q")
-    await settle(other, moved_to=THERE)
+    await limit(other, moved_to=THERE)
     assert await push(driver, "job", group=group) == [PushStatus.CREATED]
     assert await driver.counts("q") == before
-    assert await push(driver, "job", "new", op=2, group=group) == [PushStatus.MOVED] * 2
+    assert await push(driver, "job", "new", number=2, group=group) == [PushStatus.MOVED] * 2
     assert await driver.counts("q") == before
 
 
@@ -112,13 +71,13 @@ async def test_a_push_sent_again_after_its_queue_moved_is_answered_as_before(
 async def test_a_push_sent_again_to_a_group_that_is_full_since_is_answered_as_before(
     driver, then
 ) -> None:
-    await settle(driver, group_size=1)
+    await limit(driver, group_size=1)
     assert await push(driver, "job", group="g") == [PushStatus.CREATED]
     await then(driver)
     if then is not kept:
         assert await push(driver, "other", by="another", group="g") == [PushStatus.CREATED]
     assert await push(driver, "job", group="g") == [PushStatus.CREATED]
-    assert await push(driver, "more", op=2, group="g") == [PushStatus.FULL]
+    assert await push(driver, "more", number=2, group="g") == [PushStatus.FULL]
 
 
 @pytest.mark.parametrize("group", [None, "g"])
@@ -126,16 +85,16 @@ async def test_what_was_pushed_while_its_queue_moved_is_taken_back(
     server, driver, other, group
 ) -> None:
     await push(driver, "before", group=group)
-    after_insert(driver, lambda: settle(other, moved_to=THERE))
-    assert await push(driver, "during", op=2, group=group) == [PushStatus.MOVED]
+    after_insert(driver, lambda: limit(other, moved_to=THERE))
+    assert await push(driver, "during", number=2, group=group) == [PushStatus.MOVED]
     assert await driver.get([Ref("q", "during")]) == [None]
-    assert await push(driver, "during", op=2, group=group) == [PushStatus.MOVED]
+    assert await push(driver, "during", number=2, group=group) == [PushStatus.MOVED]
 
 
 async def test_the_line_of_what_is_taken_back_leaves_the_ring(server, driver, other) -> None:
     await push(driver, "before")
-    after_insert(driver, lambda: settle(other, moved_to=THERE))
-    assert await push(driver, "during", op=2, group="g") == [PushStatus.MOVED]
+    after_insert(driver, lambda: limit(other, moved_to=THERE))
+    assert await push(driver, "during", number=2, group="g") == [PushStatus.MOVED]
     with server.client() as client:
         assert list(client["taskmux"]["ring"].find()) == []
 
@@ -143,16 +102,16 @@ async def test_the_line_of_what_is_taken_back_leaves_the_ring(server, driver, ot
 @pytest.mark.parametrize("group", [None, "g"])
 async def test_a_job_claimed_while_its_queue_moves_counts_as_created(driver, other, group) -> None:
     await push(driver, "before")
-    await claim(driver)
+    await claim(driver, limit=9)
 
     async def claim_and_move() -> None:
         if group is not None:  # the line's place comes after the insert; a pruning gives it, too
             await other.prune(PruneAsk("q"))
-        assert [job.id for job in await claim(other, 2)] == ["during"]
-        await settle(other, moved_to=THERE)
+        assert [job.id for job in await claim(other, 2, limit=9)] == ["during"]
+        await limit(other, moved_to=THERE)
 
     after_insert(driver, claim_and_move)
-    assert await push(driver, "during", op=2, group=group) == [PushStatus.CREATED]
+    assert await push(driver, "during", number=2, group=group) == [PushStatus.CREATED]
     (stored,) = await driver.get([Ref("q", "during")])
     assert stored is not None
     assert stored.state is State.ACTIVE
@@ -166,7 +125,7 @@ async def test_a_push_sent_again_while_its_queue_moves_takes_nothing_back(driver
     insert = driver._store.jobs.insert_many
 
     async def slow(*args, **kwargs):
-        await settle(other, moved_to=THERE)
+        await limit(other, moved_to=THERE)
         await insert(*args, **kwargs)
 
     driver._store.jobs.insert_many = slow

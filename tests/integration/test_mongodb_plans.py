@@ -6,22 +6,19 @@ from typing import Self
 
 import pytest
 from taskmux.driver import ClaimAsk, JobRecord, NewJob, Op, PruneAsk, ReclaimAsk, transition
-from tests.mongo_servers import MongoServer, mongod_program, running
+from tests import mongo_jobs
+from tests.mongo_jobs import needs_mongod
+from tests.mongo_servers import MongoServer
 
 from taskmux_mongodb import MongoDriver
 
-pytestmark = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
+pytestmark = needs_mongod
+server = mongo_jobs.server
 
 BACKLOG = 100_000
 BATCH = 100
 SPARE = 10
 """Keys that a claim may examine beside those of its jobs: to see that nothing is due or held."""
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running() as server:
-        yield server
 
 
 @pytest.fixture

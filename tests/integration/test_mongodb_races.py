@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 from taskmux.driver import (
     ApplyStatus,
-    ClaimAsk,
     HeldLease,
-    JobRecord,
     Keep,
     LeaseStatus,
-    NewJob,
     Op,
     PushStatus,
     QueueSettings,
@@ -23,39 +20,16 @@ from taskmux.driver import (
     State,
     transition,
 )
-from tests.mongo_servers import MongoServer, mongod_program, running
+from tests import mongo_jobs
+from tests.mongo_jobs import FOREVER, LONG, claim, needs_mongod, push
 
 from taskmux_mongodb import MongoDriver
 from taskmux_mongodb import wait as waiting
 
-pytestmark = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
-
-LONG = 60_000
-FOREVER = 60.0
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-async def driver(server: MongoServer) -> AsyncIterator[MongoDriver]:
-    with server.client() as client:
-        client.drop_database("taskmux")
-    driver = MongoDriver(server.url)
-    await driver.open()
-    yield driver
-    await driver.close()
-
-
-@pytest.fixture
-async def other(driver: MongoDriver) -> AsyncIterator[MongoDriver]:
-    other = driver.fork()
-    await other.open()
-    yield other
-    await other.close()
+pytestmark = needs_mongod
+server = mongo_jobs.server
+driver = mongo_jobs.driver
+other = mongo_jobs.other
 
 
 def before_write(driver: MongoDriver, do: Callable[[], Awaitable[object]]) -> None:
@@ -70,25 +44,18 @@ def before_write(driver: MongoDriver, do: Callable[[], Awaitable[object]]) -> No
     driver._store.write = interrupted
 
 
-async def push(driver: MongoDriver, *names: str, op: int = 1) -> list[PushStatus]:
-    jobs = [NewJob(JobRecord(queue="q", id=name, task="t")) for name in names]
-    return [one.status for one in await driver.push(Op("p", op), jobs)]
-
-
-async def claim(driver: MongoDriver, op: Op, limit: int = 1, lease: int = LONG):
-    ask = ClaimAsk("q", op.origin, limit, lease)
-    return (await driver.claim(op, ask)).jobs
-
-
-async def test_a_job_claimed_and_released_since_it_was_read_is_not_claimed(driver, other) -> None:
-    await push(driver, "job")
+@pytest.mark.parametrize("group", [None, "g"])
+async def test_a_job_claimed_and_released_since_it_was_read_is_not_claimed(
+    driver, other, group
+) -> None:
+    await push(driver, "job", group=group)
 
     async def run_and_release() -> None:
-        (held,) = await claim(other, Op("other", 1))
+        (held,) = await claim(other, by="other")
         await other.apply(Op("other", 2), [transition.release(held)])
 
     before_write(driver, run_and_release)
-    (held,) = await claim(driver, Op("w", 1))
+    (held,) = await claim(driver)
     (stored,) = await driver.get([held.ref])
     assert held == stored, "the claim must know the fence that is stored"
 
@@ -99,21 +66,41 @@ async def test_a_job_with_a_new_priority_since_it_was_read_is_claimed_with_it(
     await push(driver, "job")
     change = transition.reprioritise(Ref("q", "job"), 7)
     before_write(driver, lambda: other.apply(Op("other", 1), [change]))
-    (held,) = await claim(driver, Op("w", 1))
+    (held,) = await claim(driver)
     assert held.priority == 7
+
+
+async def test_a_due_job_that_was_cancelled_since_it_was_read_does_not_wait(driver, other) -> None:
+    await push(driver, "job", state=State.DELAYED, run_at=1)
+    cancel = transition.cancel(Ref("q", "job"), Keep())
+    before_write(driver, lambda: other.apply(Op("x", 1), [cancel]))
+    assert await claim(driver) == []
+    (stored,) = await driver.get([cancel.ref])
+    assert stored is not None
+    assert stored.state is State.CANCELLED
+
+
+async def test_two_that_push_a_removed_job_anew_create_it_once(driver, other) -> None:
+    await push(driver, "job")
+    await driver.apply(Op("x", 1), [transition.remove(Ref("q", "job"))])
+    before_write(driver, lambda: push(other, "job", by="rival", payload=b"rival"))
+    assert await push(driver, "job", number=2) == [PushStatus.DUPLICATE]
+    (stored,) = await driver.get([Ref("q", "job")])
+    assert stored is not None
+    assert stored.payload == b"rival"
 
 
 async def test_what_a_rival_leaves_is_claimed_in_order(driver, other) -> None:
     await push(driver, *"abcd")
-    before_write(driver, lambda: claim(other, Op("other", 1), 2))
-    jobs = await claim(driver, Op("w", 1), 4)
+    before_write(driver, lambda: claim(other, by="other", limit=2))
+    jobs = await claim(driver, limit=4)
     assert [job.id for job in jobs] == ["c", "d"]
     assert jobs == await driver.get([job.ref for job in jobs])
 
 
 async def test_a_lease_extended_since_it_lapsed_is_not_reclaimed(driver, other) -> None:
     await push(driver, "job")
-    (held,) = await claim(driver, Op("w", 1), lease=0)
+    (held,) = await claim(driver, lease=0)
     renewed: list[LeaseStatus] = []
 
     async def extend() -> None:
@@ -134,7 +121,7 @@ async def test_a_lease_extended_since_it_lapsed_is_not_reclaimed(driver, other) 
 
 async def test_a_transition_sees_what_came_since_it_was_decided(driver, other) -> None:
     await push(driver, "job")
-    before_write(driver, lambda: claim(other, Op("other", 1)))
+    before_write(driver, lambda: claim(other, by="other"))
     (answer,) = await driver.apply(Op("x", 1), [transition.cancel(Ref("q", "job"), Keep())])
     assert answer.status is ApplyStatus.REQUESTED
 
@@ -145,7 +132,7 @@ async def test_a_removed_job_is_pushed_anew_with_a_higher_fence(driver) -> None:
     await driver.apply(Op("x", 1), [transition.remove(first.ref)])
     assert await push(driver, "job") == [PushStatus.CREATED], "the same op creates nothing"
     assert await driver.get([first.ref]) == [None]
-    assert await push(driver, "job", op=2) == [PushStatus.CREATED]
+    assert await push(driver, "job", number=2) == [PushStatus.CREATED]
     (second,) = await driver.get([first.ref])
     assert second.fence > first.fence
     (answer,) = await driver.apply(Op("x", 1), [transition.remove(first.ref)])
@@ -162,7 +149,7 @@ async def test_jobs_pushed_while_their_queue_moves_are_taken_back(driver, other)
 
     await push(driver, "before")
     driver._store.jobs.insert_many = slow
-    assert await push(driver, "during", op=2) == [PushStatus.MOVED]
+    assert await push(driver, "during", number=2) == [PushStatus.MOVED]
     assert await driver.get([Ref("q", "during")]) == [None]
     assert (await driver.counts("q"))[State.WAITING] == 1
 
@@ -175,7 +162,7 @@ async def test_a_ring_ends_the_wait_without_looking(driver, other, monkeypatch) 
         return False
 
     monkeypatch.setattr(waiting, "look", blind)
-    await claim(driver, Op("w", 1))
+    await claim(driver)
     while await driver.wait(["q"], 0.05):
         continue  # what was in the collection already
     sleeping = asyncio.create_task(driver.wait(["q"], FOREVER))
@@ -184,7 +171,7 @@ async def test_a_ring_ends_the_wait_without_looking(driver, other, monkeypatch) 
 
 
 async def test_work_is_found_when_no_bell_is_heard(driver, other, monkeypatch) -> None:
-    await claim(driver, Op("w", 1))
+    await claim(driver)
     monkeypatch.setattr(other._store.bell, "ring", lambda queues: None)
     sleeping = asyncio.create_task(driver.wait(["q"], FOREVER))
     await push(other, "job")
@@ -194,7 +181,7 @@ async def test_work_is_found_when_no_bell_is_heard(driver, other, monkeypatch) -
 async def test_a_paused_queue_with_jobs_ends_no_wait(driver) -> None:
     await push(driver, "job")
     await driver.put_settings("q", QueueSettings(paused=True))
-    assert await claim(driver, Op("w", 1)) == []
+    assert await claim(driver) == []
     while await driver.wait(["q"], 0.05):
         continue
     assert not await driver.wait(["q"], 2.5), "it looked, and saw that the queue is paused"

@@ -28,19 +28,16 @@ from taskmux.driver import (
     Transition,
 )
 from taskmux.model.errors import DeclarationError, Moved, UnsupportedFeature
-from tests.mongo_servers import mongod_program, running
+from tests import mongo_jobs
+from tests.mongo_jobs import needs_mongod
+from tests.mongo_servers import running
 
 from taskmux_mongodb import MongoDriver, TransactionInterrupted
 
-pytestmark = pytest.mark.skipif(mongod_program() is None, reason="no mongod")
+pytestmark = needs_mongod
+server = mongo_jobs.server
 
 KINDS = {"PyMongo": AsyncMongoClient, "Motor": AsyncIOMotorClient}
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running() as server:
-        yield server
 
 
 async def maybe(value: Any) -> Any:

@@ -120,6 +120,26 @@ class HoldCases:
         await _opens_in(bench, kept, LONG - 5_000, LONG)
 
     @needs("lines")
+    async def test_a11_jobs_without_a_group_are_held_as_a_line(self, bench: Bench) -> None:
+        await bench.created(bench.job("a"), bench.job("b"))
+        job = await bench.claim_one()
+        await bench.applied(transition.limited(job, SPENT, LONG, line=True))
+        kept = await bench.claim(5)
+        assert _told(kept) == ([], "lines")
+        await _opens_in(bench, kept, LONG - 5_000, LONG)
+
+    @needs("lines")
+    async def test_a11_a_line_is_held_where_limits_were_lifted(self, bench: Bench) -> None:
+        await bench.set(concurrency=1)
+        await bench.set(concurrency=None)
+        await bench.created(bench.job("a1", group="a"), bench.job("a2", group="a"))
+        job = await bench.claim_one()
+        await bench.applied(transition.limited(job, SPENT, LONG, line=True))
+        kept = await bench.claim(5)
+        assert _told(kept) == ([], "lines")
+        await _opens_in(bench, kept, LONG - 5_000, LONG)
+
+    @needs("lines")
     async def test_a11_new_settings_end_all_holds(self, bench: Bench) -> None:
         await bench.created(bench.job("a1", group="a"), bench.job("b1", group="b"))
         a, b = (await bench.claim(2)).jobs

@@ -219,6 +219,16 @@ class LimitCases:
         assert _told(await bench.claim(5)) == (["a2"], None)
 
     @needs("lines")
+    async def test_c10_a_group_gets_its_turn_again_among_busy_ones(self, bench: Bench) -> None:
+        await bench.set(lines={"r": LineSettings(rate=Rate(1, SHORT))})
+        names = ("r1", "r2", "a1", "a2", "a3", "a4", "b1", "b2", "b3", "b4")
+        await bench.created(*(bench.job(name, group=name[0]) for name in names))
+        found = [await bench.claimed_ids() for _ in range(4)]  # the last one passes over `r`
+        await bench.reach(await bench.now() + SHORT + 2 * bench.hooks.clock_error_ms)
+        found += [await bench.claimed_ids() for _ in range(3)]
+        assert ["r2"] in found, found
+
+    @needs("lines")
     async def test_c10_a_faster_rate_counts_at_once(self, bench: Bench) -> None:
         await bench.set(rate=Rate(1, 100 * LONG))
         await bench.created(*map(bench.job, "abc"))

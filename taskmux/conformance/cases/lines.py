@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from msgspec.structs import replace
 
@@ -138,6 +140,55 @@ class LineCases:
         await bench.applied(moves[move])
         await bench.created(*_jobs(bench, "a2"))
         assert await bench.claimed_ids(10) == ["b1", "a2", "b2"]
+
+    @needs("lines")
+    @pytest.mark.parametrize("group", [None, "x"])
+    @pytest.mark.parametrize("move", ["hold", "cancel", "postpone", "remove", "reprioritise"])
+    async def test_c8_a_line_keeps_its_turn_when_its_first_job_leaves(
+        self, bench: Bench, move: str, group: str | None
+    ) -> None:
+        for job in (
+            bench.job("x1", group=group),
+            bench.job("a1", group="a"),
+            bench.job("x2", group=group),
+            bench.job("b1", group="b"),
+            bench.job("x3", group=group),
+        ):
+            await bench.created(job)
+        moves: dict[str, Callable[[Ref], Transition]] = {
+            "hold": transition.hold,
+            "cancel": lambda ref: transition.cancel(ref, Keep()),
+            "postpone": lambda ref: transition.postpone(ref, LONG),
+            "remove": transition.remove,
+            "reprioritise": lambda ref: transition.reprioritise(ref, 200),
+        }
+        for name in ("x1", "x2"):
+            await bench.applied(moves[move](Ref(bench.queue, name)))
+        assert [await bench.claimed_ids() for _ in "123"] == [["x3"], ["a1"], ["b1"]]
+
+    @needs("lines")
+    @pytest.mark.parametrize("group", [None, "x"])
+    async def test_c8_a_line_that_was_empty_meanwhile_has_lost_its_turn(
+        self, bench: Bench, group: str | None
+    ) -> None:
+        await bench.created(*_jobs(bench, "a1"))
+        for name in ("x1", "x2", "x3"):
+            await bench.created(bench.job(name, group=group))
+            if name != "x3":
+                await bench.applied(transition.cancel(Ref(bench.queue, name), Keep()))
+            await bench.created(*_jobs(bench, f"b{name}"))
+        assert await bench.claimed_ids(10) == ["a1", "bx1", "x3", "bx2", "bx3"]
+
+    @needs("lines")
+    @pytest.mark.parametrize("group", [None, "x"])
+    @pytest.mark.parametrize("how", ["urgent", "lifo"])
+    async def test_c8_who_goes_before_others_of_a_line_moves_not_its_turn(
+        self, bench: Bench, how: str, group: str | None
+    ) -> None:
+        before = bench.job("x0", group=group)
+        first = replace(before, priority=1) if how == "urgent" else replace(before, lifo=True)
+        await bench.created(bench.job("x1", group=group), *_jobs(bench, "a1"), first)
+        assert [await bench.claimed_ids() for _ in "123"] == [["x0"], ["a1"], ["x1"]]
 
     @needs("lines")
     async def test_c8_records_keep_their_group(self, bench: Bench) -> None:
