@@ -39,7 +39,9 @@ def run(loop: asyncio.AbstractEventLoop, serve: Coroutine[Any, Any, int]) -> int
             try:
                 return loop.run_until_complete(serving)
             except BaseException:
-                if serving.done() or loop.is_closed():
+                if serving.done():  # in the same turn as what ended the loop, or by that itself
+                    return serving.result()
+                if loop.is_closed():
                     raise
                 logger.exception("a handler's task ended the event loop, which goes on")
 

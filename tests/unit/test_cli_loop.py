@@ -82,13 +82,15 @@ def test_logging_that_raises_while_asyncio_tells_of_an_error_ends_nothing(loop, 
     handler = Raises()
     logging.getLogger("asyncio").addHandler(handler)
 
-    async def serve() -> int:
+    async def serve(*, rests: bool) -> int:
         asyncio.get_running_loop().call_soon(lambda: 1 / 0)
-        await asyncio.sleep(0.01)
+        if rests:
+            await asyncio.sleep(0.01)
         return 7
 
     try:
-        assert run(loop, serve()) == 7
+        assert run(loop, serve(rests=True)) == 7
+        assert run(loop, serve(rests=False)) == 7  # it is done in the turn that ends the loop
     finally:
         logging.getLogger("asyncio").removeHandler(handler)
 
