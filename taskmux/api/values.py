@@ -43,6 +43,9 @@ _WRITTEN_AS: Final[tuple[_Plain, ...]] = (
 """Types whose values travel as plain ones do, and so do those of their subclasses."""
 
 
+_TEXT: Final = frozenset({str})
+
+
 def encode_value(value: Any, what: str, limit: int, *, known_objects: int = 0) -> bytes:
     """Return a value as JSON bytes.
 
@@ -59,6 +62,8 @@ def encode_value(value: Any, what: str, limit: int, *, known_objects: int = 0) -
     try:
         data = _encode(value)
         fault = None
+        if not known_objects and type(value) is dict and _TEXT.issuperset(map(type, value)):
+            known_objects = 1  # two keys that are text and not equal stay two
         if (b"null" in data or data.count(b"{") > known_objects) and len(data) <= limit:
             fault = _fault(value, data, known_objects)
     except RecursionError:
