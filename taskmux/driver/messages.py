@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from taskmux.model.job import JobRecord, Ref, State
+from taskmux.model.job import BlockedCause, JobRecord, Ref, State
 
 __all__ = [
     "Blocker",
@@ -170,21 +170,47 @@ class FindAsk(msgspec.Struct, frozen=True, kw_only=True):
     turns of lines; delayed ones by `run_at`; active and blocked ones by `created_at`; finished
     ones by `finished_at`. Jobs of one instant are in an order of the store's own that stays the
     same. With `newest`, all that backwards. `cursor` comes from the page before.
+
+    `task`, `tag` and `cause` say which jobs are wanted: those that fit each that is set. A page
+    ends with its `limit`th job, or when so many records were looked at as `scan` says (`limit`, if
+    that is more).
     """
 
     queue: str
     state: State
+    task: str | None = None
     tag: str | None = None
+    cause: BlockedCause | None = None
     newest: bool = False
     cursor: str | None = None
     limit: int = 100
+    scan: int = 0
+
+    @property
+    def selects(self) -> bool:
+        """Whether not every job of the state is wanted."""
+        return self.task is not None or self.tag is not None or self.cause is not None
+
+    @property
+    def looks(self) -> int:
+        """How many records a page looks at, at most."""
+        return max(self.limit, self.scan) if self.selects else self.limit
+
+    def wants(self, job: JobRecord) -> bool:
+        """Say whether a job of the state is wanted."""
+        return (
+            (self.task is None or job.task == self.task)
+            and (self.tag is None or self.tag in job.tags)
+            and (self.cause is None or job.cause is self.cause)
+        )
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Jobs, and where the next page begins (None: this was the last)."""
+    """Jobs, and where the next page begins (None: this was the last). `now`: the store's time."""
 
     jobs: Sequence[JobRecord]
     cursor: str | None = None
+    now: int = 0
 
 
 class PruneAsk(msgspec.Struct, frozen=True):

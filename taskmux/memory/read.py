@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Final
 
-from taskmux.driver import TERMINAL, FindAsk, Page, PruneAsk, Standing, State
+from taskmux.driver import (
+    TERMINAL,
+    ConfigError,
+    FindAsk,
+    JobRecord,
+    Page,
+    PruneAsk,
+    Standing,
+    State,
+)
 from taskmux.memory.store import QueueStore, Stored
 
 __all__ = ["find", "prune", "standing"]
 
 
-def find(queue: QueueStore | None, ask: FindAsk) -> Page:
-    """Return one page of a queue's jobs in one state."""
+_CURSOR: Final = re.compile(r"(-?\d{1,18}):(-?\d{1,18})")
+
+
+def find(queue: QueueStore | None, ask: FindAsk, now: int) -> Page:
+    """Return one page of a queue's jobs in one state.
+
+    Raises:
+        ConfigError: the cursor is none.
+    """
+    after = None if ask.cursor is None else _cursor(ask.cursor)
     stored = queue.jobs.values() if queue is not None else ()
     rows = [(order(one), one.job) for one in stored if one.job.state is ask.state]
     rows.sort(key=lambda row: row[0], reverse=ask.newest)
-    if ask.cursor is not None:
-        after = _cursor(ask.cursor)
+    if after is not None:
         rows = [row for row in rows if (row[0] < after if ask.newest else row[0] > after)]
-    page = rows[: ask.limit]
-    cursor = ":".join(map(str, page[-1][0])) if len(rows) > len(page) else None
-    return Page([job for _, job in page if ask.tag is None or ask.tag in job.tags], cursor)
+    jobs: list[JobRecord] = []
+    for looked, (place, job) in enumerate(rows, 1):
+        if ask.wants(job):
+            jobs.append(job)
+        if looked == ask.looks or len(jobs) == ask.limit:
+            return Page(jobs, ":".join(map(str, place)) if looked < len(rows) else None, now)
+    return Page(jobs, None, now)
 
 
 def _cursor(text: str) -> tuple[int, int]:
-    first, second = text.split(":")
-    return int(first), int(second)
+    match = _CURSOR.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r} is no cursor. Take it from the page before.")
+    return int(match[1]), int(match[2])
 
 
 def standing(queue: QueueStore, stored: Stored, now: int) -> Standing:
