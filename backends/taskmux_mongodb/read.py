@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 from pymongo import ASCENDING, DESCENDING
-from taskmux.driver import CorruptRecord, FindAsk, JobRecord, Page, Ref, State
+from taskmux.driver import ConfigError, CorruptRecord, FindAsk, JobRecord, Page, Ref, State
 
-from taskmux_mongodb.records import LINED, REMOVED, Document, key_of, readable, record
+from taskmux_mongodb.records import LINED, REMOVED, Document, key_of, packed, readable, record
 from taskmux_mongodb.store import Store
 
 __all__ = ["counts", "find", "get", "queues"]
@@ -17,6 +18,8 @@ __all__ = ["counts", "find", "get", "queues"]
 _STORED: Final = {state: [state.value] for state in State} | {State.WAITING: [LINED, "waiting"]}
 """The states of documents, by those of jobs."""
 
+_CURSOR: Final = re.compile(r"(-?\d{1,19}|None):(-?\d{1,19}|None)")
+_LARGEST: Final = 2**63 - 1
 _RANKED: Final = ("rank", "seq")
 _CREATED: Final = ("created_at", "seq")
 """Active jobs are few, and their rank is their priority: they are sorted when asked for."""
@@ -44,21 +47,43 @@ async def find(store: Store, ask: FindAsk) -> Page:
     way = DESCENDING if ask.newest else ASCENDING
     wanted = {"queue": ask.queue, "state": {"$in": _STORED[ask.state]}} | _after(ask, order)
     found = store.jobs.find(wanted).sort([(name, way) for name in order])
-    documents = await found.limit(ask.limit + 1).to_list(None)
-    page = documents[: ask.limit]
-    cursor = ":".join(str(page[-1].get(name)) for name in order) if page else None
-    jobs, corrupt = readable(page)
+    documents = await found.limit(ask.looks + 1).to_list(None)
+    jobs: list[JobRecord] = []
+    needles, corrupt, looked, last = _needles(ask), list[Any](), 0, None
+    cursor = None
+    for document in documents:
+        if last is not None and (looked == ask.looks or len(jobs) == ask.limit):
+            cursor = ":".join(str(last.get(name)) for name in order)
+            break
+        looked, last = looked + 1, document
+        if _has(document, needles):
+            some, bad = readable([document])
+            jobs += filter(ask.wants, some)
+            corrupt += bad
     await store.set_aside(corrupt)
-    if ask.tag is not None:
-        jobs = [job for job in jobs if ask.tag in job.tags]
-    return Page(jobs, cursor if len(documents) > len(page) else None)
+    return Page(jobs, cursor, store.clock.earliest())
+
+
+def _needles(ask: FindAsk) -> list[bytes]:
+    """Return what the body of a wanted job has in it: most others need not be decoded."""
+    wanted = [] if ask.task is None else [packed("task") + packed(ask.task)]
+    return wanted if ask.tag is None else [*wanted, packed(ask.tag)]
+
+
+def _has(document: Document, needles: Sequence[bytes]) -> bool:
+    """Say whether a document may be a wanted job, or cannot be read."""
+    body = document.get("body")
+    return not isinstance(body, bytes) or all(needle in body for needle in needles)
 
 
 def _after(ask: FindAsk, order: tuple[str, str]) -> Document:
     if ask.cursor is None:
         return {}
+    match = _CURSOR.fullmatch(ask.cursor)
+    major, minor = (0, 0) if match is None else map(_place, match.groups())
+    if match is None or max(abs(major or 0), abs(minor or 0)) > _LARGEST:
+        raise ConfigError(f"{ask.cursor!r} is no cursor. Take it from the page before.")
     beyond = "$lt" if ask.newest else "$gt"
-    major, minor = (_place(text) for text in ask.cursor.split(":"))
     # The first condition bounds the walk through the index, the second skips what was seen.
     return {
         order[0]: {f"{beyond}e": major},

@@ -43,6 +43,7 @@ __all__ = [
     "key_of",
     "new_document",
     "outline",
+    "packed",
     "readable",
     "record",
     "ref_of",
@@ -67,7 +68,7 @@ OPS_KEPT: Final = 8
 
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(JobRecord)}
 
-_encode: Final = msgspec.msgpack.Encoder().encode
+packed: Final = msgspec.msgpack.Encoder().encode
 _body: Final = msgspec.msgpack.Decoder(JobRecord).decode
 
 
@@ -156,7 +157,7 @@ def _codec(hint: Any) -> Codec:
         hint = get_args(hint)[0]
     if type(None) in get_args(hint):
         hint = functools.reduce(or_, (one for one in get_args(hint) if one is not type(None)))
-    return _CODEC_OF.get(hint) or (_encode, msgspec.msgpack.Decoder(hint).decode)
+    return _CODEC_OF.get(hint) or (packed, msgspec.msgpack.Decoder(hint).decode)
 
 
 FIXED: Final = frozenset(
@@ -222,7 +223,7 @@ def new_document(job: JobRecord, born: str, now: int, seq: int, rank: int) -> Do
         "seq": seq,
         "rev": abs(seq),
         "born": born,
-        "body": _encode(replace(job, **(_BLANK_ALWAYS if plain else _BLANK))),
+        "body": packed(replace(job, **(_BLANK_ALWAYS if plain else _BLANK))),
         "state": stored_state(job.state, job.group),
         "priority": job.priority,
         "created_at": now,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
+from typing import Final
 
-from taskmux.driver import CorruptRecord, FindAsk, JobRecord, Page, Ref, State
+from taskmux.driver import ConfigError, CorruptRecord, FindAsk, JobRecord, Page, Ref, State
 
 from taskmux_redis.batches import Part, by_queue
 from taskmux_redis.failures import WrongType
-from taskmux_redis.records import STATE_LETTERS, read_job
+from taskmux_redis.records import STATE_LETTERS, needles, read_job
 from taskmux_redis.scripts import script
 from taskmux_redis.store import Store
 
 __all__ = ["counts", "find", "get", "queues"]
 
 _GET, _FIND, _COUNTS = script("get"), script("find"), script("counts")
+
+_SCORE: Final = re.compile(r"-?\d{1,18}")
 
 INDEXES = {
     State.WAITING: "ready",
@@ -45,9 +49,17 @@ async def get(store: Store, refs: Sequence[Ref]) -> list[JobRecord | None]:
 
 
 async def find(store: Store, ask: FindAsk) -> Page:
-    """Return one page; unreadable records are left out."""
-    score, _, member = (ask.cursor or "").partition(":")
-    after_score, after_member, *rows = await store.run(
+    """Return one page; unreadable records are left out.
+
+    Raises:
+        ConfigError: the cursor is none.
+    """
+    score, member = "", ""
+    if ask.cursor is not None:
+        score, mark, member = ask.cursor.partition(":")
+        if not (mark and member and _SCORE.fullmatch(score)):
+            raise ConfigError(f"{ask.cursor!r} is no cursor. Take it from the page before.")
+    now, after_score, after_member, *rows = await store.run(
         ask.queue,
         _FIND,
         INDEXES[ask.state],
@@ -56,6 +68,8 @@ async def find(store: Store, ask: FindAsk) -> Page:
         score,
         member,
         ask.limit,
+        ask.looks,
+        *needles(ask),
     )
     jobs = []
     for row in rows:
@@ -63,11 +77,11 @@ async def find(store: Store, ask: FindAsk) -> Page:
             job = None if row is None else read_job(ask.queue, row)
         except CorruptRecord:
             continue
-        if job is not None and (ask.tag is None or ask.tag in job.tags):
+        if job is not None and ask.wants(job):
             jobs.append(job)
     if after_score is None:
-        return Page(jobs)
-    return Page(jobs, f"{after_score.decode()}:{after_member.decode()}")
+        return Page(jobs, None, now)
+    return Page(jobs, f"{after_score.decode()}:{after_member.decode()}", now)
 
 
 async def counts(store: Store, queue: str) -> dict[State, int]:

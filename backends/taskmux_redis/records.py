@@ -28,6 +28,7 @@ from taskmux.driver import (
     CorruptRecord,
     Dedup,
     ErrorInfo,
+    FindAsk,
     JobRecord,
     NewJob,
     Parent,
@@ -36,7 +37,16 @@ from taskmux.driver import (
     State,
 )
 
-__all__ = ["FIELDS", "STATES", "STATE_LETTERS", "encode_new", "pack_field", "places", "read_job"]
+__all__ = [
+    "FIELDS",
+    "STATES",
+    "STATE_LETTERS",
+    "encode_new",
+    "needles",
+    "pack_field",
+    "places",
+    "read_job",
+]
 
 STATE_LETTERS: Final = {
     State.WAITING: "w",
@@ -199,6 +209,15 @@ def _notes(job: JobRecord) -> list[Any]:
     if job.logs:
         pairs += ("#", len(job.logs))
     return [len(pairs) // 2, *pairs] if pairs else []
+
+
+def needles(ask: FindAsk) -> tuple[bytes, bytes, bytes]:
+    """Return what the stored strings of wanted jobs have in them: task, tag, cause; b"" for any."""
+    return (
+        b"" if ask.task is None else _pack(_SHORT["task"]) + _pack(ask.task),
+        b"" if ask.tag is None else _pack(ask.tag),
+        b"" if ask.cause is None else pack_field(b"c", ask.cause.encode()),
+    )
 
 
 class Lease(msgspec.Struct, frozen=True):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Final
 
 from taskmux.driver import TERMINAL, ConfigError, FindAsk, JobRecord, Page, Ref, State
 
-from taskmux_sqlite.records import ROW, Row, readable, record
+from taskmux_sqlite.records import BODY, ROW, Row, encode, readable, record
 from taskmux_sqlite.schema import CORRUPT
 from taskmux_sqlite.transaction import Transaction
 
@@ -66,12 +66,24 @@ def find(transaction: Transaction, ask: FindAsk) -> Page:
         ConfigError: the cursor is none.
         CorruptRecord: a job of the page cannot be read.
     """
-    rows = _page(transaction, ask)
-    more = len(rows) > ask.limit
-    rows = rows[: ask.limit]
-    cursor = f"{rows[-1][-2]}:{rows[-1][-1]}" if more and rows else None
-    jobs = [record(row[:-2]) for row in rows]
-    return Page([job for job in jobs if ask.tag is None or ask.tag in job.tags], cursor)
+    jobs: list[JobRecord] = []
+    needles, looked, last = _needles(ask), 0, None
+    for row in _page(transaction, ask):
+        if last is not None and (looked == ask.looks or len(jobs) == ask.limit):
+            return Page(jobs, f"{last[-2]}:{last[-1]}", transaction.now)
+        looked, last = looked + 1, row
+        body = row[BODY]
+        if not isinstance(body, bytes) or all(needle in body for needle in needles):
+            job = record(row[:-2])
+            if ask.wants(job):
+                jobs.append(job)
+    return Page(jobs, None, transaction.now)
+
+
+def _needles(ask: FindAsk) -> list[bytes]:
+    """Return what the body of a wanted job has in it: most others need not be decoded."""
+    wanted = [] if ask.task is None else [encode("task") + encode(ask.task)]
+    return wanted if ask.tag is None else [*wanted, encode(ask.tag)]
 
 
 def set_aside(transaction: Transaction, refs: Sequence[Ref]) -> None:
@@ -133,12 +145,12 @@ def _order_of(state: State) -> tuple[str, str]:
     return _ORDERS.get(state, ("finished_at", "number"))
 
 
-def _page(transaction: Transaction, ask: FindAsk) -> list[Row]:
-    """Return one row more than the page has, if there are more."""
+def _page(transaction: Transaction, ask: FindAsk) -> Iterable[Row]:
+    """Yield one row more than the page looks at, if there are more."""
     edge = _EDGE if ask.newest else -_EDGE
     first, second = (edge, edge) if ask.cursor is None else _cursor(ask.cursor)
-    values = {"queue": ask.queue, "first": first, "second": second, "limit": ask.limit + 1}
-    return transaction.execute(page_query(ask.state, newest=ask.newest), values).fetchall()
+    values = {"queue": ask.queue, "first": first, "second": second, "limit": ask.looks + 1}
+    return transaction.execute(page_query(ask.state, newest=ask.newest), values)
 
 
 def _cursor(text: str) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from msgspec.structs import astuple, replace
 from taskmux.driver import CorruptRecord, Dedup, JobRecord, QueueSettings, Ref
 
 __all__ = [
+    "BODY",
     "LARGEST",
     "PRIORITY",
     "ROW",
@@ -77,6 +78,7 @@ _IDENTITY: Final = ("number", "queue", "id", "sequence", "body")
 ROW: Final = ", ".join((*_IDENTITY, *IN_JOBS.values(), *IN_NOTES))
 """The columns of the view `records` that make a record, in the order that `record` expects."""
 
+BODY: Final = _IDENTITY.index("body")
 SEQUENCE: Final = _IDENTITY.index("sequence")
 PRIORITY: Final = len(_IDENTITY) + list(IN_JOBS).index("priority")
 """Where these are in a row."""

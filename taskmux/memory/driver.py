@@ -179,7 +179,7 @@ class MemoryDriver(Pushes, Claims, Transitions, Driver):
     async def find(self, ask: FindAsk) -> Page:
         """See `Driver.find`."""
         with self.store.lock:
-            return find(self.store.queues.get(ask.queue), ask)
+            return find(self.store.queues.get(ask.queue), ask, self.store.clock())
 
     async def counts(self, queue: str) -> dict[State, int]:
         """See `Driver.counts`."""

@@ -11,7 +11,7 @@ from taskmux.conformance import Bench, DriverSuite
 from taskmux.conformance.cases import holds, waiting
 from taskmux.driver import QueueSettings, State, StoreError
 from taskmux.memory import MemoryDriver, MemoryStore
-from tests.conformance import broken, broken_operations, broken_records
+from tests.conformance import broken, broken_operations, broken_reading, broken_records
 
 
 class Suite(DriverSuite):
@@ -205,6 +205,26 @@ BITES: Sequence[Bite] = (
     Bite(broken_records.DropsAField, "test_g1_every_field_outlives_every_verb"),
     Bite(broken_records.CutsAtNul, "test_g1_text_with_nul_comes_back_equal_or_is_refused"),
     Bite(broken_records.TiesAreNewest, "test_f1_jobs_of_one_instant_are_all_there"),
+    Bite(broken_reading.IgnoresTheTask, "test_f2_a_task_filters", {"state": State.WAITING}),
+    Bite(broken_reading.IgnoresTheCause, "test_f2_a_cause_filters"),
+    Bite(broken_reading.FindsByText, "test_f2_what_a_payload_says_is_no_filter"),
+    Bite(broken_reading.TakesEither, "test_f2_filters_hold_together"),
+    Bite(
+        broken_reading.LooksAtEverything,
+        "test_f2_a_page_looks_at_so_many_and_no_more",
+        {"newest": False},
+    ),
+    Bite(
+        broken_reading.LooksAtAsManyAsItGives,
+        "test_f2_a_page_looks_at_so_many_and_no_more",
+        {"newest": True},
+    ),
+    Bite(
+        broken_reading.BeginsAgainWithABadCursor,
+        "test_f4_what_is_no_cursor_is_told",
+        {"text": "x:y"},
+    ),
+    Bite(broken_reading.KnowsNoTime, "test_f5_a_page_tells_the_time_of_the_store"),
 )
 
 

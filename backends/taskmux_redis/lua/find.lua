@@ -1,11 +1,15 @@
 -- Read one page of the jobs in one state.
 --
 -- KEYS: base, work, live, grouped, leases
--- ARGV: index, state, newest, score, member, limit
+-- ARGV: index, state, newest, score, member, limit, looks, task, tag, cause
 --   index: the name of the sorted set that has the jobs of this state;
---   score and member: the last entry of the page before; '' for the first page
--- Returns: {score, member, row...}: the cursor of the next page (false: this was the last), then
---   as `lib/rows.lua` makes them, false where an index names a job that is not there.
+--   score and member: the last entry of the page before; '' for the first page;
+--   looks: how many entries are looked at for the `limit` rows;
+--   task, tag, cause: what the stored strings of a wanted job have in them, or ''
+-- Returns: {now, score, member, row...}: the cursor of the next page (false: this was the last),
+--   then as `lib/rows.lua` makes them, false where an index names a job that is not there. The
+--   reader looks closer: what is wanted may stand in a payload, too.
+--! include clock
 --! include chunks
 --! include stamp
 --! include rows
@@ -94,19 +98,32 @@ local function next_walk()
   return first == (step > 0) and one or other
 end
 
-local reply = {false, false}
+local function has(text, wanted)
+  return wanted == '' or (text and string.find(text, wanted, 1, true))
+end
+
+local function is_wanted(job, state)
+  return not job or (has(job, task) and has(job, tag) and has(state, cause))
+end
+
+local reply = {clock(), false, false}
 local last_score, last_member
-for _ = 1, tonumber(limit) do
+local looked = 0
+while looked < tonumber(looks) and #reply < limit + 3 do
   local walk = next_walk()
   if not walk.name then
     break
   end
+  looked = looked + 1
   last_score, last_member = walk.score, walk.name
   local id = BY_STAMP[state] and string.sub(last_member, STAMP + 1) or last_member
-  reply[#reply + 1] = row(id, redis.call('HGET', work, id), redis.call('HGET', live, id))
+  local job, now_live = redis.call('HGET', work, id), redis.call('HGET', live, id)
+  if is_wanted(job, now_live) then
+    reply[#reply + 1] = row(id, job, now_live)
+  end
   go_to(walk, walk.rank + step)
 end
 if last_score and next_walk().name then
-  reply[1], reply[2] = string.format('%.0f', last_score), last_member
+  reply[2], reply[3] = string.format('%.0f', last_score), last_member
 end
 return reply

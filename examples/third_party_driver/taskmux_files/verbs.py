@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from taskmux.driver import (
     ApplyStatus,
     ClaimAsk,
     Claimed,
+    ConfigError,
     CorruptRecord,
     Extended,
     FindAsk,
@@ -210,16 +212,30 @@ def get(queue: Queue, refs: Sequence[Ref]) -> Sequence[JobRecord | None]:
 
 
 def find(queue: Queue, ask: FindAsk) -> Page:
-    """See `Driver.find`."""
+    """See `Driver.find`.
+
+    Raises:
+        ConfigError: the cursor is none.
+    """
     rows = sorted(queue.in_state(ask.state), key=_order, reverse=ask.newest)  # F1
     if ask.cursor is not None:
-        first, _, second = ask.cursor.partition(":")
-        after = (int(first), int(second))
+        after = _cursor(ask.cursor)
         rows = [one for one in rows if (_order(one) < after if ask.newest else _order(one) > after)]
-    page = rows[: ask.limit]  # F3
-    cursor = "{}:{}".format(*_order(page[-1])) if len(rows) > len(page) else None
-    jobs = [stored.job for stored in page]
-    return Page([job for job in jobs if ask.tag is None or ask.tag in job.tags], cursor)  # F2
+    jobs: list[JobRecord] = []
+    for looked, stored in enumerate(rows, 1):
+        if ask.wants(stored.job):  # F2
+            jobs.append(stored.job)
+        if looked == ask.looks or len(jobs) == ask.limit:  # F3
+            more = looked < len(rows)
+            return Page(jobs, "{}:{}".format(*_order(stored)) if more else None, queue.now)
+    return Page(jobs, None, queue.now)
+
+
+def _cursor(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(-?\d{1,18}):(-?\d{1,18})", text)
+    if match is None:  # F4
+        raise ConfigError(f"{text!r} is no cursor. Take it from the page before.")
+    return int(match[1]), int(match[2])
 
 
 def _order(stored: Stored) -> tuple[int, int]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from msgspec.structs import replace
 
 from taskmux.conformance.bench import LONG, Bench
 from taskmux.driver import (
+    BlockedCause,
+    ConfigError,
     CorruptRecord,
     FindAsk,
     JobRecord,
@@ -21,7 +25,10 @@ from taskmux.driver import (
 async def _five(bench: Bench, state: State) -> list[str]:
     """Bring five jobs into a state; return their ids in the order that `find` promises."""
     names = [f"job-{n}" for n in range(5)]
-    jobs = [bench.job(name, tags=("even",) if n % 2 == 0 else ()) for n, name in enumerate(names)]
+    jobs = [
+        bench.job(name, tags=("even",), task="kit.even") if n % 2 == 0 else bench.job(name)
+        for n, name in enumerate(names)
+    ]
     match state:
         case State.WAITING:
             order = (2, 0, 4, 1, 3)
@@ -69,7 +76,7 @@ HISTORIC = [state for state in LISTED if state not in {State.WAITING, State.DELA
 
 
 class ReadingCases:
-    """G1 to G3, F1 to F3."""
+    """G1 to G3, F1 to F5."""
 
     async def test_g1_get_answers_in_the_order_asked(self, bench: Bench) -> None:
         other = bench.another_queue()
@@ -183,6 +190,65 @@ class ReadingCases:
             assert [job.id for job in found] == expected
         assert await bench.walk(state, tag="eve") == []
 
+    @pytest.mark.parametrize("state", LISTED)
+    async def test_f2_a_task_filters(self, bench: Bench, state: State) -> None:
+        expected = [name for name in await _five(bench, state) if int(name[-1]) % 2 == 0]
+        for limit in (1, 2, 100):
+            found = await bench.walk(state, limit=limit, task="kit.even")
+            assert [job.id for job in found] == expected
+        assert await bench.walk(state, task="kit.eve") == []
+
+    async def test_f2_a_cause_filters(self, bench: Bench) -> None:
+        causes = [BlockedCause.HOLD, BlockedCause.CHILDREN, None, BlockedCause.HOLD]
+        await bench.created(
+            *(
+                bench.job(f"job-{n}", state=State.BLOCKED, cause=cause)
+                for n, cause in enumerate(causes)
+            )
+        )
+        for limit in (1, 100):
+            found = await bench.walk(State.BLOCKED, limit=limit, cause=BlockedCause.HOLD)
+            assert {job.id for job in found} == {"job-0", "job-3"}
+        assert await bench.walk(State.BLOCKED, cause=BlockedCause.DEDUP) == []
+
+    async def test_f2_what_a_payload_says_is_no_filter(self, bench: Bench) -> None:
+        words = b'{"task": "kit.other", "tag": "red", "cause": "hold"}\xa1t\xa9kit.other\xa3red'
+        await bench.created(bench.job("a", payload=words), bench.job("b", state=State.BLOCKED))
+        assert await bench.walk(State.WAITING, task="kit.other") == []
+        assert await bench.walk(State.WAITING, tag="red") == []
+        assert await bench.walk(State.BLOCKED, cause=BlockedCause.HOLD) == []
+
+    async def test_f2_filters_hold_together(self, bench: Bench) -> None:
+        await bench.created(
+            bench.job("neither"),
+            bench.job("task", task="kit.wanted"),
+            bench.job("tag", tags=("red",)),
+            bench.job("both", task="kit.wanted", tags=("blue", "red")),
+        )
+        found = await bench.walk(State.WAITING, limit=1, task="kit.wanted", tag="red")
+        assert [job.id for job in found] == ["both"]
+
+    @pytest.mark.parametrize("newest", [False, True])
+    async def test_f2_a_page_looks_at_so_many_and_no_more(
+        self, bench: Bench, *, newest: bool
+    ) -> None:
+        await bench.created(
+            *(bench.job(f"job-{n:02}", tags=("red",) if n % 10 == 5 else ()) for n in range(40))
+        )
+        ask = FindAsk(
+            queue=bench.queue, state=State.WAITING, tag="red", limit=2, scan=10, newest=newest
+        )
+        pages: list[list[str]] = []
+        while True:
+            page = await bench.driver.find(ask)
+            pages.append([job.id for job in page.jobs])
+            if page.cursor is None:
+                break
+            ask = replace(ask, cursor=page.cursor)
+        found = ["job-05", "job-15", "job-25", "job-35"]
+        assert [name for page in pages for name in page] == (found[::-1] if newest else found)
+        assert len(pages[0]) == 1, "not as many records were looked at as asked"
+
     async def test_f3_a_page_is_never_longer_than_asked(self, bench: Bench) -> None:
         await bench.created(*(NewJob(bench.job(f"job-{n}")) for n in range(7)))
         page = await bench.driver.find(FindAsk(queue=bench.queue, state=State.WAITING, limit=3))
@@ -194,6 +260,18 @@ class ReadingCases:
         for state in State:
             page = await bench.driver.find(FindAsk(queue=bench.queue, state=state))
             assert (list(page.jobs), page.cursor) == ([], None)
+
+    @pytest.mark.parametrize("text", ["", "x", "x:y", "1", ":", "9" * 400, "\0:\0"])
+    async def test_f4_what_is_no_cursor_is_told(self, bench: Bench, text: str) -> None:
+        await bench.created(bench.job())
+        ask = FindAsk(queue=bench.queue, state=State.WAITING, cursor=text)
+        (answer,) = await asyncio.gather(bench.driver.find(ask), return_exceptions=True)
+        assert isinstance(answer, ConfigError), f"{text!r} was taken for a cursor"
+
+    async def test_f5_a_page_tells_the_time_of_the_store(self, bench: Bench) -> None:
+        before = await bench.now()
+        page = await bench.driver.find(FindAsk(queue=bench.queue, state=State.MOVED, limit=1))
+        assert before <= page.now <= await bench.now()
 
     async def test_a_corrupt_record_is_set_aside(self, bench: Bench) -> None:
         await bench.created(bench.job("bad"), bench.job("good"))
