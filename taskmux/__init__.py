@@ -1,8 +1,11 @@
 """taskmux: a task queue for Python with pluggable storage. All that users import is here."""
 
 from taskmux.api.blocking import BlockingHandle, BlockingQueue
+from taskmux.api.bulk import BulkResult
+from taskmux.api.bulk_verbs import BulkOptions
 from taskmux.api.call import Call
 from taskmux.api.context import BlockingContext, Context, Sent
+from taskmux.api.filters import FilterOptions
 from taskmux.api.handle import JobHandle
 from taskmux.api.options import JobOptions, QueueOptions, Retention
 from taskmux.api.queue import Counts, Queue
@@ -57,6 +60,8 @@ __all__ = [
     "BlockingHandle",
     "BlockingQueue",
     "BlockingTask",
+    "BulkOptions",
+    "BulkResult",
     "Call",
     "Cause",
     "Command",
@@ -70,6 +75,7 @@ __all__ = [
     "Explanation",
     "Exponential",
     "Fail",
+    "FilterOptions",
     "Fixed",
     "GroupFull",
     "InvalidArguments",

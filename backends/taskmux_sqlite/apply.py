@@ -39,7 +39,7 @@ from taskmux_sqlite.transaction import Transaction
 
 __all__ = ["BY_FENCE", "Found", "apply", "find_job", "update_query"]
 
-BY_FENCE: Final = "queue = ? AND id = ? AND state = 'active' AND fence = ?"
+BY_FENCE: Final = "queue = ? AND id = ? AND state = 'active' AND fence = ? AND cancel_requested = 0"
 BY_NUMBER: Final = "number = ?"
 
 _STATES: Final = {state.value: state for state in State}

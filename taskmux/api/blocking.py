@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack
 
 from msgspec import UNSET, UnsetType
 
+from taskmux.api.blocking_bulk import BlockingBulkVerbs, BlockingSearches
 from taskmux.api.options import QueueOptions
-from taskmux.driver import Page
 from taskmux.model.errors import ConfigError
 from taskmux.model.job import JobRecord, State
 from taskmux.model.queue import QueueSettings, Rate
@@ -131,9 +131,9 @@ class BlockingHandle(Generic[R_co]):
         """Say why the job does not run now; see `JobHandle.explain`."""
         return self._run(self._handle.explain)
 
-    def cancel(self) -> State:
+    def cancel(self, *, reason: str | None = None, wait: Duration | None = None) -> State:
         """Cancel the job; see `JobHandle.cancel`."""
-        return self._run(self._handle.cancel)
+        return self._run(lambda: self._handle.cancel(reason=reason, wait=wait))
 
     def retry(self) -> None:
         """Make a finished job wait again; see `JobHandle.retry`."""
@@ -164,7 +164,7 @@ class BlockingHandle(Generic[R_co]):
         self._run(self._handle.remove)
 
 
-class BlockingQueue:
+class BlockingQueue(BlockingSearches, BlockingBulkVerbs):
     """A queue's verbs for synchronous code; see `Queue`."""
 
     def __init__(self, queue: Queue, portal: Portal) -> None:
@@ -186,32 +186,6 @@ class BlockingQueue:
     def get(self, job_id: str) -> JobRecord:
         """Return a job's record; see `Queue.get`."""
         return self._run(lambda: self._queue.get(job_id))
-
-    def page(
-        self,
-        state: State | str,
-        *,
-        tag: str | None = None,
-        newest: bool = False,
-        cursor: str | None = None,
-        limit: int = 100,
-    ) -> Page:
-        """Return one page of the jobs in a state; see `Queue.page`."""
-        return self._run(
-            lambda: self._queue.page(state, tag=tag, newest=newest, cursor=cursor, limit=limit)
-        )
-
-    def jobs(
-        self, state: State | str, *, tag: str | None = None, newest: bool = False
-    ) -> Iterator[JobRecord]:
-        """Yield the jobs in a state, page by page; see `Queue.jobs`."""
-        cursor: str | None = None
-        while True:
-            page = self.page(state, tag=tag, newest=newest, cursor=cursor)
-            yield from page.jobs
-            cursor = page.cursor
-            if cursor is None:
-                return
 
     def settings(self) -> QueueSettings:
         """Return the queue's stored settings; see `Queue.settings`."""

@@ -17,10 +17,10 @@ import msgspec
 from msgspec.structs import replace
 
 from taskmux.model.errors import DeclarationError
-from taskmux.model.job import JobRecord, State
+from taskmux.model.job import BlockedCause, JobRecord, State
 from taskmux.model.units import Duration, brief, check_name, instant_ms, milliseconds
 
-__all__ = ["FIELDS", "FLOW", "Filter", "FilterOptions", "instant"]
+__all__ = ["FIELDS", "FLOW", "Filter", "FilterOptions", "Narrowing", "instant"]
 
 FLOW: Final = (
     State.DELAYED,
@@ -39,7 +39,19 @@ LONGEST_TEXT: Final = 1000
 LARGEST_INSTANT: Final = 2**53
 
 
-class FilterOptions(TypedDict, total=False):
+class Narrowing(TypedDict, total=False):
+    """The filters besides `state`; see `FilterOptions`."""
+
+    task: str | None
+    tag: str | None
+    error: str | None
+    text: str | None
+    since: datetime | Duration | None
+    until: datetime | Duration | None
+    ids: Iterable[str] | None
+
+
+class FilterOptions(Narrowing, total=False):
     """What a search and every bulk verb take. What is left out, or None, does not narrow.
 
     `state`: a `State` or its name, or several. `task`: a task's name. `tag`: one of a job's tags.
@@ -51,16 +63,9 @@ class FilterOptions(TypedDict, total=False):
     """
 
     state: State | str | Iterable[State | str] | None
-    task: str | None
-    tag: str | None
-    error: str | None
-    text: str | None
-    since: datetime | Duration | None
-    until: datetime | Duration | None
-    ids: Iterable[str] | None
 
 
-FIELDS: Final = tuple(FilterOptions.__annotations__)
+FIELDS: Final = ("state", *Narrowing.__annotations__)
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -68,7 +73,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     `states` are in the order of a walk; none means every state. `since` and `until` are epoch
     milliseconds; `since_ago` and `until_ago` say how long before now a duration meant, which `at`
-    counts again from the store's time.
+    counts again from the store's time. `cause` is no keyword: a verb sets it.
     """
 
     states: tuple[State, ...] = ()
@@ -81,6 +86,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     since_ago: int | None = None
     until_ago: int | None = None
     ids: tuple[str, ...] | None = None
+    cause: BlockedCause | None = None
 
     @classmethod
     def of(cls, **keywords: Any) -> Filter:
@@ -104,9 +110,9 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             error=_text(given, "error"),
             text=_text(given, "text"),
             ids=_ids(given["ids"]) if "ids" in given else None,
-            **_bound(given, "since"),
-            **_bound(given, "until"),
-        ).at(time.time_ns() // 1_000_000)
+        )
+        made = replace(made, **_bound(given, "since"), **_bound(given, "until"))
+        made = made.at(time.time_ns() // 1_000_000)
         if made.since is not None and made.until is not None and made.since > made.until:
             raise DeclarationError(
                 "since is later than until: no job can be between them. Both are an instant, or a "
@@ -145,6 +151,10 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             until = now - self.until_ago
         return replace(self, since=since, until=until)
 
+    def fixed(self, now: int) -> Filter:
+        """Return it with its durations counted from `now` once and for all."""
+        return replace(self.at(now), since_ago=None, until_ago=None)
+
     def within(self, states: Iterable[State]) -> Filter:
         """Return it for these states alone, or for those of them that it names."""
         wanted = frozenset(states)
@@ -160,6 +170,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         at = instant(job)
         return (
             (self.task is None or job.task == self.task)
+            and (self.cause is None or job.cause is self.cause)
             and (self.tag is None or self.tag in job.tags)
             and (self.error is None or _is_error(job, self.error))
             and (self.since is None or at >= self.since)

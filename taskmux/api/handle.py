@@ -25,7 +25,13 @@ from taskmux.model.errors import (
 )
 from taskmux.model.job import TERMINAL, BlockedCause, JobRecord, Ref, State
 from taskmux.model.transition import Transition
-from taskmux.model.units import Duration, instant_ms, milliseconds, priority_number
+from taskmux.model.units import (
+    Duration,
+    checked_reason,
+    instant_ms,
+    milliseconds,
+    priority_number,
+)
 from taskmux.policy.explain import Explanation
 
 __all__ = ["Connect", "JobHandle", "Portal"]
@@ -183,16 +189,40 @@ class JobHandle(Generic[R_co]):
             )
         return found
 
-    async def cancel(self) -> State:
-        """Cancel the job. One that runs is asked to stop; its state is then still `active`.
+    async def cancel(self, *, reason: str | None = None, wait: Duration | None = None) -> State:
+        """Cancel the job, and say in what state it is now. One that runs is asked to stop.
+
+        A running job is told within two seconds, wherever it runs. It may finish all the same:
+        its completion wins.
+
+        Args:
+            reason: kept with the job and told by `result()`; up to 1000 characters.
+            wait: how long to wait for a running job to end. Without it, or if it goes on for
+                longer, the answer is `active`.
 
         Raises:
+            DeclarationError: the reason is no text, or the wait no duration; nothing was sent.
             JobNotFound: there is no such job.
             JobConflict: it has finished already.
         """
+        text = checked_reason(reason)
+        limit = 0 if wait is None else milliseconds(wait, "wait") / 1000
         policy = (await self.record()).policy
-        applied = await self._apply(transition.cancel(self.ref, policy.cancelled), "cancel")
-        return applied.state or State.CANCELLED
+        applied = await self._apply(transition.cancel(self.ref, policy.cancelled, text), "cancel")
+        if applied.status is not ApplyStatus.REQUESTED or not limit:
+            return applied.state or State.CANCELLED
+        return await self._ended(time.monotonic() + limit)
+
+    async def _ended(self, deadline: float) -> State:
+        """Return the job's state when it is not active any more, or at the deadline."""
+        pause = FIRST_LOOK
+        while True:
+            state = (await self.record()).state
+            left = deadline - time.monotonic()
+            if state is not State.ACTIVE or left <= 0:
+                return state
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * 1.5, LONGEST_LOOK)
 
     async def retry(self) -> None:
         """Make a finished job (dead, cancelled or completed) wait again with fresh attempts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import msgspec
@@ -10,22 +10,21 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from taskmux.api.blocking import BlockingQueue, Portal
+from taskmux.api.bulk_verbs import BulkVerbs
 from taskmux.api.call import task_line
 from taskmux.api.connection import Connection
 from taskmux.api.handle import Connect, JobHandle
 from taskmux.api.options import QueueOptions, changed_defaults, parse_defaults
-from taskmux.driver import FindAsk, Page, require
+from taskmux.api.searching import Searches
+from taskmux.driver import require
 from taskmux.model.errors import DeclarationError
-from taskmux.model.job import JobRecord, Ref, State
+from taskmux.model.job import JobRecord, Ref
 from taskmux.model.queue import LineSettings, QueueSettings, Rate
 from taskmux.model.units import brief, check_name, check_queue
 from taskmux.policy.gcra import as_rate
 from taskmux.policy.lines import change_groups, change_line, forget_line
 
 __all__ = ["Counts", "Queue", "declared_limits"]
-
-PAGE = 100
-MAX_PAGE = 1000
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -51,7 +50,7 @@ class Counts(msgspec.Struct, frozen=True):
         return self.unfinished + self.completed + self.dead + self.cancelled + self.moved
 
 
-class Queue:
+class Queue(Searches, BulkVerbs):
     """One queue of an app. It holds no copy: every verb asks the store.
 
     Raises:
@@ -92,61 +91,6 @@ class Queue:
             JobNotFound: there is none (any more).
         """
         return await self.job(job_id).record()
-
-    async def page(
-        self,
-        state: State | str,
-        *,
-        tag: str | None = None,
-        newest: bool = False,
-        cursor: str | None = None,
-        limit: int = PAGE,
-    ) -> Page:
-        """Return one page of the jobs in a state.
-
-        Waiting jobs come as they will be claimed, delayed ones by due time, others oldest first.
-
-        Args:
-            state: a `State` or its name.
-            tag: only jobs with this tag; a page may then be short.
-            newest: the other way round.
-            cursor: the page before's cursor; None for the first.
-            limit: the most jobs of the page, up to 1000.
-
-        Raises:
-            DeclarationError: the state is unknown or the limit out of range.
-        """
-        if not 1 <= limit <= MAX_PAGE:
-            raise DeclarationError(f"limit {limit!r} is not a number from 1 to {MAX_PAGE}.")
-        ask = FindAsk(
-            queue=self.name,
-            state=_state(state),
-            tag=tag,
-            newest=newest,
-            cursor=cursor,
-            limit=limit,
-        )
-        return await (await self._connection()).driver.find(ask)
-
-    async def jobs(
-        self, state: State | str, *, tag: str | None = None, newest: bool = False
-    ) -> AsyncIterator[JobRecord]:
-        """Yield the jobs in a state, page by page; never all at once in memory.
-
-        What they hold as JSON bytes is decoded by their `arguments`, `result_value` and
-        `progress_value`.
-
-        Raises:
-            DeclarationError: the state is unknown.
-        """
-        cursor: str | None = None
-        while True:
-            page = await self.page(state, tag=tag, newest=newest, cursor=cursor)
-            for job in page.jobs:
-                yield job
-            if page.cursor is None:
-                return
-            cursor = page.cursor
 
     # -- what is stored about the queue ---------------------------------------------------------
 
@@ -311,12 +255,3 @@ def declared_limits(
         concurrency=None if concurrency is None else _at_least_1(concurrency),
         rate=None if rate is None else as_rate(rate),
     )
-
-
-def _state(value: State | str) -> State:
-    try:
-        return State(value)
-    except ValueError:
-        raise DeclarationError(
-            f"There is no state {value!r}. States are {', '.join(State)}."
-        ) from None

@@ -16,7 +16,7 @@ from taskmux.model.errors import DeclarationError
 from taskmux.model.job import JobRecord, Ref, State
 from taskmux.model.units import brief
 
-__all__ = ["pages", "step", "store_time"]
+__all__ = ["TRIES", "pages", "step", "store_time"]
 
 PAGE: Final = 500
 """Records that one page of a walk asks for."""
@@ -57,7 +57,7 @@ async def pages(
         StoreError: the store refused it, or cannot be reached.
     """
     if where.relative:
-        where = where.at(await store_time(driver, queue))
+        where = where.fixed(await store_time(driver, queue))
     while True:
         page = await step(driver, queue, where, newest=newest, cursor=cursor, limit=size)
         yield page
@@ -88,6 +88,7 @@ async def step(
         state=states[at],
         task=where.task,
         tag=where.tag,
+        cause=where.cause,
         newest=newest,
         cursor=inner,
         limit=looked,

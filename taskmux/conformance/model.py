@@ -60,11 +60,14 @@ def moved(job: JobRecord, one: Transition, now: int) -> JobRecord | None:
         case ApplyStatus.STALE:
             return job
         case ApplyStatus.REQUESTED:
-            return replace(job, cancel_requested=True)
+            asked = replace(job, cancel_requested=True)
+            return replace(asked, **{k: v for k, v in _given(one).items() if k == "reason"})
     if one.remove:
         return None
     target = _target(job, one)
     result = replace(job, state=target, **_given(one))
+    if job.state is State.ACTIVE and job.cancel_requested:
+        result = replace(result, reason=_reason(job, result, one))
     if job.state is State.ACTIVE and target is not State.ACTIVE:
         result = replace(result, worker=None, lease_until=None, started=False)
     if job.state is State.BLOCKED and target is not State.BLOCKED:
@@ -117,6 +120,13 @@ def _target(job: JobRecord, one: Transition) -> State:
     if leaves and job.cancel_requested and target not in TERMINAL:
         return State.CANCELLED
     return target
+
+
+def _reason(job: JobRecord, result: JobRecord, one: Transition) -> str | None:
+    """Return why a job is where it is that was asked to cancel (A7)."""
+    if result.state is State.COMPLETED:
+        return None
+    return job.reason if result.state is State.CANCELLED is not one.to else result.reason
 
 
 def _given(one: Transition) -> dict[str, object]:

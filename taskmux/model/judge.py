@@ -66,7 +66,10 @@ def judge(one: Transition, job: JobRecord | None) -> Move | Applied:
         return Applied(ApplyStatus.GONE)
     if one.flag and job.state is State.ACTIVE:
         asked = Applied(ApplyStatus.REQUESTED, State.ACTIVE)
-        return Move(answer=asked, state=job.state, fields={"cancel_requested": True})
+        fields: dict[str, Any] = {"cancel_requested": True}
+        if one.changes.reason is not UNSET:
+            fields["reason"] = one.changes.reason
+        return Move(answer=asked, state=job.state, fields=fields)
     if not holds(one.guard, job):
         return Applied(ApplyStatus.STALE, job.state)
     if one.remove:
@@ -97,9 +100,13 @@ def given(changes: Changes) -> dict[str, Any]:
 def _move(one: Transition, job: JobRecord) -> Move:
     was, target = job.state, one.to or job.state
     left = was is State.ACTIVE and target is not State.ACTIVE
-    if left and job.cancel_requested and target not in TERMINAL:  # A7
-        target = State.CANCELLED
     fields, delay = given(one.changes), None
+    if left and job.cancel_requested:  # A7
+        if target not in TERMINAL:
+            target = State.CANCELLED
+            fields.pop("reason", None)
+        elif target is State.COMPLETED:
+            fields["reason"] = None
     if left:
         fields.update(worker=None, lease_until=None, started=False)
     if was is State.BLOCKED and target is not State.BLOCKED:

@@ -78,8 +78,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     `delay`: for DELAYED, milliseconds from the store's now until it is due.
     `run_at`: for DELAYED, an absolute instant instead, where the user gave one.
     `retention`: how long the record stays if it is terminal afterwards.
-    `flag`: if the job is active and the guard refuses it for that, set `cancel_requested` and
-    answer REQUESTED.
+    `flag`: if the job is active and the guard refuses it for that, set `cancel_requested` and the
+    `reason` of the changes, and answer REQUESTED.
     `hold`: keep the job's queue, or with `hold_line` its line, from giving jobs for so many
     milliseconds from the store's now.
     """
@@ -216,13 +216,13 @@ def _from(states: AbstractSet[State], cause: BlockedCause | None = None) -> Guar
     return Guard(states=frozenset(states), cause=cause)
 
 
-def cancel(ref: Ref, retention: Keep) -> Transition:
-    """Pending -> cancelled; an active job is asked to cancel instead."""
+def cancel(ref: Ref, retention: Keep, reason: str = "on request") -> Transition:
+    """Pending -> cancelled; an active job is asked to cancel instead. Both keep the reason."""
     return Transition(
         ref=ref,
         guard=_from(PENDING),
         to=State.CANCELLED,
-        changes=Changes(reason="cancelled before it ran"),
+        changes=Changes(reason=reason),
         retention=retention,
         flag=True,
     )
@@ -283,3 +283,8 @@ def unblock(ref: Ref, cause: BlockedCause) -> Transition:
 def remove(ref: Ref, states: AbstractSet[State] = PENDING | TERMINAL) -> Transition:
     """Any state but active -> no record. Frees the deduplication key."""
     return Transition(ref=ref, guard=_from(states - {State.ACTIVE}), remove=True)
+
+
+def erase(ref: Ref) -> Transition:
+    """Any state, active too -> no record: what its run still writes is refused."""
+    return Transition(ref=ref, guard=_from(frozenset(State)), remove=True)

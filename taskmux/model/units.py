@@ -19,6 +19,7 @@ __all__ = [
     "brief",
     "check_name",
     "check_queue",
+    "checked_reason",
     "instant_ms",
     "milliseconds",
     "priority_number",
@@ -35,6 +36,7 @@ PRIORITIES = {"critical": 10, "high": 50, "normal": 100, "low": 200}
 """Names for common priorities. Lower runs first; any integer from 0 to 2047 is a priority."""
 
 MAX_PRIORITY = 2047
+LONGEST_REASON = 1000
 MAX_MS = 100 * 365 * 24 * 3600 * 1000
 
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
@@ -61,6 +63,21 @@ def storable(text: str, limit: int) -> str:
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
     cut = cut.replace("\0", "␀")
     return cut if cut.isascii() else cut.encode(errors="backslashreplace").decode()
+
+
+def checked_reason(value: object) -> str:
+    """Return why a job is cancelled, as every store can hold it; `"on request"` for None.
+
+    Raises:
+        DeclarationError: it is no text of 1 to 1000 characters.
+    """
+    if value is None:
+        return "on request"
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_REASON:
+        raise DeclarationError(
+            f"reason {brief(value)} is no text of 1 to {LONGEST_REASON} characters."
+        )
+    return storable(value, LONGEST_REASON)
 
 
 def milliseconds(value: object, what: str = "duration") -> int:

@@ -63,10 +63,8 @@ def decide(job: JobRecord, outcome: Outcome, run: Run, rng: Random) -> Transitio
         case Crashed():
             return _crashed(job, run, rng)
         case Cancelled():
-            changes = Changes(
-                reason="cancelled while it ran", history=_history(job, run, "cancelled", None)
-            )
-            return transition.cancelled(job, changes)
+            changes = Changes(history=_history(job, run, "cancelled", None))
+            return transition.cancelled(job, changes)  # the reason is that of the request
         case Released():
             return _stopped(job, run, "its worker stopped while it ran") or transition.release(job)
         case CutOff():
@@ -133,7 +131,9 @@ def _backoff_ms(
 def _crashed(job: JobRecord, run: Run, rng: Random) -> Transition:
     """Decide about a lapsed lease. The record's fence is the recoverer's, one above the lost."""
     if job.cancel_requested:
-        return transition.cancelled(job, Changes(reason="cancelled; its worker was lost"))
+        return transition.cancelled(
+            job, Changes(reason=f"{job.reason or 'cancelled'}; its worker was lost")
+        )
     if not job.started:
         return transition.release(job)
     crashes = job.crashes + 1

@@ -46,6 +46,7 @@ MADE: dict[str, Callable[[JobRecord], Transition]] = {
     "promote": lambda one: transition.promote(one.ref),
     "postpone": lambda one: transition.postpone(one.ref, 5),
     "postpone until": lambda one: transition.postpone(one.ref, run_at=NOW + 9),
+    "erase": lambda one: transition.erase(one.ref),
     "reprioritise": lambda one: transition.reprioritise(one.ref, 3),
     "hold": lambda one: transition.hold(one.ref),
     **{
@@ -177,7 +178,9 @@ class TestInWords:
         move = judge(transition.cancel(REF, Keep()), job(State.ACTIVE))
         assert isinstance(move, Move)
         assert move.answer == Applied(ApplyStatus.REQUESTED, State.ACTIVE)
-        assert move.record(job(State.ACTIVE), NOW) == job(State.ACTIVE, cancel_requested=True)
+        assert move.record(job(State.ACTIVE), NOW) == job(
+            State.ACTIVE, cancel_requested=True, reason="on request"
+        )
 
     def test_who_was_asked_to_cancel_goes_nowhere_else_but_to_an_end(self):
         asked = JOBS["asked to cancel"]

@@ -7,7 +7,7 @@
 --   the lengths of its id (4) and of what it sets of its own (10), the id, and fields of its own;
 --   items: the shapes, what transitions of this batch share: states, cause, to, run_at, delay,
 --   place, age, keep, flags, unset (letters of the fields to drop); of the flags, `r` removes, `f`
---   asks an active job to cancel, `z0` `z1` `g0` `g1` set whether it is asked to and has started,
+--   asks an active job to cancel, for the reason among the fields, `z0` `z1` `g0` `g1` set whether it is asked to and has started,
 --   `h` and `l` let the queue or the job's line rest for the milliseconds that follow;
 --   then the fields to set, as live strings have them. Without states, the fence is the guard.
 -- Returns: two letters a transition: A applied, S stale, G gone, C conflict, Q requested,
@@ -162,17 +162,17 @@ end
 
 -- Merge the fields to set and to drop. A job that finishes at its first run has none before:
 -- then their text is taken as it is.
-local function change(way, job, target, setting)
+local function change(way, job, target, setting, unset)
   job.flags = (way.asked or sub(job.flags, 1, 1))
     .. (way.started or sub(job.flags, 2, 2)) .. sub(job.flags, 3)
-  if job.text == '' and way.unset == '' and FINAL[target] then
+  if job.text == '' and unset == '' and FINAL[target] then
     job.text = setting
     return
   end
   for name, value in pairs(parse(setting)) do
     job.fields[name] = value
   end
-  for letter in string.gmatch(way.unset, '.') do
+  for letter in string.gmatch(unset, '.') do
     job.fields[letter] = nil
   end
   job.dirty = true
@@ -194,9 +194,21 @@ local function let_rest(way, line)
   end
 end
 
+-- Who asked to cancel a job said why: that stays if it is cancelled for it, and goes if it
+-- completes. Returns what is set and what is dropped then.
+local function without_reason(way, target, setting)
+  local fields = parse(setting)
+  fields.u = nil
+  return serialise(fields), string.gsub(way.unset, 'u', '') .. (target == 'c' and 'u' or '')
+end
+
 local function move(way, job, id, target, setting)
-  local state, priority = job.state, job.fields.p
-  change(way, job, target, setting)
+  local state, priority, unset = job.state, job.fields.p, way.unset
+  local is_asked = state == 'a' and sub(job.flags, 1, 1) == '1'
+  if is_asked and (target == 'c' or (target == 'k' and way.to ~= 'k')) then
+    setting, unset = without_reason(way, target, setting)
+  end
+  change(way, job, target, setting, unset)
   if way.to ~= '' and not (target == 'a' and state == 'a') then
     if state == 'w' then
       job.last = redis.call('ZSCORE', line_key(job.line), id) or NOWHERE
@@ -291,6 +303,8 @@ local function settle(way, id, fence, setting, kind)
     return 'G-'
   elseif way.flag and job.state == 'a' then
     job.flags = '1' .. sub(job.flags, 2)
+    job.fields.u = parse(setting).u or job.fields.u
+    job.dirty = true
     save(job, id, 'a')
     return 'Qa'
   elseif not allows(way, fence, job) then

@@ -189,6 +189,26 @@ class ApplyCases:
         assert await bench.prune() == 1
         assert await bench.get(job) is None
 
+    @pytest.mark.parametrize("move", LEAVES)
+    async def test_a7_the_reason_stays_that_of_the_request(self, bench: Bench, move: str) -> None:
+        job = await bench.running()
+        await bench.apply(transition.cancel(job.ref, Keep(), "not wanted any more"))
+        one = MOVES[move](job)
+        await bench.applied(replace(one, changes=replace(one.changes, reason="it failed")))
+        assert (await bench.record(job)).reason == "not wanted any more"
+
+    @pytest.mark.parametrize("move", ["complete", "bury", "cancelled"])
+    async def test_a7_another_end_tells_no_reason_of_a_request(
+        self, bench: Bench, move: str
+    ) -> None:
+        job = await bench.running()
+        await bench.apply(transition.cancel(job.ref, Keep(), "not wanted any more"))
+        one = MOVES[move](job)
+        if move != "complete":
+            one = replace(one, changes=replace(one.changes, reason="its own"))
+        await bench.applied(one)
+        assert (await bench.record(job)).reason == (None if move == "complete" else "its own")
+
     async def test_a7_completion_wins_over_a_cancel_request(self, bench: Bench) -> None:
         job = await bench.arrange("asked to cancel")
         (answer,) = await bench.apply(transition.complete(job, b"1"))
@@ -211,7 +231,10 @@ class ApplyCases:
         for _ in range(2):
             (answer,) = await bench.apply(cancel)
             assert answer == Applied(ApplyStatus.REQUESTED, State.ACTIVE)
-            assert await bench.record(job) == replace(job, cancel_requested=True)
+            expected = replace(job, cancel_requested=True, reason="on request")
+            assert await bench.record(job) == expected
+        await bench.apply(transition.cancel(job.ref, Keep(), "not wanted any more"))
+        assert (await bench.record(job)).reason == "not wanted any more"
 
     async def test_a8_the_flag_goes_with_a_redrive(self, bench: Bench) -> None:
         job = await bench.arrange("asked to cancel")
@@ -221,6 +244,17 @@ class ApplyCases:
         assert not again.cancel_requested
         (answer,) = await bench.apply(transition.release(again))
         assert answer == Applied(ApplyStatus.APPLIED, State.WAITING)
+
+    async def test_a9_a_running_job_is_removed_where_the_guard_says_so(self, bench: Bench) -> None:
+        job = await bench.running()
+        (answer,) = await bench.apply(transition.erase(job.ref))
+        assert answer == Applied(ApplyStatus.APPLIED)
+        (late,) = await bench.apply(transition.complete(job, b"1"))
+        assert late == Applied(ApplyStatus.GONE)
+        assert sum((await bench.driver.counts(bench.queue)).values()) == 0
+        await bench.created(bench.job())
+        again = await bench.claim_one()
+        assert again.fence > job.fence
 
     async def test_a9_a_removed_job_leaves_nothing(self, bench: Bench) -> None:
         job = await bench.arrange("completed", dedup=KEY, tags=("t",))

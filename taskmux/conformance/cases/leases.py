@@ -100,8 +100,9 @@ class LeaseCases:
         since = await bench.now()
         answers = await bench.driver.extend([_held(asked), _held(kept)], 3 * LONG)
         assert [answer.status for answer in answers] == [LeaseStatus.CANCEL, LeaseStatus.HELD]
-        for job, flag in ((asked, True), (kept, False)):
-            expected = partial(_renewed, replace(job, cancel_requested=flag), 3 * LONG)
+        flagged = replace(asked, cancel_requested=True, reason="on request")
+        for job in (flagged, kept):
+            expected = partial(_renewed, job, 3 * LONG)
             await bench.stored_as(job, expected, since)
 
     # -- reclaim ----------------------------------------------------------------------------

@@ -43,7 +43,8 @@ end
 -- there are. Returns nil where `move` must look closer.
 local function finish_plainly(way, id, fence, setting, kind)
   local state = states[id]
-  if not (way.is_plain_end and state) or sub(state, 1, 1) ~= 'a' or sub(state, 5, 17) ~= fence then
+  if not (way.is_plain_end and state) or sub(state, 1, 1) ~= 'a' or sub(state, 5, 17) ~= fence
+    or sub(state, 2, 2) == '1' then
     return nil
   end
   local length = tonumber(sub(state, 34, 36))
