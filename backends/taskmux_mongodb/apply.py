@@ -201,7 +201,7 @@ def _as_assumed(items: Sequence[_Item], job: JobRecord, move: Move) -> Document:
         "fence": job.fence,
         "ops": {"$ne": items[0].mark},
     }
-    if move.left_active and not move.ended:
+    if move.left_active and (not move.ended or move.state is State.COMPLETED):  # A7
         where["cancel_requested"] = None
     if move.state is State.WAITING:
         where["line"] = None

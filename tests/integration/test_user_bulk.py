@@ -301,4 +301,5 @@ class TestBlocking:
             yield queue.obliterate().done
 
         told = await asyncio.to_thread(lambda: list(work()))
+        await asyncio.to_thread(mux.close_blocking)
         assert told == [3, 3, 3, State.CANCELLED, 3, 1, 1, 0, 3, 0, 0]

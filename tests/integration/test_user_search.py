@@ -125,6 +125,7 @@ class TestPages:
             return [job.id for job in page.jobs], [job.id for job in queue.jobs(tag="red")]
 
         assert await asyncio.to_thread(look) == ([a.id], [a.id])
+        await asyncio.to_thread(mux.close_blocking)
 
 
 class TestBadInput:
