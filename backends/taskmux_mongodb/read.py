@@ -50,13 +50,14 @@ async def find(store: Store, ask: FindAsk) -> Page:
     documents = await found.limit(ask.looks + 1).to_list(None)
     jobs: list[JobRecord] = []
     needles, corrupt, looked, last = _needles(ask), list[Any](), 0, None
+    kind = None if ask.error is None else ask.error.encode()
     cursor = None
     for document in documents:
         if last is not None and (looked == ask.looks or len(jobs) == ask.limit):
             cursor = ":".join(str(last.get(name)) for name in order)
             break
         looked, last = looked + 1, document
-        if _has(document, needles):
+        if _may_be_wanted(document, needles, kind):
             some, bad = readable([document])
             jobs += filter(ask.wants, some)
             corrupt += bad
@@ -70,10 +71,12 @@ def _needles(ask: FindAsk) -> list[bytes]:
     return wanted if ask.tag is None else [*wanted, packed(ask.tag)]
 
 
-def _has(document: Document, needles: Sequence[bytes]) -> bool:
+def _may_be_wanted(document: Document, needles: Sequence[bytes], kind: bytes | None) -> bool:
     """Say whether a document may be a wanted job, or cannot be read."""
-    body = document.get("body")
-    return not isinstance(body, bytes) or all(needle in body for needle in needles)
+    body, error = document.get("body"), document.get("error", b"")
+    if not isinstance(body, bytes) or not isinstance(error, bytes):
+        return True
+    return all(needle in body for needle in needles) and (kind is None or kind in error)
 
 
 def _after(ask: FindAsk, order: tuple[str, str]) -> Document:

@@ -211,12 +211,16 @@ def _notes(job: JobRecord) -> list[Any]:
     return [len(pairs) // 2, *pairs] if pairs else []
 
 
-def needles(ask: FindAsk) -> tuple[bytes, bytes, bytes]:
-    """Return what the stored strings of wanted jobs have in them: task, tag, cause; b"" for any."""
+def needles(ask: FindAsk) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return what the stored strings of wanted jobs have in them; b"" for any.
+
+    That is the task, the tag, the cause, and the error.
+    """
     return (
         b"" if ask.task is None else _pack(_SHORT["task"]) + _pack(ask.task),
         b"" if ask.tag is None else _pack(ask.tag),
         b"" if ask.cause is None else pack_field(b"c", ask.cause.encode()),
+        b"" if ask.error is None else ask.error.encode(),
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
+from types import NoneType
 from typing import Final
 
 from taskmux.driver import TERMINAL, ConfigError, FindAsk, JobRecord, Page, Ref, State
 
-from taskmux_sqlite.records import BODY, ROW, Row, encode, readable, record
+from taskmux_sqlite.records import BODY, ERROR, ROW, Row, encode, readable, record
 from taskmux_sqlite.schema import CORRUPT
 from taskmux_sqlite.transaction import Transaction
 
@@ -68,12 +69,12 @@ def find(transaction: Transaction, ask: FindAsk) -> Page:
     """
     jobs: list[JobRecord] = []
     needles, looked, last = _needles(ask), 0, None
+    kind = None if ask.error is None else ask.error.encode()
     for row in _page(transaction, ask):
         if last is not None and (looked == ask.looks or len(jobs) == ask.limit):
             return Page(jobs, f"{last[-2]}:{last[-1]}", transaction.now)
         looked, last = looked + 1, row
-        body = row[BODY]
-        if not isinstance(body, bytes) or all(needle in body for needle in needles):
+        if _may_be_wanted(row, needles, kind):
             job = record(row[:-2])
             if ask.wants(job):
                 jobs.append(job)
@@ -84,6 +85,13 @@ def _needles(ask: FindAsk) -> list[bytes]:
     """Return what the body of a wanted job has in it: most others need not be decoded."""
     wanted = [] if ask.task is None else [encode("task") + encode(ask.task)]
     return wanted if ask.tag is None else [*wanted, encode(ask.tag)]
+
+
+def _may_be_wanted(row: Row, needles: Sequence[bytes], kind: bytes | None) -> bool:
+    body, error = row[BODY], row[ERROR]
+    if not isinstance(body, bytes) or not isinstance(error, (bytes, NoneType)):
+        return True  # it cannot be read, and is set aside
+    return all(needle in body for needle in needles) and (kind is None or kind in (error or b""))
 
 
 def set_aside(transaction: Transaction, refs: Sequence[Ref]) -> None:

@@ -19,6 +19,7 @@ from taskmux.driver import CorruptRecord, Dedup, JobRecord, QueueSettings, Ref
 
 __all__ = [
     "BODY",
+    "ERROR",
     "LARGEST",
     "PRIORITY",
     "ROW",
@@ -81,6 +82,7 @@ ROW: Final = ", ".join((*_IDENTITY, *IN_JOBS.values(), *IN_NOTES))
 BODY: Final = _IDENTITY.index("body")
 SEQUENCE: Final = _IDENTITY.index("sequence")
 PRIORITY: Final = len(_IDENTITY) + list(IN_JOBS).index("priority")
+ERROR: Final = len(_IDENTITY) + list(IN_JOBS).index("error")
 """Where these are in a row."""
 
 LARGEST: Final = 2**53

@@ -138,7 +138,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def looks_inside(self) -> bool:
         """Whether it asks for what no store is asked for, so that more is read than is meant."""
-        return (self.error, self.text, self.since, self.until) != (None, None, None, None)
+        return (self.text, self.since, self.until) != (None, None, None)
 
     def at(self, now: int) -> Filter:
         """Return it with its durations counted from `now`, epoch milliseconds."""
@@ -172,7 +172,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             (self.task is None or job.task == self.task)
             and (self.cause is None or job.cause is self.cause)
             and (self.tag is None or self.tag in job.tags)
-            and (self.error is None or _is_error(job, self.error))
+            and (self.error is None or (job.error is not None and job.error.is_a(self.error)))
             and (self.since is None or at >= self.since)
             and (self.until is None or at <= self.until)
             and (self.text is None or self._says(job))
@@ -190,10 +190,11 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def _says(self, job: JobRecord) -> bool:
         plain, written = self._needles
-        texts = (job.id, job.task, job.reason or "", job.error.message if job.error else "")
-        return (
-            any(plain in text.casefold() for text in texts)
-            or written in job.payload.decode(errors="replace").casefold()
+        error = job.error.message if job.error else ""
+        payload = job.payload.decode(errors="replace").casefold()
+        texts = (job.id, job.task, job.reason or "", error)
+        return any(plain in text.casefold() for text in texts) or (
+            plain in payload or written in payload
         )
 
 
@@ -259,11 +260,3 @@ def _bound(given: dict[str, Any], field: str) -> dict[str, int]:
     if isinstance(value, datetime):
         return {field: instant_ms(value, field)}
     return {f"{field}_ago": milliseconds(value, field)}
-
-
-def _is_error(job: JobRecord, name: str) -> bool:
-    return job.error is not None and _names(job.error.type, name)
-
-
-def _names(kind: str, name: str) -> bool:
-    return kind == name or kind.rpartition(".")[2] == name

@@ -89,6 +89,7 @@ async def step(
         task=where.task,
         tag=where.tag,
         cause=where.cause,
+        error=where.error,
         newest=newest,
         cursor=inner,
         limit=looked,

@@ -171,9 +171,9 @@ class FindAsk(msgspec.Struct, frozen=True, kw_only=True):
     ones by `finished_at`. Jobs of one instant are in an order of the store's own that stays the
     same. With `newest`, all that backwards. `cursor` comes from the page before.
 
-    `task`, `tag` and `cause` say which jobs are wanted: those that fit each that is set. A page
-    ends with its `limit`th job, or when so many records were looked at as `scan` says (`limit`, if
-    that is more).
+    `task`, `tag`, `cause` and `error` (a name of the last error's type: `ErrorInfo.is_a`) say which
+    jobs are wanted: those that fit each that is set. A page ends with its `limit`th job, or when so
+    many records were looked at as `scan` says (`limit`, if that is more).
     """
 
     queue: str
@@ -181,6 +181,7 @@ class FindAsk(msgspec.Struct, frozen=True, kw_only=True):
     task: str | None = None
     tag: str | None = None
     cause: BlockedCause | None = None
+    error: str | None = None
     newest: bool = False
     cursor: str | None = None
     limit: int = 100
@@ -189,7 +190,7 @@ class FindAsk(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def selects(self) -> bool:
         """Whether not every job of the state is wanted."""
-        return self.task is not None or self.tag is not None or self.cause is not None
+        return (self.task, self.tag, self.cause, self.error) != (None, None, None, None)
 
     @property
     def looks(self) -> int:
@@ -202,6 +203,7 @@ class FindAsk(msgspec.Struct, frozen=True, kw_only=True):
             (self.task is None or job.task == self.task)
             and (self.tag is None or self.tag in job.tags)
             and (self.cause is None or job.cause is self.cause)
+            and (self.error is None or (job.error is not None and job.error.is_a(self.error)))
         )
 
 

@@ -215,8 +215,8 @@ class Driver(ABC):
         """Return one page of a queue's jobs in one state.
 
         F1 Ordered as `FindAsk` says; every job that stays put during the walk appears once.
-        F2 `task`, `tag` and `cause` filter; a page may then be short, or even empty with a cursor.
-           Filters hold for the records looked at, of which there are at most `ask.looks`.
+        F2 `task`, `tag`, `cause` and `error` filter the records looked at, of which there are at
+           most `ask.looks`; a page may then be short, or even empty with a cursor.
         F3 A page never exceeds `limit`.
         F4 A cursor that no page of this state gave raises `ConfigError`.
         F5 `now` is the store's time.

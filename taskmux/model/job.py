@@ -114,6 +114,10 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     message: str
     traceback: str | None = None
 
+    def is_a(self, name: str) -> bool:
+        """Say whether its type has this name, with or without the module."""
+        return self.type == name or self.type.rpartition(".")[2] == name
+
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One past run of a job, as its history keeps it."""

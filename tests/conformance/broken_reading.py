@@ -34,6 +34,13 @@ class IgnoresTheCause(MemoryDriver):
         return await super().find(replace(ask, cause=None))
 
 
+class TakesErrorsByPart(MemoryDriver):
+    async def find(self, ask):
+        page = await super().find(replace(ask, error=None))
+        jobs = [job for job in page.jobs if ask.error is None or ask.error in str(job.error)]
+        return replace(page, jobs=jobs)
+
+
 class TakesEither(MemoryDriver):
     """Gives jobs that fit one of the filters."""
 

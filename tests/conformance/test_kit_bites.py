@@ -207,6 +207,7 @@ BITES: Sequence[Bite] = (
     Bite(broken_records.TiesAreNewest, "test_f1_jobs_of_one_instant_are_all_there"),
     Bite(broken_reading.IgnoresTheTask, "test_f2_a_task_filters", {"state": State.WAITING}),
     Bite(broken_reading.IgnoresTheCause, "test_f2_a_cause_filters"),
+    Bite(broken_reading.TakesErrorsByPart, "test_f2_an_error_filters"),
     Bite(broken_reading.FindsByText, "test_f2_what_a_payload_says_is_no_filter"),
     Bite(broken_reading.TakesEither, "test_f2_filters_hold_together"),
     Bite(

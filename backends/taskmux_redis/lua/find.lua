@@ -1,11 +1,11 @@
 -- Read one page of the jobs in one state.
 --
 -- KEYS: base, work, live, grouped, leases
--- ARGV: index, state, newest, score, member, limit, looks, task, tag, cause
+-- ARGV: index, state, newest, score, member, limit, looks, task, tag, cause, error
 --   index: the name of the sorted set that has the jobs of this state;
 --   score and member: the last entry of the page before; '' for the first page;
 --   looks: how many entries are looked at for the `limit` rows;
---   task, tag, cause: what the stored strings of a wanted job have in them, or ''
+--   task, tag, cause, error: what the stored strings of a wanted job have in them, or ''
 -- Returns: {now, score, member, row...}: the cursor of the next page (false: this was the last),
 --   then as `lib/rows.lua` makes them, false where an index names a job that is not there. The
 --   reader looks closer: what is wanted may stand in a payload, too.
@@ -103,7 +103,7 @@ local function has(text, wanted)
 end
 
 local function is_wanted(job, state)
-  return not job or (has(job, task) and has(job, tag) and has(state, cause))
+  return not job or (has(job, task) and has(job, tag) and has(state, cause) and has(state, error))
 end
 
 local reply = {clock(), false, false}

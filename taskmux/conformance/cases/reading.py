@@ -12,6 +12,7 @@ from taskmux.driver import (
     BlockedCause,
     ConfigError,
     CorruptRecord,
+    ErrorInfo,
     FindAsk,
     JobRecord,
     NewJob,
@@ -210,6 +211,24 @@ class ReadingCases:
             found = await bench.walk(State.BLOCKED, limit=limit, cause=BlockedCause.HOLD)
             assert {job.id for job in found} == {"job-0", "job-3"}
         assert await bench.walk(State.BLOCKED, cause=BlockedCause.DEDUP) == []
+
+    async def test_f2_an_error_filters(self, bench: Bench) -> None:
+        await bench.created(*map(bench.job, "abcd"))
+        errors = [
+            ErrorInfo("ValueError", "bad"),
+            ErrorInfo("app.ValueError", "bad"),
+            ErrorInfo("KeyError", "ValueError", "ValueError: bad"),
+            None,
+        ]
+        for job, error in zip((await bench.claim(4)).jobs, errors, strict=True):
+            changes = transition.Changes(attempts=1, error=error)
+            await bench.applied(transition.bury(job, changes))
+        for limit in (1, 100):
+            found = await bench.walk(State.DEAD, limit=limit, error="ValueError")
+            assert {job.id for job in found} == {"a", "b"}
+        found = await bench.walk(State.DEAD, error="app.ValueError")
+        assert [job.id for job in found] == ["b"]
+        assert await bench.walk(State.DEAD, error="Error") == []
 
     async def test_f2_what_a_payload_says_is_no_filter(self, bench: Bench) -> None:
         words = b'{"task": "kit.other", "tag": "red", "cause": "hold"}\xa1t\xa9kit.other\xa3red'
