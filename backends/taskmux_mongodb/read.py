@@ -80,6 +80,8 @@ def _may_be_wanted(document: Document, needles: Sequence[bytes], kind: bytes | N
 
 
 def _after(ask: FindAsk, order: tuple[str, str]) -> Document:
+    if ask.starts_at is not None:
+        return {order[0]: {"$lte" if ask.newest else "$gte": ask.starts_at}}
     if ask.cursor is None:
         return {}
     match = _CURSOR.fullmatch(ask.cursor)

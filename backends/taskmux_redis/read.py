@@ -19,6 +19,9 @@ __all__ = ["counts", "find", "get", "queues"]
 
 _GET, _FIND, _COUNTS = script("get"), script("find"), script("counts")
 
+_ENDS: Final = 2048
+"""How many ends of one millisecond keep their order (`apply.lua`)."""
+
 _SCORE: Final = re.compile(r"-?\d{1,18}")
 
 INDEXES = {
@@ -59,6 +62,8 @@ async def find(store: Store, ask: FindAsk) -> Page:
         score, mark, member = ask.cursor.partition(":")
         if not (mark and member and _SCORE.fullmatch(score)):
             raise ConfigError(f"{ask.cursor!r} is no cursor. Take it from the page before.")
+    elif ask.starts_at is not None:
+        score, member = _edge(ask.state, ask.starts_at + ask.newest)
     now, after_score, after_member, *rows = await store.run(
         ask.queue,
         _FIND,
@@ -82,6 +87,17 @@ async def find(store: Store, ask: FindAsk) -> Page:
     if after_score is None:
         return Page(jobs, None, now)
     return Page(jobs, f"{after_score.decode()}:{after_member.decode()}", now)
+
+
+def _edge(state: State, instant: int) -> tuple[str, str]:
+    """Return the place before all jobs of an instant in the order of a state; see `find.lua`."""
+    match state:
+        case State.ACTIVE:
+            return "0", f"{instant:013d}"
+        case State.BLOCKED:
+            return str(instant), ""
+        case _:
+            return str(instant * _ENDS), ""
 
 
 async def counts(store: Store, queue: str) -> dict[State, int]:

@@ -157,6 +157,8 @@ def _page(transaction: Transaction, ask: FindAsk) -> Iterable[Row]:
     """Yield one row more than the page looks at, if there are more."""
     edge = _EDGE if ask.newest else -_EDGE
     first, second = (edge, edge) if ask.cursor is None else _cursor(ask.cursor)
+    if ask.starts_at is not None:
+        first, second = ask.starts_at, edge  # before (with `newest`, after) all of that instant
     values = {"queue": ask.queue, "first": first, "second": second, "limit": ask.looks + 1}
     return transaction.execute(page_query(ask.state, newest=ask.newest), values)
 

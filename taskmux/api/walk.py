@@ -90,6 +90,7 @@ async def step(
         tag=where.tag,
         cause=where.cause,
         error=where.error,
+        start=where.until if newest else where.since,
         newest=newest,
         cursor=inner,
         limit=looked,

@@ -174,6 +174,9 @@ class FindAsk(msgspec.Struct, frozen=True, kw_only=True):
     `task`, `tag`, `cause` and `error` (a name of the last error's type: `ErrorInfo.is_a`) say which
     jobs are wanted: those that fit each that is set. A page ends with its `limit`th job, or when so
     many records were looked at as `scan` says (`limit`, if that is more).
+
+    `start`, epoch milliseconds, for states in the order of `created_at` or `finished_at`: the first
+    page begins with the first job of that instant or later (with `newest`: that or earlier).
     """
 
     queue: str
@@ -182,10 +185,17 @@ class FindAsk(msgspec.Struct, frozen=True, kw_only=True):
     tag: str | None = None
     cause: BlockedCause | None = None
     error: str | None = None
+    start: int | None = None
     newest: bool = False
     cursor: str | None = None
     limit: int = 100
     scan: int = 0
+
+    @property
+    def starts_at(self) -> int | None:
+        """The instant at which this page starts; None: it is the first of all, or has a cursor."""
+        unordered = self.cursor is not None or self.state in {State.WAITING, State.DELAYED}
+        return None if unordered else self.start
 
     @property
     def selects(self) -> bool:

@@ -220,6 +220,8 @@ class Driver(ABC):
         F3 A page never exceeds `limit`.
         F4 A cursor that no page of this state gave raises `ConfigError`.
         F5 `now` is the store's time.
+        F6 `start` leaves out earlier jobs (with `newest`, later ones) of states in the order of
+           `created_at` or `finished_at`, without a look at them.
         """
 
     @abstractmethod

@@ -36,6 +36,9 @@ def find(queue: QueueStore | None, ask: FindAsk, now: int) -> Page:
     rows.sort(key=lambda row: row[0], reverse=ask.newest)
     if after is not None:
         rows = [row for row in rows if (row[0] < after if ask.newest else row[0] > after)]
+    start = ask.starts_at
+    if start is not None:
+        rows = [row for row in rows if (row[0][0] <= start if ask.newest else row[0][0] >= start)]
     jobs: list[JobRecord] = []
     for looked, (place, job) in enumerate(rows, 1):
         if ask.wants(job):

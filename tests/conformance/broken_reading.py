@@ -68,6 +68,13 @@ class BeginsAgainWithABadCursor(MemoryDriver):
         return await super().find(ask if known else replace(ask, cursor=None))
 
 
+class StartsAfterTheInstant(MemoryDriver):
+    async def find(self, ask):
+        way = -1 if ask.newest else 1
+        start = ask.start
+        return await super().find(replace(ask, start=None if start is None else start + way))
+
+
 class KnowsNoTime(MemoryDriver):
     async def find(self, ask):
         return replace(await super().find(ask), now=0)

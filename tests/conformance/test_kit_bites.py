@@ -225,6 +225,11 @@ BITES: Sequence[Bite] = (
         "test_f4_what_is_no_cursor_is_told",
         {"text": "x:y"},
     ),
+    Bite(
+        broken_reading.StartsAfterTheInstant,
+        "test_f6_a_page_starts_at_an_instant",
+        {"state": State.DEAD, "newest": False},
+    ),
     Bite(broken_reading.KnowsNoTime, "test_f5_a_page_tells_the_time_of_the_store"),
 )
 

@@ -221,6 +221,9 @@ def find(queue: Queue, ask: FindAsk) -> Page:
     if ask.cursor is not None:
         after = _cursor(ask.cursor)
         rows = [one for one in rows if (_order(one) < after if ask.newest else _order(one) > after)]
+    start = ask.starts_at
+    if start is not None:  # F6
+        rows = [one for one in rows if _is_beyond(_order(one)[0], start, newest=ask.newest)]
     jobs: list[JobRecord] = []
     for looked, stored in enumerate(rows, 1):
         if ask.wants(stored.job):  # F2
@@ -229,6 +232,10 @@ def find(queue: Queue, ask: FindAsk) -> Page:
             more = looked < len(rows)
             return Page(jobs, "{}:{}".format(*_order(stored)) if more else None, queue.now)
     return Page(jobs, None, queue.now)
+
+
+def _is_beyond(instant: int, start: int, *, newest: bool) -> bool:
+    return instant <= start if newest else instant >= start
 
 
 def _cursor(text: str) -> tuple[int, int]:

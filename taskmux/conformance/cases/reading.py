@@ -77,7 +77,7 @@ HISTORIC = [state for state in LISTED if state not in {State.WAITING, State.DELA
 
 
 class ReadingCases:
-    """G1 to G3, F1 to F5."""
+    """G1 to G3, F1 to F6."""
 
     async def test_g1_get_answers_in_the_order_asked(self, bench: Bench) -> None:
         other = bench.another_queue()
@@ -286,6 +286,27 @@ class ReadingCases:
         ask = FindAsk(queue=bench.queue, state=State.WAITING, cursor=text)
         (answer,) = await asyncio.gather(bench.driver.find(ask), return_exceptions=True)
         assert isinstance(answer, ConfigError), f"{text!r} was taken for a cursor"
+
+    @pytest.mark.parametrize("newest", [False, True])
+    @pytest.mark.parametrize("state", [one for one in HISTORIC if one is not State.CANCELLED])
+    async def test_f6_a_page_starts_at_an_instant(
+        self, bench: Bench, state: State, *, newest: bool
+    ) -> None:
+        names = await _five(bench, state)
+        stored = [await bench.record(Ref(bench.queue, name)) for name in names]
+        instants = [one.finished_at or one.created_at for one in stored]
+        for at, instant in enumerate(instants):
+            expected = names[at::-1] if newest else names[at:]
+            for limit in (2, 100):
+                found = await bench.walk(state, limit=limit, newest=newest, start=instant)
+                assert [job.id for job in found] == expected
+        beyond = instants[0] - 1 if newest else instants[-1] + 1
+        assert await bench.walk(state, newest=newest, start=beyond) == []
+
+    async def test_f6_other_orders_have_no_instant_to_start_at(self, bench: Bench) -> None:
+        await bench.created(bench.job("a"), bench.job("b", state=State.DELAYED, run_at=5))
+        for state in (State.WAITING, State.DELAYED):
+            assert len(await bench.walk(state, start=2**50)) == 1
 
     async def test_f5_a_page_tells_the_time_of_the_store(self, bench: Bench) -> None:
         before = await bench.now()
