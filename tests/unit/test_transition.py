@@ -63,6 +63,7 @@ OUTSIDE: dict[str, tuple[Transition, frozenset[State], State | None]] = {
         State.WAITING,
     ),
     "remove": (transition.remove(REF), PENDING | TERMINAL, None),
+    "erase": (transition.erase(REF), frozenset(State), None),
 }
 STATES = st.frozensets(st.sampled_from(State))
 
@@ -128,7 +129,7 @@ class TestFromOutside:
         assert [name for name, (one, _, _) in OUTSIDE.items() if one.flag] == ["cancel"]
 
     def test_only_a_removal_removes(self):
-        assert [name for name, (one, _, _) in OUTSIDE.items() if one.remove] == ["remove"]
+        assert [name for name, (one, _, _) in OUTSIDE.items() if one.remove] == ["remove", "erase"]
 
     def test_redrive_gives_fresh_attempts_and_keeps_the_history(self):
         changes = transition.redrive(REF, TERMINAL).changes
