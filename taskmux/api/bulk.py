@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Final
 
@@ -170,10 +171,11 @@ class Bulk:
         total = await self._total()
         for number in range(self._rounds()):
             before = self._matched
-            async for batch in self._batches(walks, began + SLACK_MS):
-                await self._take(batch, total)
-                if self._left() == 0:
-                    return self._result()
+            async with aclosing(self._batches(walks, began + SLACK_MS)) as batches:
+                async for batch in batches:
+                    await self._take(batch, total)
+                    if self._left() == 0:
+                        return self._result()
             if number > 0 and self._matched == before:
                 break
         return self._result()
@@ -227,7 +229,7 @@ class Bulk:
 
     async def _batches(
         self, walks: Sequence[Filter], born_by: int
-    ) -> AsyncIterator[list[tuple[JobRecord, Transition]]]:
+    ) -> AsyncGenerator[list[tuple[JobRecord, Transition]]]:
         """Yield what is to be done in one round, a batch at a time."""
         driver, states = self._connection.driver, frozenset(self._where.states)
         for where in walks:
