@@ -171,6 +171,9 @@ _CODECS: Final[dict[str, Codec]] = {
 }
 """By field that can change. A default is not stored."""
 
+_REPLACED: Final[dict[str, Codec]] = {"payload": (_plain, _data)}
+"""Fields of the body that are stored beside it once they are not as pushed any more."""
+
 _BLANK: Final[dict[str, Any]] = {
     name: _FIELDS[name].default_factory()
     if _FIELDS[name].default is msgspec.NODEFAULT
@@ -178,6 +181,7 @@ _BLANK: Final[dict[str, Any]] = {
     for name in _CODECS
 } | {"queue": "", "id": ""}
 
+_READ: Final = (*_CODECS.items(), *_REPLACED.items())
 _ALWAYS: Final = ("state", "priority", "created_at", "fence")
 _NEEDED: Final = ("priority", "created_at", "fence", "rank", "seq", "rev")
 _STORED: Final = tuple(
@@ -207,6 +211,8 @@ def step_field(name: str) -> str:
 
 def encode_field(name: str, value: Any) -> Any:
     """Return a field of the record as a document holds it; None: it is not stored."""
+    if name in _REPLACED:
+        return _REPLACED[name][0](value)
     if value is None or value == _BLANK[name]:
         return value if name in _ALWAYS else None
     return _CODECS[name][0](value)
@@ -250,9 +256,7 @@ def record(document: Document) -> JobRecord:
     """
     try:
         queue = document["queue"]
-        fields = {
-            name: codec[1](document[name]) for name, codec in _CODECS.items() if name in document
-        }
+        fields = {name: codec[1](document[name]) for name, codec in _READ if name in document}
         for name in _NEEDED:
             _integer(document[name])
         fields["state"] = state_of(document["state"])

@@ -118,8 +118,10 @@ _queue_of = attrgetter("ref.queue")
 
 
 def _size(one: Transition) -> int:
-    result = one.changes.result
-    return len(result) if isinstance(result, bytes) else 0
+    result, payload = one.changes.result, one.changes.payload
+    return (len(result) if isinstance(result, bytes) else 0) + (
+        len(payload) if isinstance(payload, bytes) else 0
+    )
 
 
 def answers(codes: bytes) -> list[Applied]:

@@ -8,7 +8,7 @@ its layout. Its fields have one letter each, because a million of them are kept:
 ```
 p priority   l lifo      k dedup key   i children   c cause     r run_at    e finished
 n attempts   m crashes   u reason      y result     x error     h history
-t kept count   g group
+t kept count   g group         b payload, if it is not as pushed any more
 ```
 
 Notes of a running job are a hash of its own: `v` progress, `$name` a step, `#0` a line of its
@@ -136,12 +136,15 @@ FIELDS: Final = (
     Field(b"k", "dedup", lambda dedup: dedup.key.encode(), lambda value: Dedup(value.decode())),
     Field(b"r", "run_at", _number, int),
     Field(b"e", "finished_at", _number, int),
+    Field(b"b", "payload", _same, _same),
 )
 _BY_LETTER: Final = {field.letter: field for field in FIELDS}
 _NAMES = JobRecord.__struct_fields__
 _DEFAULTS = dict(zip(reversed(_NAMES), reversed(JobRecord.__struct_defaults__), strict=False))
 _PUSHED: Final = tuple(
-    (field, _DEFAULTS[field.name]) for field in FIELDS if field.name != "finished_at"
+    (field, _DEFAULTS[field.name])
+    for field in FIELDS
+    if field.name not in {"finished_at", "payload"}
 )
 _PLAIN_NAMES = ("state", "progress", "steps", "logs", *(field.name for field, _ in _PUSHED))
 _as_plain: Final = attrgetter(*_PLAIN_NAMES)

@@ -65,6 +65,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     error: ErrorInfo | None | UnsetType = UNSET
     history: tuple[Attempt, ...] | UnsetType = UNSET
     cancel_requested: bool | UnsetType = UNSET
+    payload: bytes | UnsetType = UNSET
 
 
 NO_CHANGES: Final = Changes()
@@ -260,6 +261,16 @@ def reprioritise(ref: Ref, priority: int) -> Transition:
     """Pending -> the same state at another priority; a waiting job keeps its sequence."""
     return Transition(
         ref=ref, guard=_from(PENDING), place=Place.KEEP, changes=Changes(priority=priority)
+    )
+
+
+def edit(ref: Ref, payload: bytes) -> Transition:
+    """Any state but active or moved -> the same state with other arguments."""
+    return Transition(
+        ref=ref,
+        guard=_from((PENDING | TERMINAL) - {State.MOVED}),
+        place=Place.KEEP,
+        changes=Changes(payload=payload),
     )
 
 

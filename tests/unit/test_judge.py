@@ -48,6 +48,7 @@ MADE: dict[str, Callable[[JobRecord], Transition]] = {
     "postpone until": lambda one: transition.postpone(one.ref, run_at=NOW + 9),
     "erase": lambda one: transition.erase(one.ref),
     "reprioritise": lambda one: transition.reprioritise(one.ref, 3),
+    "edit": lambda one: transition.edit(one.ref, b"[3]"),
     "hold": lambda one: transition.hold(one.ref),
     **{
         f"unblock {cause}": lambda one, cause=cause: transition.unblock(one.ref, cause)

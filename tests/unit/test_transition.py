@@ -56,6 +56,7 @@ OUTSIDE: dict[str, tuple[Transition, frozenset[State], State | None]] = {
         State.DELAYED,
     ),
     "reprioritise": (transition.reprioritise(REF, 5), PENDING, None),
+    "edit": (transition.edit(REF, b"{}"), (PENDING | TERMINAL) - {State.MOVED}, None),
     "hold": (transition.hold(REF), frozenset({State.DELAYED, State.WAITING}), State.BLOCKED),
     "unblock": (
         transition.unblock(REF, BlockedCause.HOLD),

@@ -163,7 +163,9 @@ class FieldCases:
         ref = walk.job.ref
         await walk.push()
         await walk.move(transition.unblock(ref, BlockedCause.HOLD))
+        await walk.move(transition.edit(ref, b'{"n":2,"edited":true}'))
         await walk.move(transition.postpone(ref, LONG))
+        await walk.move(transition.edit(ref, b"{}"))
         await walk.move(transition.reprioritise(ref, 7))
         await walk.move(transition.promote(ref))
         await walk.claim()
@@ -179,6 +181,7 @@ class FieldCases:
         await walk.claim(lease=SHORT)
         await walk.reclaim()
         await walk.move(transition.bury(walk.job, SPENT))
+        await walk.move(transition.edit(ref, b'{"n":3}'))
         await walk.move(transition.redrive(ref))
         await walk.claim()
         await walk.move(transition.complete(walk.job, b'{"ok":true}'))
