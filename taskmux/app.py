@@ -202,7 +202,7 @@ class Taskmux:
         known = self._registry.get(check_name(task, "task name"))
         if known is not None:
             return await self.submit(known.options(**options).bind_named(arguments or {}))
-        payload = encode_mapping(task, arguments or {}, self._limits.payload)
+        payload = self.encoded(task, arguments or {})
         terms = Terms.settled(parse_call(options), self._defaults)
         return await self.submit(Call(task, payload, terms))
 
@@ -221,6 +221,17 @@ class Taskmux:
             StoreError: the store refused or could not be reached.
         """
         return await self._producing.submit_many(calls)
+
+    def encoded(self, task: str, arguments: Mapping[str, Any]) -> bytes:
+        """Return the payload that a call by name has; see `enqueue` for what is checked.
+
+        Raises:
+            InvalidArguments, NotEncodable, PayloadTooLarge: the arguments cannot travel.
+        """
+        known = self._registry.get(task)
+        if known is not None:
+            return known.bind_named(arguments).payload
+        return encode_mapping(task, arguments, self._limits.payload)
 
     # -- reading ------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack
 
@@ -33,7 +33,11 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Portal(Protocol):
-    """Runs coroutines for code without an event loop."""
+    """The app, as handles and queues see it."""
+
+    def encoded(self, task: str, arguments: Mapping[str, Any]) -> bytes:
+        """Return the payload of a call; of a task known to the app, checked by its signature."""
+        ...
 
     def run_blocking(self, make: Callable[[], Awaitable[R]]) -> R:
         """Run a coroutine on a background loop and wait for it."""

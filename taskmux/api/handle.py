@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -272,6 +272,25 @@ class JobHandle(Generic[R_co]):
         """
         one = transition.reprioritise(self.ref, priority_number(priority))
         await self._apply(one, "change its priority")
+
+    async def edit(self, arguments: Mapping[str, Any]) -> None:
+        """Give a job that does not run other arguments, all of them; a dead one keeps its state.
+
+        To change some of them: `await job.edit((await job.record()).arguments | {"n": 2})`.
+
+        Args:
+            arguments: values by parameter name. If the app knows the task, its signature is
+                checked.
+
+        Raises:
+            InvalidArguments: the task cannot take them.
+            NotEncodable, PayloadTooLarge: they cannot travel.
+            JobNotFound: there is no such job.
+            JobConflict: it runs.
+        """
+        job = await self.record()
+        payload = self._portal.encoded(job.task, arguments)
+        await self._apply(transition.edit(self.ref, payload), "be edited")
 
     async def hold(self) -> None:
         """Keep a waiting or delayed job back until `unhold`.
