@@ -229,15 +229,26 @@ def cancel(ref: Ref, retention: Keep, reason: str = "on request") -> Transition:
     )
 
 
-def redrive(ref: Ref, states: AbstractSet[State] = frozenset({State.DEAD})) -> Transition:
-    """Dead (or another terminal state but moved) -> waiting, with fresh attempts and crashes."""
+def redrive(
+    ref: Ref,
+    states: AbstractSet[State] = frozenset({State.DEAD}),
+    *,
+    delay: int = 0,
+    fresh: bool = True,
+) -> Transition:
+    """Dead (or another terminal state but moved) -> waiting, or delayed by some milliseconds.
+
+    With fresh attempts and crashes, or else with what was spent.
+    """
+    changes = Changes(reason=None, error=None, result=None, cancel_requested=False)
+    if fresh:
+        changes = msgspec.structs.replace(changes, attempts=0, crashes=0)
     return Transition(
         ref=ref,
         guard=_from(states & (TERMINAL - {State.MOVED})),
-        to=State.WAITING,
-        changes=Changes(
-            attempts=0, crashes=0, reason=None, error=None, result=None, cancel_requested=False
-        ),
+        to=State.DELAYED if delay > 0 else State.WAITING,
+        delay=delay,
+        changes=changes,
     )
 
 
