@@ -5,6 +5,7 @@ from taskmux.api.bulk import BulkResult
 from taskmux.api.bulk_verbs import BulkOptions
 from taskmux.api.call import Call
 from taskmux.api.context import BlockingContext, Context, Sent
+from taskmux.api.dead import DeadLetters
 from taskmux.api.filters import FilterOptions
 from taskmux.api.handle import JobHandle
 from taskmux.api.options import JobOptions, QueueOptions, Retention
@@ -51,6 +52,7 @@ from taskmux.model.queue import Rate
 from taskmux.model.signals import Fail, RateLimited, Retry, Snooze
 from taskmux.model.units import Duration
 from taskmux.model.workers import Command, WorkerInfo
+from taskmux.policy.deadstats import DeadGroup, DeadStats
 from taskmux.policy.explain import Cause, Explanation, Reason
 from taskmux.worker import Worker
 
@@ -69,6 +71,9 @@ __all__ = [
     "Context",
     "CorruptRecord",
     "Counts",
+    "DeadGroup",
+    "DeadLetters",
+    "DeadStats",
     "DeclarationError",
     "Duration",
     "ErrorInfo",

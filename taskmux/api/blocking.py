@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack
 from msgspec import UNSET, UnsetType
 
 from taskmux.api.blocking_bulk import BlockingBulkVerbs, BlockingSearches
+from taskmux.api.blocking_dead import BlockingDeadLetters
 from taskmux.api.options import QueueOptions
 from taskmux.model.errors import ConfigError
 from taskmux.model.job import JobRecord, State
@@ -155,6 +156,10 @@ class BlockingHandle(Generic[R_co]):
         """Give the job another priority; see `JobHandle.set_priority`."""
         self._run(lambda: self._handle.set_priority(priority))
 
+    def edit(self, arguments: Mapping[str, Any]) -> None:
+        """Give the job other arguments; see `JobHandle.edit`."""
+        self._run(lambda: self._handle.edit(arguments))
+
     def hold(self) -> None:
         """Keep the job back; see `JobHandle.hold`."""
         self._run(self._handle.hold)
@@ -178,6 +183,11 @@ class BlockingQueue(BlockingSearches, BlockingBulkVerbs):
 
     def __repr__(self) -> str:
         return f"<BlockingQueue {self._queue.name}>"
+
+    @property
+    def dead(self) -> BlockingDeadLetters:
+        """The queue's dead letters; see `Queue.dead`."""
+        return BlockingDeadLetters(self._queue.dead, self._run)
 
     def counts(self) -> Counts:
         """Return the number of jobs in each state; see `Queue.counts`."""

@@ -59,9 +59,7 @@ class DeadLetters:
     ) -> Page:
         """Return a page of them, those that died last first; see `Queue.find`."""
         search = _Search(self.name, self._connect)
-        return await search.find(
-            State.DEAD, newest=newest, cursor=cursor, limit=limit, **narrowing
-        )
+        return await search.find(State.DEAD, newest=newest, cursor=cursor, limit=limit, **narrowing)
 
     async def jobs(
         self, *, newest: bool = True, **narrowing: Unpack[Narrowing]

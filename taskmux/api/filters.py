@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from taskmux.model.errors import DeclarationError
 from taskmux.model.job import BlockedCause, JobRecord, State
 from taskmux.model.units import Duration, brief, check_name, instant_ms, milliseconds
+from taskmux.policy.fingerprints import fingerprint
 
 __all__ = ["FIELDS", "FLOW", "Filter", "FilterOptions", "Narrowing", "instant"]
 
@@ -45,6 +46,7 @@ class Narrowing(TypedDict, total=False):
     task: str | None
     tag: str | None
     error: str | None
+    fingerprint: str | None
     text: str | None
     since: datetime | Duration | None
     until: datetime | Duration | None
@@ -56,6 +58,7 @@ class FilterOptions(Narrowing, total=False):
 
     `state`: a `State` or its name, or several. `task`: a task's name. `tag`: one of a job's tags.
     `error`: the type of the last error, such as `"ValueError"`, with or without its module.
+    `fingerprint`: one way of failing, as `queue.dead.stats()` tells it.
     `text`: found in the id, task, arguments, reason or last error's message, in any case.
     `since`, `until`: an aware `datetime`, or a duration before now by the store's clock, such as
     `"1h"`; both bounds belong to the span. A finished job goes by the instant of its end, any
@@ -80,6 +83,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     task: str | None = None
     tag: str | None = None
     error: str | None = None
+    fingerprint: str | None = None
     text: str | None = None
     since: int | None = None
     until: int | None = None
@@ -108,6 +112,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             task=_name(given, "task", "task name"),
             tag=_name(given, "tag", "tag"),
             error=_text(given, "error"),
+            fingerprint=_text(given, "fingerprint"),
             text=_text(given, "text"),
             ids=_ids(given["ids"]) if "ids" in given else None,
         )
@@ -138,7 +143,8 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def looks_inside(self) -> bool:
         """Whether it asks for what no store is asked for, so that more is read than is meant."""
-        return (self.text, self.since, self.until) != (None, None, None)
+        inside = (self.fingerprint, self.text, self.since, self.until)
+        return any(one is not None for one in inside)
 
     def at(self, now: int) -> Filter:
         """Return it with its durations counted from `now`, epoch milliseconds."""
@@ -173,6 +179,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             and (self.cause is None or job.cause is self.cause)
             and (self.tag is None or self.tag in job.tags)
             and (self.error is None or (job.error is not None and job.error.is_a(self.error)))
+            and (self.fingerprint is None or _fails_like(job, self.fingerprint))
             and (self.since is None or at >= self.since)
             and (self.until is None or at <= self.until)
             and (self.text is None or self._says(job))
@@ -260,3 +267,8 @@ def _bound(given: dict[str, Any], field: str) -> dict[str, int]:
     if isinstance(value, datetime):
         return {field: instant_ms(value, field)}
     return {f"{field}_ago": milliseconds(value, field)}
+
+
+def _fails_like(job: JobRecord, mark: str) -> bool:
+    failed = job.error is not None or job.state is State.DEAD
+    return failed and fingerprint(job.task, job.error, job.reason) == mark

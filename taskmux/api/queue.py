@@ -13,6 +13,7 @@ from taskmux.api.blocking import BlockingQueue, Portal
 from taskmux.api.bulk_verbs import BulkVerbs
 from taskmux.api.call import task_line
 from taskmux.api.connection import Connection
+from taskmux.api.dead import DeadLetters
 from taskmux.api.handle import Connect, JobHandle
 from taskmux.api.options import QueueOptions, changed_defaults, parse_defaults
 from taskmux.api.searching import Searches
@@ -72,6 +73,11 @@ class Queue(Searches, BulkVerbs):
     def blocking(self) -> BlockingQueue:
         """The same for code without an event loop: Flask, Django, scripts."""
         return BlockingQueue(self, self._portal)
+
+    @property
+    def dead(self) -> DeadLetters:
+        """The queue's dead letters: jobs that failed for good."""
+        return DeadLetters(self.name, self._connect, self._portal)
 
     async def counts(self) -> Counts:
         """Return the number of jobs in each state."""
