@@ -153,5 +153,9 @@ def test_examples_run(script, backend, tmp_path):
     if script.name == "fair_tenants.py":
         last = int(re.search(r"number (\d+) of 205", done.stdout)[1])
         assert last <= 30
+    if script.name == "dead_letters.py":
+        assert done.stdout.count("ALERT") == 1
+        assert "6 x ConnectionError: the mail server <address> does not answer" in done.stdout
+        assert done.stdout.endswith("7 completed, 0 dead.\n")
     if script.name == "rate_limited_api.py":
         assert float(re.search(r"for ([\d.]+) s", done.stdout)[1]) >= 0.9
