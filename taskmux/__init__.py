@@ -8,8 +8,9 @@ from taskmux.api.context import BlockingContext, Context, Sent
 from taskmux.api.dead import DeadLetters
 from taskmux.api.filters import FilterOptions
 from taskmux.api.handle import JobHandle
-from taskmux.api.options import JobOptions, QueueOptions, Retention
+from taskmux.api.options import JobOptions, QueueOptions
 from taskmux.api.queue import Counts, Queue
+from taskmux.api.retention import Keep, Retention
 from taskmux.api.task import BlockingTask, Task
 from taskmux.app import Taskmux
 from taskmux.config import Limits
@@ -94,6 +95,7 @@ __all__ = [
     "JobNotFound",
     "JobOptions",
     "JobRecord",
+    "Keep",
     "LeaseLost",
     "Limits",
     "Linear",

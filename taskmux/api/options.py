@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from taskmux.api.retention import Retention, parse_retention
 from taskmux.model.backoff import Backoff, BackoffFunction, BackoffLike, as_backoff
 from taskmux.model.errors import DeclarationError
 from taskmux.model.job import Dedup, Keep, Policy
@@ -29,7 +30,6 @@ __all__ = [
     "JobOptions",
     "Parsed",
     "QueueOptions",
-    "Retention",
     "changed_defaults",
     "declared_defaults",
     "decode_defaults",
@@ -40,21 +40,12 @@ __all__ = [
 ]
 
 
-class Retention(TypedDict, total=False):
-    """How long finished jobs stay readable, per state; a duration, or `count` newest."""
-
-    completed: Duration
-    cancelled: Duration
-    dead: Duration
-    completed_count: int
-    dead_count: int
-
-
 class QueueOptions(TypedDict, total=False):
     """Options that a queue may have: for jobs whose call and task leave them out.
 
     `max_attempts` counts all tries. `backoff` is a policy, a delay, a list of delays or, at a
-    task, a function of attempt and error. `timeout` is for one run.
+    task, a function of attempt and error. `timeout` is for one run. `expires` is how long after a
+    job could first run a run of it may begin; later it ends cancelled instead.
     """
 
     priority: int | str
@@ -63,8 +54,9 @@ class QueueOptions(TypedDict, total=False):
     max_crashes: int
     backoff: BackoffLike
     timeout: Duration | None
+    expires: Duration | None
     keep_result: bool
-    retention: Retention
+    retention: Retention | Keep
     tags: Sequence[str]
     headers: Mapping[str, str]
 
@@ -72,7 +64,7 @@ class QueueOptions(TypedDict, total=False):
 class JobOptions(QueueOptions, total=False):
     """Options of jobs: a call's win over its task's, and those over the app's.
 
-    `delay` and `run_at` exclude each other.
+    `delay` and `run_at` exclude each other. No run begins after `deadline`.
     `session` is a transaction of the application's own, in a store that has them.
     `group` is a line of its own in the queue: groups take fair turns, and may have limits.
     `dedup` is a key that at most one unfinished job of the queue owns.
@@ -85,6 +77,7 @@ class JobOptions(QueueOptions, total=False):
     id: str
     delay: Duration
     run_at: datetime
+    deadline: datetime
     group: str
     dedup: str
     session: Any
@@ -104,6 +97,7 @@ class Shared(msgspec.Struct, frozen=True, omit_defaults=True):
     call_backoff: Backoff | UnsetType = UNSET
     """A backoff that a call or a queue gives: stored with the job, unlike its task's."""
     timeout: int | None | UnsetType = UNSET
+    expires: int | None | UnsetType = UNSET
     keep_result: bool | UnsetType = UNSET
     completed: Keep | UnsetType = UNSET
     cancelled: Keep | UnsetType = UNSET
@@ -119,6 +113,7 @@ class Parsed(Shared, frozen=True):
     id: str | UnsetType = UNSET
     delay: int | UnsetType = UNSET
     run_at: int | UnsetType = UNSET
+    deadline: int | UnsetType = UNSET
     backoff: Backoff | BackoffFunction | UnsetType = UNSET
     group: str | UnsetType = UNSET
     dedup: Dedup | UnsetType = UNSET
@@ -142,6 +137,7 @@ class Parsed(Shared, frozen=True):
             "max_attempts": self.max_attempts,
             "max_crashes": self.max_crashes,
             "timeout_ms": self.timeout,
+            **self._latest(),
             "backoff": self.call_backoff,
             "keep_result": self.keep_result,
             "completed": self.completed,
@@ -149,6 +145,16 @@ class Parsed(Shared, frozen=True):
             "dead": self.dead,
         }
         return Policy(**{name: value for name, value in fields.items() if value is not UNSET})
+
+    def _latest(self) -> dict[str, Any]:
+        """Return when a run may begin at the latest. `expires` counts from when the job is due."""
+        if not isinstance(self.expires, int):
+            return {"deadline": self.deadline}
+        if not isinstance(self.run_at, int):
+            delay = self.delay if isinstance(self.delay, int) else 0
+            return {"expires_ms": delay + self.expires, "deadline": self.deadline}
+        end = self.run_at + self.expires
+        return {"deadline": min(end, self.deadline) if isinstance(self.deadline, int) else end}
 
 
 def parse_call(options: JobOptions) -> Parsed:
@@ -174,7 +180,7 @@ def parse_shared(options: JobOptions) -> Parsed:
     Raises:
         DeclarationError: also for what only a single call can say.
     """
-    if misplaced := sorted({"id", "run_at", "dedup", "session"} & set(options)):
+    if misplaced := sorted({"id", "run_at", "deadline", "dedup", "session"} & set(options)):
         raise DeclarationError(
             f"{misplaced[0]} belongs to a single call, not to a task or an app: "
             f"task.options({misplaced[0]}=...).enqueue(...)."
@@ -289,24 +295,6 @@ def _backoff(value: Any) -> dict[str, Any]:
     return {"backoff": as_backoff(value)}
 
 
-def _retention(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not set(value) <= set(Retention.__annotations__):
-        raise DeclarationError(
-            f"retention {brief(value)} is not a mapping of {', '.join(Retention.__annotations__)}."
-        )
-    fields: dict[str, Any] = {}
-    for state in ("completed", "cancelled", "dead"):
-        keep: Keep = getattr(Policy(), state)
-        if not {state, f"{state}_count"} & set(value):
-            continue  # not said
-        if state in value:
-            keep = Keep(milliseconds(value[state], f"retention of {state}"), keep.count)
-        if f"{state}_count" in value:
-            keep = Keep(keep.age_ms, _count(state, 0)(value[f"{state}_count"])[state])
-        fields[state] = keep
-    return fields
-
-
 def _tags(value: Any) -> dict[str, Any]:
     listed = isinstance(value, Sequence) and not isinstance(value, str)
     if not listed or len(value) > 32:  # noqa: PLR2004 - tags are labels, not data
@@ -340,7 +328,9 @@ _PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "backoff": _backoff,
     "timeout": _time_limit("timeout", "would end every run at once"),
     "keep_result": _flag("keep_result"),
-    "retention": _retention,
+    "retention": parse_retention,
+    "expires": _time_limit("expires", "would let nothing begin"),
+    "deadline": lambda value: {"deadline": instant_ms(value, "deadline")},
     "tags": _tags,
     "headers": _headers,
     "group": lambda value: {"group": check_name(value, "group")},

@@ -29,6 +29,7 @@ __all__ = [
     "FAILED",
     "NO_JOB",
     "STORE",
+    "TOO_MANY",
     "USAGE",
     "Commands",
     "app_option",
@@ -44,6 +45,7 @@ R = TypeVar("R")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FAILED, USAGE, STORE, NO_JOB = 1, 2, 3, 4
+TOO_MANY = 6  # 5 is the worker's own
 
 
 class Commands(click.Group):

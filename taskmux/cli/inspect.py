@@ -10,6 +10,7 @@ import click
 from taskmux.api.queue import Counts
 from taskmux.app import Taskmux
 from taskmux.cli.common import (
+    TOO_MANY,
     Commands,
     app_option,
     errors_to_exit_codes,
@@ -22,6 +23,7 @@ from taskmux.driver import Page, capabilities_of
 from taskmux.model.errors import TaskmuxError
 from taskmux.model.job import JobRecord, State
 from taskmux.plugins.loading import DRIVERS, driver_for, plugin_manager
+from taskmux.policy.expiry import begins_by
 
 __all__ = ["dead", "drivers", "job", "queue"]
 
@@ -143,6 +145,7 @@ def _facts(record: JobRecord) -> dict[str, str | None]:
         "Crashes": f"{record.crashes} of {policy.max_crashes}",
         "Created": _when(record.created_at),
         "Due": _when(record.run_at),
+        "Begins by": _when(begins_by(record)),
         "Worker": record.worker,
         "Finished": _when(record.finished_at),
         "Result": _text(record.result),
@@ -163,22 +166,44 @@ def dead() -> None:
 @click.argument("queue")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, help="At most so many.")
 @click.option("--cursor", help="Go on where the page before ended.")
+@click.option(
+    "--exit-code-if-more-than",
+    "most",
+    metavar="N",
+    type=click.IntRange(0),
+    help=f"Exit with status {TOO_MANY} if the queue has more than N dead jobs: for alerts.",
+)
 @url_option
 @app_option
 @json_option
 @errors_to_exit_codes
 def dead_ls(
-    queue: str, limit: int, cursor: str | None, url: str | None, app: str | None, *, as_json: bool
+    queue: str,
+    limit: int,
+    cursor: str | None,
+    *,
+    most: int | None,
+    url: str | None,
+    app: str | None,
+    as_json: bool,
 ) -> None:
     """List the dead jobs of QUEUE, newest first, with the reason of each."""
 
-    async def read(mux: Taskmux) -> Page:
-        return await mux.queue(queue).page(State.DEAD, newest=True, cursor=cursor, limit=limit)
+    async def read(mux: Taskmux) -> tuple[Page, int]:
+        page = await mux.queue(queue).page(State.DEAD, newest=True, cursor=cursor, limit=limit)
+        return page, 0 if most is None else (await mux.queue(queue).counts()).dead
 
-    page = run_on_app(url, app, read)
+    page, count = run_on_app(url, app, read)
     if as_json:
         print_json(page)
-        return
+    else:
+        _show_dead(queue, page)
+    if most is not None and count > most:
+        complain(f"Queue {queue} has {count:,} dead jobs, more than {most:,}.")
+        raise SystemExit(TOO_MANY)
+
+
+def _show_dead(queue: str, page: Page) -> None:
     if not page.jobs:
         say(f"No dead jobs in queue {queue}.")
         return

@@ -88,6 +88,10 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     backoff: Backoff | None = None
     """Set when the call overrides it; otherwise the worker's registration gives it."""
     keep_result: bool = True
+    expires_ms: int | None = None
+    """A run that has not begun so long after `created_at` does not begin any more."""
+    deadline: int | None = None
+    """The same as an instant, in epoch milliseconds."""
     completed: Keep = Keep(DAY_MS)
     cancelled: Keep = Keep(DAY_MS)
     dead: Keep = Keep(30 * DAY_MS)

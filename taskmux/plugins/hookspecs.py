@@ -42,6 +42,11 @@ def taskmux_settled(job: JobRecord, transition: Transition, seconds: float) -> N
 
 
 @hookspec
+def taskmux_dead(job: JobRecord) -> None:
+    """A job became dead and the store has it so; called in the process that decided it."""
+
+
+@hookspec
 def taskmux_lease_lost(job: JobRecord, worker: str) -> None:
     """A running job's lease was lost: it may run elsewhere, and this run's writes are refused."""
 

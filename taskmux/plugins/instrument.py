@@ -34,6 +34,7 @@ class Hooks:
         self.enqueued = _observer(manager, "taskmux_enqueued")
         self.started = _observer(manager, "taskmux_started")
         self.settled = _observer(manager, "taskmux_settled")
+        self.dead = _observer(manager, "taskmux_dead")
         self.lease_lost = _observer(manager, "taskmux_lease_lost")
         self.worker_started = _observer(manager, "taskmux_worker_started")
         self.worker_stopped = _observer(manager, "taskmux_worker_stopped")

@@ -8,10 +8,11 @@ from enum import StrEnum
 
 import msgspec
 
-from taskmux.model.job import TERMINAL, BlockedCause, JobRecord, Ref, State
+from taskmux.model.job import PENDING, TERMINAL, BlockedCause, JobRecord, Ref, State
 from taskmux.model.queue import LineSettings, QueueSettings, Standing
 from taskmux.model.units import show_ms
 from taskmux.model.workers import WorkerInfo
+from taskmux.policy.expiry import begins_by, expired
 
 __all__ = ["Cause", "Explanation", "Reason", "explain"]
 
@@ -37,6 +38,8 @@ class Cause(StrEnum):
     UNKNOWN_TASK = "unknown task"
     WORKERS_PAUSED = "workers paused"
     WORKERS_BUSY = "workers busy"
+    EXPIRED = "expired"
+    """It is too late to begin: the worker that claims it next cancels it."""
     READY = "ready"
     """Nothing keeps it: the next claim takes it."""
 
@@ -81,7 +84,7 @@ def explain(
         workers: the live workers of its store; None if the store keeps no registry.
         now: the store's time in epoch milliseconds, as well as it is known.
     """
-    reasons = list(_of_state(job, now))
+    reasons = [*_of_expiry(job, now), *_of_state(job, now)]
     if job.state in {State.WAITING, State.DELAYED, State.BLOCKED}:
         reasons += _of_queue(job, settings)
         if standing is not None:
@@ -93,6 +96,13 @@ def explain(
     if not reasons:
         reasons.append(Reason(Cause.READY, "Nothing keeps it: the next claim takes it."))
     return Explanation(job.ref, job.state, tuple(reasons))
+
+
+def _of_expiry(job: JobRecord, now: int) -> Iterator[Reason]:
+    late = expired(job, now)
+    if late is not None and job.state in PENDING:
+        text = f"It has {late}. The worker that claims it next cancels it."
+        yield Reason(Cause.EXPIRED, text, begins_by(job))
 
 
 def _of_state(job: JobRecord, now: int) -> Iterator[Reason]:

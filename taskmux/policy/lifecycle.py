@@ -21,6 +21,7 @@ from taskmux.policy.outcome import (
     Completed,
     Crashed,
     CutOff,
+    Expired,
     Failed,
     Limited,
     Outcome,
@@ -61,10 +62,12 @@ def decide(job: JobRecord, outcome: Outcome, run: Run, rng: Random) -> Transitio
         case Limited():
             return _limited(job, outcome, run)
         case Crashed():
-            return _crashed(job, run, rng)
+            return _crashed(job, outcome, run, rng)
         case Cancelled():
             changes = Changes(history=_history(job, run, "cancelled", None))
             return transition.cancelled(job, changes)  # the reason is that of the request
+        case Expired(reason):
+            return _expired(job, reason)
         case Released():
             return _stopped(job, run, "its worker stopped while it ran") or transition.release(job)
         case CutOff():
@@ -128,14 +131,15 @@ def _backoff_ms(
         return DEFAULT_BACKOFF.delay_ms(attempts, rng)
 
 
-def _crashed(job: JobRecord, run: Run, rng: Random) -> Transition:
+def _crashed(job: JobRecord, crashed: Crashed, run: Run, rng: Random) -> Transition:
     """Decide about a lapsed lease. The record's fence is the recoverer's, one above the lost."""
     if job.cancel_requested:
         return transition.cancelled(
             job, Changes(reason=f"{job.reason or 'cancelled'}; its worker was lost")
         )
+    late = crashed.expired
     if not job.started:
-        return transition.release(job)
+        return transition.release(job) if late is None else _expired(job, late)
     crashes = job.crashes + 1
     error = ErrorInfo("Crashed", f"its lease lapsed: worker {job.worker} died, hung or was cut off")
     changes = Changes(
@@ -143,9 +147,15 @@ def _crashed(job: JobRecord, run: Run, rng: Random) -> Transition:
     )
     if crashes >= job.policy.max_crashes:
         return _bury(job, changes, f"crashed its worker {crashes} times (max_crashes)")
+    if late is not None:
+        return transition.cancelled(job, msgspec.structs.replace(changes, reason=late))
     reason = f"redelivered after crash {crashes} of {job.policy.max_crashes}"
     delay = max(1, CRASH_BACKOFF.delay_ms(crashes, rng))  # never at once
     return transition.again(job, msgspec.structs.replace(changes, reason=reason), delay)
+
+
+def _expired(job: JobRecord, reason: str) -> Transition:
+    return transition.cancelled(job, Changes(reason=reason))
 
 
 def _bury(job: JobRecord, changes: Changes, reason: str) -> Transition:

@@ -26,6 +26,7 @@ __all__ = [
     "Completed",
     "Crashed",
     "CutOff",
+    "Expired",
     "Failed",
     "Limited",
     "Outcome",
@@ -113,14 +114,25 @@ class CutOff(msgspec.Struct, frozen=True):
 
 
 class Crashed(msgspec.Struct, frozen=True):
-    """The lease lapsed: the worker died, hung or was cut off."""
+    """The lease lapsed: the worker died, hung or was cut off.
+
+    `expired`: why no other run may begin, if so.
+    """
+
+    expired: str | None = None
+
+
+class Expired(msgspec.Struct, frozen=True):
+    """The job came too late to be begun."""
+
+    reason: str
 
 
 class Cancelled(msgspec.Struct, frozen=True):
     """The handler stopped because the job was asked to cancel."""
 
 
-Outcome = Completed | Failed | Snoozed | Limited | Released | CutOff | Crashed | Cancelled
+Outcome = Completed | Failed | Snoozed | Limited | Released | CutOff | Crashed | Cancelled | Expired
 
 
 def timed_out(timeout_ms: int) -> Failed:

@@ -14,11 +14,13 @@ from taskmux.model.backoff import DEFAULT_BACKOFF
 from taskmux.model.errors import NotEncodable, PayloadError
 from taskmux.model.job import JobRecord
 from taskmux.model.log import Log
+from taskmux.policy.expiry import expired
 from taskmux.policy.lifecycle import Run, decide, last_chance
 from taskmux.policy.outcome import (
     Cancelled,
     Completed,
     CutOff,
+    Expired,
     Failed,
     Limited,
     Outcome,
@@ -72,7 +74,11 @@ class Runner:
         lane = asyncio.current_task()  # a system call where Python is older than 3.12: once
         assert lane is not None
         while (held := await self._lanes.take()) is not None:
-            await self._one(held, lane)
+            if (barred := self._barred(held)) is None:
+                await self._one(held, lane)
+            else:
+                self._settle(held, None, barred)
+                self._lanes.done(held)
             held = None  # an idle lane keeps nothing alive
             if lane.cancelling():
                 raise asyncio.CancelledError
@@ -110,6 +116,15 @@ class Runner:
         finally:
             held.invocation = None
             self._lanes.done(held)
+
+    def _barred(self, held: Held) -> Outcome | None:
+        """Return the outcome of a job that is not to be begun at all; None: it may be."""
+        policy = held.job.policy
+        if policy.expires_ms is not None or policy.deadline is not None:
+            late = expired(held.job, held.station.store_now())
+            if late is not None:
+                return Expired(late)
+        return None
 
     async def _may_begin(self, held: Held, *, alone: bool) -> bool:
         """Say whether a handler may be called for which the store must be asked.

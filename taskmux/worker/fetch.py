@@ -97,6 +97,7 @@ class Fetcher:
                 self._limited.discard(queue)
                 continue
             self._damage.well(queue)
+            self._station.read_clock(claimed.now)
             until = began + self._options.lease_ms / 1000
             self._lanes.add(claimed.jobs, self._station, until, self._still_run(claimed.jobs))
             self._weigh(claimed.jobs)

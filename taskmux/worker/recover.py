@@ -11,9 +11,11 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from taskmux.api.batch import Ops, resend
-from taskmux.driver import ApplyStatus, Guard, ReclaimAsk, Transition
+from taskmux.driver import ApplyStatus, Guard, Op, ReclaimAsk, Transition
+from taskmux.model.errors import StoreUnavailable
 from taskmux.model.job import JobRecord, Ref
 from taskmux.model.log import Log
+from taskmux.policy.expiry import expired
 from taskmux.policy.lifecycle import Run, decide
 from taskmux.policy.outcome import Crashed
 from taskmux.worker.clock import monotonic, now_ms
@@ -59,12 +61,14 @@ class Recoverer:
         self._offset = now_ms() / 1000 - monotonic()
         self._ops = {queue: Ops() for queue in station.queues}
         self._settle_ops = Ops()
+        self._unanswered: tuple[Op, list[tuple[JobRecord, Transition]]] | None = None
         self._rng = random.Random()  # noqa: S311 - jitter
 
     async def sweep(self) -> None:
         """Recover everything that has lapsed by now, a bounded batch at a time."""
         if not await self._holders_had_time():
             return
+        await self._settle()
         for queue in self._damage.usable(self._queues):
             try:
                 while await self._recover(queue) == BATCH:
@@ -110,16 +114,33 @@ class Recoverer:
         held = {one.job.ref: one for one in self._lanes.held if one.station is self._station}
         pairs = [(job, self._outcome(job, held.get(job.ref))) for job in jobs]
         decided = [(job, outcome) for job, outcome in pairs if outcome is not None]
-        settle = self._settle_ops.next()
+        self._unanswered = self._settle_ops.next(), decided
+        await self._settle()
+        return len(jobs)
+
+    async def _settle(self) -> None:
+        """Store what was decided and tell of it, also where a sweep before heard no answer.
+
+        So a job that was buried then is told of all the same: it will not be reclaimed again.
+        """
+        if self._unanswered is None:
+            return
+        op, decided = self._unanswered
         outcomes = [outcome for _, outcome in decided]
-        replies = await resend(lambda: self._driver.apply(settle, outcomes), TRIES)
+        try:
+            replies = await resend(lambda: self._driver.apply(op, outcomes), TRIES)
+        except StoreUnavailable:
+            raise
+        except BaseException:
+            self._unanswered = None  # it was refused: these jobs will lapse again
+            raise
+        self._unanswered = None
         for (job, outcome), reply in zip(decided, replies, strict=True):
             if reply.status not in (ApplyStatus.APPLIED, ApplyStatus.REPEATED):
                 continue
             if outcome.changes.crashes is UNSET:
                 logger.warning("job %s: the lease of %s lapsed; it goes on", job.ref, job.worker)
             self._report.settled(job, outcome, reply, 0.0)
-        return len(jobs)
 
     def _outcome(self, job: JobRecord, held: Held | None) -> Transition | None:
         """Return what becomes of a lapsed job; None: nothing yet.
@@ -134,4 +155,5 @@ class Recoverer:
             held.interrupt(Stop.LOST)
             return None
         run = Run(worker=job.worker or "unknown", finished_at=now_ms())
-        return decide(job, Crashed(), run, self._rng)
+        reclaimed_at = (job.lease_until or 0) - self._options.lease_ms  # by the store's clock
+        return decide(job, Crashed(expired(job, reclaimed_at)), run, self._rng)

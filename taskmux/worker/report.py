@@ -68,6 +68,8 @@ class Report:
                 self._done(job, seconds)
         elif state is State.DEAD:
             self._dead(job, what, seconds)
+            if self._hooks.dead is not None:
+                self._hooks.dead(_after(job, what, applied))
         elif what.changes.attempts is not UNSET or what.changes.crashes is not UNSET:
             self._retried(job, what, seconds)
         elif self._talks and not _is_unknown(what):

@@ -72,6 +72,7 @@ class Station:
         self._lanes = lanes
         self._options = options
         self._report = report
+        self._clock_ahead = 0.0
         self._fetcher = Fetcher(self, lanes, options)
         self._fetching = Crew()
         self._heart: Heart | None = None
@@ -127,6 +128,19 @@ class Station:
         """Tell the store that this worker is gone."""
         if self._heart is not None:
             await self._heart.last()
+
+    # -- its clock ----------------------------------------------------------------------------
+
+    def read_clock(self, now: int) -> None:
+        """Take note of the store's time: a claim just told it."""
+        self._clock_ahead = now - monotonic() * 1000
+
+    def store_now(self) -> int:
+        """Return the store's time in epoch milliseconds.
+
+        It is behind by as long as the last claim's answer was under way, so nothing expires early.
+        """
+        return int(monotonic() * 1000 + self._clock_ahead)
 
     # -- its jobs -----------------------------------------------------------------------------
 

@@ -179,6 +179,12 @@ def test_jobs_travel_from_one_process_to_another_and_can_be_looked_at(place):
     letters = taskmux(place, "dead", "ls", "default")
     assert "d1" in letters.stdout
     assert "no such user" in letters.stdout
+    for most, status in ((0, 6), (1, 0)):
+        alert = taskmux(place, "dead", "ls", "default", "--exit-code-if-more-than", str(most))
+        assert (alert.returncode, "d1" in alert.stdout) == (status, True)
+        assert ("1 dead jobs, more than 0" in alert.stderr) is (status == 6)
+    quiet = taskmux(place, "dead", "ls", "other", "--exit-code-if-more-than", "0", "--json")
+    assert (quiet.returncode, json.loads(quiet.stdout)["jobs"]) == (0, [])
     shown = taskmux(place, "job", "show", "default", "d1")
     assert "taskmux.Fail" in shown.stdout
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from taskmux import Fixed, JobRecord, State, hookimpl
 from taskmux.driver import ClaimAsk, Op, PushStatus
 from taskmux.model import transition
-from taskmux.model.errors import JobFailed
+from taskmux.model.errors import JobCancelled, JobFailed
 from taskmux.model.job import Ref
 from taskmux.model.transition import Transition
 
@@ -20,6 +22,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.buried = asyncio.Event()
 
     def names(self) -> list[str]:
         return [call[0] for call in self.calls]
@@ -35,6 +38,11 @@ class Recorder:
     @hookimpl
     def taskmux_settled(self, job: JobRecord, transition: Transition, seconds: float) -> None:
         self.calls.append(("settled", job, transition, seconds))
+
+    @hookimpl
+    def taskmux_dead(self, job: JobRecord) -> None:
+        self.calls.append(("dead", job))
+        self.buried.set()
 
     @hookimpl
     def taskmux_worker_started(self, worker: str, queues: tuple[str, ...]) -> None:
@@ -150,6 +158,47 @@ class TestHooks:
         assert [entry.outcome for entry in crashed[1].history] == ["crashed"]
         assert (done[1].state, done[1].crashes) == (State.COMPLETED, 1)
 
+    async def test_a_job_that_dies_of_errors_is_told_when_the_store_has_it(self, mux, recorder):
+        @mux.task(max_attempts=2, backoff=Fixed(0))
+        async def broken() -> None:
+            raise ValueError("no")
+
+        async with mux.worker():
+            job = await broken.enqueue()
+            with pytest.raises(JobFailed):
+                await job.result(timeout="20s")
+        (told,) = [call[1] for call in recorder.calls if call[0] == "dead"]
+        assert (told.ref, told.state, told.attempts) == (job.ref, State.DEAD, 2)
+        assert (told.error.message, len(told.history)) == ("no", 2)
+        assert recorder.names()[-2:] == ["dead", "worker_stopped"]
+
+    async def test_a_job_that_dies_of_crashes_reaches_the_same_hook(self, mux, recorder, driver):
+        @mux.task(max_crashes=1)
+        async def work() -> None:
+            raise NotImplementedError
+
+        job = await work.enqueue()
+        claimed = await driver.claim(Op("vanished", 1), ClaimAsk("default", "vanished", 1, 50))
+        await driver.apply(Op("vanished", 2), [transition.start(claimed.jobs[0])])
+        async with mux.worker(lease="1s"):
+            with pytest.raises(JobFailed, match="crashed its worker"):
+                await job.result(timeout="20s")
+            await asyncio.wait_for(recorder.buried.wait(), 20)
+        (told,) = [call[1] for call in recorder.calls if call[0] == "dead"]
+        assert (told.ref, told.state, told.crashes) == (job.ref, State.DEAD, 1)
+        assert told.error.type == "Crashed"
+
+    async def test_other_endings_are_no_deaths(self, mux, recorder):
+        @mux.task()
+        async def work() -> None: ...
+
+        async with mux.worker():
+            await (await work.enqueue()).result(timeout="20s")
+            late = await work.options(deadline=datetime(2001, 1, 1, tzinfo=UTC)).enqueue()
+            with pytest.raises(JobCancelled):
+                await late.result(timeout="20s")
+        assert "dead" not in recorder.names()
+
     async def test_a_duplicate_is_told_as_one(self, mux, recorder):
         for _ in range(2):
             await mux.enqueue("t", id="x")
@@ -193,16 +242,21 @@ class TestHooks:
                 raise RuntimeError("observer failed")
 
             @hookimpl
+            def taskmux_dead(self):
+                raise RuntimeError("observer failed")
+
+            @hookimpl
             def taskmux_context(self):
                 raise RuntimeError("observer failed")
 
         mux = app(plugins=[Broken()])
 
-        @mux.task()
-        async def work() -> int:
-            return 1
+        @mux.task(max_attempts=1)
+        async def work(divisor: int) -> int:
+            return 1 // divisor
 
         async with mux.worker():
-            for _ in range(2):
-                assert await (await work.enqueue()).result(timeout="20s") == 1
-        assert caplog.text.count("RuntimeError: observer failed") == 8
+            with pytest.raises(JobFailed):
+                await (await work.enqueue(0)).result(timeout="20s")
+            assert await (await work.enqueue(1)).result(timeout="20s") == 1
+        assert caplog.text.count("RuntimeError: observer failed") == 9

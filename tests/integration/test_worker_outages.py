@@ -104,6 +104,26 @@ class TestUnreliableStore:
                 assert (record.attempts, len(record.history)) == (4, 3)
 
 
+class TestBuriedUnheard:
+    async def test_who_buries_a_job_tells_of_it_though_the_store_was_away_for_the_reply(
+        self, app_on, faulty, driver, witness
+    ):
+        away = faulty(script({"apply": [lost] * 3}))  # as often as one sweep asks
+        mux = app_on(away)
+
+        @mux.task(name="work", max_crashes=1)
+        async def work() -> None:
+            raise NotImplementedError
+
+        job = await work.enqueue()
+        claimed = await driver.claim(Op("vanished", 1), ClaimAsk("default", "vanished", 1, 50))
+        await driver.apply(Op("vanished", 2), [transition.start(claimed.jobs[0])])
+        async with mux.worker(lease="1s"):
+            record = await witness.settled(job)
+        assert (record.state, record.crashes) == (State.DEAD, 1)
+        assert away.struck["apply"] == 3
+
+
 class LosesWhatItFound:
     """Loses the reply of the first recovery that found a job."""
 

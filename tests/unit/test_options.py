@@ -24,6 +24,8 @@ GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
     "max_crashes": (0, {"max_crashes": 0}),
     "backoff": ("1s", {"backoff": Fixed("1s")}),
     "timeout": ("30s", {"timeout": 30_000}),
+    "expires": ("10m", {"expires": 600_000}),
+    "deadline": (datetime(2030, 1, 1, tzinfo=UTC), {"deadline": 1_893_456_000_000}),
     "keep_result": (False, {"keep_result": False}),
     "retention": (
         {"completed": "1h", "completed_count": 5},
@@ -53,6 +55,9 @@ WRONG = [
     ("timeout", "0s"),
     ("enqueue_timeout", 0),
     ("enqueue_timeout", "soon"),
+    ("expires", 0),
+    ("deadline", datetime(2030, 1, 1)),
+    ("deadline", "1h"),
     ("keep_result", "no"),
     ("retention", "1d"),
     ("retention", {"blocked": "1d"}),

@@ -60,6 +60,8 @@ def _full(queue: str) -> JobRecord:
             timeout_ms=1_000,
             backoff=Fixed("5s"),
             keep_result=False,
+            expires_ms=60_000,
+            deadline=4_000_000_000_000,
             completed=Keep(LONG, 1),
             cancelled=Keep(LONG, 2),
             dead=Keep(LONG, 3),
