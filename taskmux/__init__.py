@@ -55,6 +55,7 @@ from taskmux.model.units import Duration
 from taskmux.model.workers import Command, WorkerInfo
 from taskmux.policy.deadstats import DeadGroup, DeadStats
 from taskmux.policy.explain import Cause, Explanation, Reason
+from taskmux.policy.strikes import Strike
 from taskmux.worker import Worker
 
 __all__ = [
@@ -125,6 +126,7 @@ __all__ = [
     "StoreFull",
     "StoreIncompatible",
     "StoreUnavailable",
+    "Strike",
     "Task",
     "Taskmux",
     "TaskmuxError",

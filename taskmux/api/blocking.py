@@ -22,10 +22,12 @@ from taskmux.model.job import JobRecord, State
 from taskmux.model.queue import QueueSettings, Rate
 from taskmux.model.units import Duration
 from taskmux.policy.explain import Explanation
+from taskmux.policy.strikes import Strike
 
 if TYPE_CHECKING:  # they lead here
     from taskmux.api.handle import JobHandle
     from taskmux.api.queue import Counts, Queue
+    from taskmux.api.task import Task
 
 __all__ = ["BackgroundLoop", "BlockingHandle", "BlockingQueue", "Portal"]
 
@@ -232,6 +234,27 @@ class BlockingQueue(BlockingSearches, BlockingBulkVerbs):
     def reset(self, *, group: str | None = None, task: str | None = None) -> None:
         """Forget what was said about a group or task by name; see `Queue.reset`."""
         self._run(lambda: self._queue.reset(group=group, task=task))
+
+    def strike(
+        self,
+        *,
+        task: str | Task[Any, Any, Any, Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        **values: Any,
+    ) -> Strike:
+        """Set jobs aside instead of running them; see `Queue.strike`."""
+        return self._run(
+            lambda: self._queue.strike(task=task, arguments=arguments, reason=reason, **values)
+        )
+
+    def strikes(self) -> list[Strike]:
+        """Return the strikes in force; see `Queue.strikes`."""
+        return self._run(self._queue.strikes)
+
+    def lift(self, strike: Strike | str) -> int:
+        """Lift a strike; see `Queue.lift`."""
+        return self._run(lambda: self._queue.lift(strike))
 
     def set_defaults(self, **options: Unpack[QueueOptions]) -> None:
         """Store options for the queue's jobs; see `Queue.set_defaults`."""

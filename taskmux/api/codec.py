@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -34,6 +35,10 @@ __all__ = [
     "result_type",
     "step_type",
 ]
+
+
+MOST_DEFAULT = 4096
+"""Bytes of a parameter's default that is compared with values."""
 
 
 def encode_mapping(task: str, arguments: object, limit: int) -> bytes:
@@ -78,6 +83,7 @@ class Signature:
         self._signature = inspect.Signature(self._parameters)
         self._by_place = _names_by_place(self._parameters)
         self._has_defaults = any(one.default is not one.empty for one in self._parameters)
+        self.names = tuple(one.name for one in self._parameters)
         self._positional = [one.name for one in self._parameters if one.kind is one.POSITIONAL_ONLY]
         self._read = self._arguments_decoder(hints, context).decode
         self._looked_at = self._rich_parameters(hints)
@@ -135,6 +141,17 @@ class Signature:
         kinds = ((one.name, hints.get(one.name, Any)) for one in self._parameters)
         looks = ((name, kind, look_needed(kind)) for name, kind in kinds)
         return tuple(one for one in looks if one[2] is not Look.NOWHERE)
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """What parameters are when a call leaves them out, as plain JSON values, where they can."""
+        plain: dict[str, Any] = {}
+        for one in self._parameters:
+            if one.default is not one.empty:
+                with contextlib.suppress(Exception):  # a default need not travel
+                    data = encode_value(one.default, self._what, MOST_DEFAULT)
+                    plain[one.name] = msgspec.json.decode(data)
+        return plain
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> bytes:
         """Return a call's payload. It is read back once, so that what is stored can be run.

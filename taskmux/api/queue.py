@@ -17,6 +17,7 @@ from taskmux.api.dead import DeadLetters
 from taskmux.api.handle import Connect, JobHandle
 from taskmux.api.options import QueueOptions, changed_defaults, parse_defaults
 from taskmux.api.searching import Searches
+from taskmux.api.strikes import Striking
 from taskmux.driver import require
 from taskmux.model.errors import DeclarationError
 from taskmux.model.job import JobRecord, Ref
@@ -51,7 +52,7 @@ class Counts(msgspec.Struct, frozen=True):
         return self.unfinished + self.completed + self.dead + self.cancelled + self.moved
 
 
-class Queue(Searches, BulkVerbs):
+class Queue(Searches, BulkVerbs, Striking):
     """One queue of an app. It holds no copy: every verb asks the store.
 
     Raises:

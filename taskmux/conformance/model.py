@@ -70,7 +70,7 @@ def moved(job: JobRecord, one: Transition, now: int) -> JobRecord | None:
         result = replace(result, reason=_reason(job, result, one))
     if job.state is State.ACTIVE and target is not State.ACTIVE:
         result = replace(result, worker=None, lease_until=None, started=False)
-    if job.state is State.BLOCKED and target is not State.BLOCKED:
+    if target is not State.BLOCKED:
         result = replace(result, cause=None)
     if target is State.DELAYED and one.to is State.DELAYED:
         result = replace(result, run_at=now + one.delay if one.run_at is None else one.run_at)

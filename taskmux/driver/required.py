@@ -158,9 +158,10 @@ class Driver(ABC):
            Leaving a terminal state takes the key again; owned by another: CONFLICT, nothing
            written.
         A7 A job with `cancel_requested` that would leave ACTIVE for a non-terminal state becomes
-           CANCELLED instead, with the changes as given and `retention` counting from now; the
-           answer is APPLIED with state CANCELLED. Its `reason` stays that of the request, whatever
-           the changes say. One that completes has no reason.
+           CANCELLED instead, with the changes as given, but for `cause`, which only a BLOCKED job
+           has, and `retention` counting from now; the answer is APPLIED with state CANCELLED. Its
+           `reason` stays that of the request, whatever the changes say. One that completes has no
+           reason.
         A8 `flag`: if the job is ACTIVE, set `cancel_requested`, and `reason` if the changes have
            one; answer REQUESTED; else as usual.
         A9 `remove` deletes the record.

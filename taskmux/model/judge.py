@@ -109,7 +109,7 @@ def _move(one: Transition, job: JobRecord) -> Move:
             fields["reason"] = None
     if left:
         fields.update(worker=None, lease_until=None, started=False)
-    if was is State.BLOCKED and target is not State.BLOCKED:
+    if target is not State.BLOCKED and (was is State.BLOCKED or fields.get("cause") is not None):
         fields["cause"] = None
     if target is State.DELAYED and one.to is State.DELAYED:
         if one.run_at is None:

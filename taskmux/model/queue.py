@@ -37,7 +37,8 @@ class QueueSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     `concurrency` and `rate` hold for the queue as a whole. `lines` has what holds for single
     lines, by name; `groups` is for every other group, and `group_size` is how many waiting jobs a
     group may have: a line whose name begins with `@` is a task's own, and no group. `defaults`:
-    options for jobs that do not say otherwise, as JSON; a driver never reads them.
+    options for jobs that do not say otherwise. `strikes`: jobs that are set aside instead of begun.
+    Both are JSON of the core's own; a driver never reads them.
     """
 
     rev: int = 0
@@ -49,6 +50,7 @@ class QueueSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     group_size: int | None = None
     lines: dict[str, LineSettings] = msgspec.field(default_factory=dict)
     defaults: bytes | None = None
+    strikes: bytes | None = None
 
     def line(self, name: str | None) -> LineSettings:
         """Return what holds for a line; None is the common one, which has no limits of its own."""

@@ -174,6 +174,17 @@ def release(job: JobRecord) -> Transition:
     )
 
 
+def set_aside(job: JobRecord, reason: str) -> Transition:
+    """Active -> blocked until somebody lets it go: it was not begun, so no attempt is spent."""
+    return Transition(
+        ref=job.ref,
+        guard=_held(job),
+        to=State.BLOCKED,
+        changes=Changes(cause=BlockedCause.HOLD, reason=reason),
+        retention=job.policy.cancelled,
+    )
+
+
 def limited(job: JobRecord, changes: Changes, hold: int, *, line: bool = False) -> Transition:
     """Active -> waiting in its own place, and its queue (or line) rests for `hold` milliseconds."""
     return Transition(
@@ -298,7 +309,10 @@ def hold(ref: Ref) -> Transition:
 def unblock(ref: Ref, cause: BlockedCause) -> Transition:
     """Blocked for that cause -> waiting: nobody lets a parent go before its children by hand."""
     return Transition(
-        ref=ref, guard=_from({State.BLOCKED}, cause), to=State.WAITING, changes=Changes(cause=None)
+        ref=ref,
+        guard=_from({State.BLOCKED}, cause),
+        to=State.WAITING,
+        changes=Changes(cause=None, reason=None),
     )
 
 

@@ -13,6 +13,7 @@ from taskmux.model.queue import LineSettings, QueueSettings, Standing
 from taskmux.model.units import show_ms
 from taskmux.model.workers import WorkerInfo
 from taskmux.policy.expiry import begins_by, expired
+from taskmux.policy.strikes import read_strikes, set_aside_by, strike_of
 
 __all__ = ["Cause", "Explanation", "Reason", "explain"]
 
@@ -38,6 +39,8 @@ class Cause(StrEnum):
     UNKNOWN_TASK = "unknown task"
     WORKERS_PAUSED = "workers paused"
     WORKERS_BUSY = "workers busy"
+    STRUCK = "struck"
+    """A strike sets it aside when its turn comes."""
     EXPIRED = "expired"
     """It is too late to begin: the worker that claims it next cancels it."""
     READY = "ready"
@@ -128,6 +131,11 @@ def _of_state(job: JobRecord, now: int) -> Iterator[Reason]:
             text = f"It has been due since {_clock(due)} and waits for a worker to claim{why}."
         yield Reason(Cause.DELAYED, text, due)
     elif job.state is State.BLOCKED:
+        if set_aside_by(job) is not None:
+            yield Reason(
+                Cause.BLOCKED, f"It was set aside by {job.reason}. Lift that to let it go."
+            )
+            return
         yield Reason(Cause.BLOCKED, _BLOCKED[job.cause].format(children=job.children))
 
 
@@ -143,6 +151,9 @@ _BLOCKED = {
 def _of_queue(job: JobRecord, settings: QueueSettings) -> Iterator[Reason]:
     if settings.moved_to is not None:
         yield Reason(Cause.MOVED, f"Queue {job.queue} has moved to {settings.moved_to}.")
+    strike = None if job.state is State.BLOCKED else strike_of(read_strikes(settings.strikes), job)
+    if strike is not None:
+        yield Reason(Cause.STRUCK, f"When its turn comes, it is set aside by {strike}.")
     if settings.paused:
         yield Reason(Cause.PAUSED, f"Queue {job.queue} is paused.")
     if settings.line(job.group).paused:

@@ -27,6 +27,7 @@ from taskmux.policy.outcome import (
     Outcome,
     Released,
     Snoozed,
+    Struck,
 )
 
 __all__ = ["Run", "decide", "last_chance"]
@@ -50,7 +51,7 @@ def last_chance(job: JobRecord) -> bool:
     return job.crashes > 0 and job.crashes + 1 >= job.policy.max_crashes
 
 
-def decide(job: JobRecord, outcome: Outcome, run: Run, rng: Random) -> Transition:  # noqa: PLR0911 - one each
+def decide(job: JobRecord, outcome: Outcome, run: Run, rng: Random) -> Transition:  # noqa: C901, PLR0911 - one each
     """Return the transition that follows from how a run of the job ended."""
     match outcome:
         case Completed(result):
@@ -68,6 +69,8 @@ def decide(job: JobRecord, outcome: Outcome, run: Run, rng: Random) -> Transitio
             return transition.cancelled(job, changes)  # the reason is that of the request
         case Expired(reason):
             return _expired(job, reason)
+        case Struck(reason):
+            return transition.set_aside(job, reason)
         case Released():
             return _stopped(job, run, "its worker stopped while it ran") or transition.release(job)
         case CutOff():

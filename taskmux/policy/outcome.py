@@ -32,6 +32,7 @@ __all__ = [
     "Outcome",
     "Released",
     "Snoozed",
+    "Struck",
     "describe",
     "free",
     "outcome_of",
@@ -132,7 +133,24 @@ class Cancelled(msgspec.Struct, frozen=True):
     """The handler stopped because the job was asked to cancel."""
 
 
-Outcome = Completed | Failed | Snoozed | Limited | Released | CutOff | Crashed | Cancelled | Expired
+class Struck(msgspec.Struct, frozen=True):
+    """A strike sets the job aside; `reason` names it."""
+
+    reason: str
+
+
+Outcome = (
+    Completed
+    | Failed
+    | Snoozed
+    | Limited
+    | Released
+    | CutOff
+    | Crashed
+    | Cancelled
+    | Expired
+    | Struck
+)
 
 
 def timed_out(timeout_ms: int) -> Failed:

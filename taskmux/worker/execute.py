@@ -26,12 +26,14 @@ from taskmux.policy.outcome import (
     Outcome,
     Released,
     Snoozed,
+    Struck,
     describe,
     free,
     outcome_of,
     signal_in,
     timed_out,
 )
+from taskmux.policy.strikes import Strike, strike_of
 from taskmux.worker import forks
 from taskmux.worker.clock import monotonic, now_ms
 from taskmux.worker.held import Held, Stop
@@ -124,7 +126,15 @@ class Runner:
             late = expired(held.job, held.station.store_now())
             if late is not None:
                 return Expired(late)
-        return None
+        strikes = held.station.strikes.in_force
+        return (
+            self._struck(held.job, strikes[held.job.queue]) if held.job.queue in strikes else None
+        )
+
+    def _struck(self, job: JobRecord, strikes: Sequence[Strike]) -> Struck | None:
+        task = self._with.registry.get(job.task)
+        strike = strike_of(strikes, job, {} if task is None else task.signature.defaults)
+        return None if strike is None else Struck(str(strike))
 
     async def _may_begin(self, held: Held, *, alone: bool) -> bool:
         """Say whether a handler may be called for which the store must be asked.

@@ -155,6 +155,16 @@ class Fetcher:
 
         No job is marked as started: the lanes do that, when it is true.
         """
+        strikes = self._station.strikes
+        news = await strikes.before(queue)
+        claimed = await self._claim_jobs(queue, limit)
+        if news is not None:
+            await news
+        if claimed.jobs:
+            await strikes.after(queue)
+        return claimed
+
+    async def _claim_jobs(self, queue: str, limit: int) -> Claimed:
         op = self._ops[queue].next()
         prefetch = max(0, limit - self._lanes.free)
         ask = ClaimAsk(queue, self._options.name, limit, self._options.lease_ms, prefetch=prefetch)

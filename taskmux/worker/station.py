@@ -28,11 +28,13 @@ from taskmux.worker.refusal import Substitutes
 from taskmux.worker.renew import extend
 from taskmux.worker.report import Report
 from taskmux.worker.settle import Settler
+from taskmux.worker.strikes import Strikes
 
 __all__ = ["Station"]
 
 BEAT_EVERY = 1.0
 PRUNE_EVERY = 60.0
+LIFT_EVERY = 5.0
 DEFAULT_LIMITS = Limits()
 
 # Looked up once: each job needs them.
@@ -72,6 +74,7 @@ class Station:
         self._lanes = lanes
         self._options = options
         self._report = report
+        self.strikes = Strikes(driver, queues)
         self._clock_ahead = 0.0
         self._fetcher = Fetcher(self, lanes, options)
         self._fetching = Crew()
@@ -93,6 +96,7 @@ class Station:
         self._fetching.keep(self._fetcher.run)
         duties.keep(lambda: repeat("recovery", recoverer.sweep, sweep_every, self.outage))
         duties.keep(lambda: repeat("pruning", pruner.sweep, PRUNE_EVERY, self.outage))
+        duties.keep(lambda: repeat("lifting strikes", self.strikes.sweep, LIFT_EVERY, self.outage))
         if isinstance(self.driver, Presence):
             heart = Heart(self.driver, self, self._lanes, self._info(tasks), obey=obey)
             self._heart = heart

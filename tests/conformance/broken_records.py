@@ -164,6 +164,18 @@ class KeepsCauses(MemoryDriver):
         stored.job = replace(stored.job, cause=stored.job.cause or cause)
 
 
+class KeepsCausesOfTheCancelled(MemoryDriver):
+    def _move(self, queue, stored, one, move):
+        super()._move(queue, stored, one, move)
+        if one.to is State.BLOCKED and move.state is State.CANCELLED:
+            stored.job = replace(stored.job, cause=one.changes.cause)
+
+
+class DropsStrikes(MemoryDriver):
+    async def put_settings(self, queue, settings):
+        return await super().put_settings(queue, replace(settings, strikes=None))
+
+
 class AsksNewJobsToCancel(MemoryDriver):
     def _begun(self, queue, new):
         return replace(super()._begun(queue, new), cancel_requested=True)

@@ -98,7 +98,7 @@ BITES: Sequence[Bite] = (
     Bite(broken.ClaimsInTwoSteps, "test_c4_each_job_is_handed_out_once"),
     Bite(broken.PushesInTwoSteps, "test_p2_one_of_many_creates_an_id"),
     Bite(broken.CrossesReplies, "test_a_storm_of_cancellations_crosses_no_replies"),
-    Bite(broken.NoFenceCheck, "test_a_random_history_agrees_with_the_model", {"seed": 0}),
+    Bite(broken.NoFenceCheck, "test_a_random_history_agrees_with_the_model", {"seed": 1}),
     Bite(broken.NeverRests, "test_w2_it_ends_by_itself"),
     Bite(broken.IgnoresConcurrency, "test_c9_no_more_are_active_than_allowed"),
     Bite(broken.IgnoresConcurrency, "test_c9_many_claim_at_once"),
@@ -200,6 +200,16 @@ BITES: Sequence[Bite] = (
     Bite(broken_records.GivesNumbersForBooleans, "test_c3_a_claimed_job_is_leased"),
     # Nothing in these cases compares what is broken: the check after every case notices.
     Bite(broken_records.KeepsCauses, "test_a10_each_transition_sees_the_one_before"),
+    Bite(
+        broken_records.KeepsCausesOfTheCancelled,
+        "test_a3_every_move_from_every_state",
+        {"move": "set aside", "start": "asked to cancel"},
+    ),
+    Bite(
+        broken_records.DropsStrikes,
+        "test_s1_settings_come_back_equal",
+        {"given": QueueSettings(strikes=b"[]")},
+    ),
     Bite(broken_records.AsksNewJobsToCancel, "test_p1_the_same_id_may_exist_in_two_queues"),
     Bite(broken_records.ForgetsWhenJobsAreDue, "test_c2_a_delayed_job_waits_for_its_time"),
     Bite(broken_records.DropsAField, "test_g1_every_field_outlives_every_verb"),

@@ -15,6 +15,7 @@ from taskmux.worker.fetch import LONGEST_PAUSE, Fetcher
 from taskmux.worker.lanes import Lanes
 from taskmux.worker.options import WorkerOptions
 from taskmux.worker.outage import Outage
+from taskmux.worker.strikes import Strikes
 
 OPTIONS = WorkerOptions(queues=("q",), name="w", concurrency=2, prefetch=2)
 
@@ -26,6 +27,9 @@ class Place:
         self.driver = driver
         self.queues = ("q",)
         self.outage = Outage("test://")
+        self.strikes = Strikes(driver, self.queues)
+
+    def read_clock(self, now: int) -> None: ...
 
 
 @pytest.fixture
@@ -90,7 +94,7 @@ class TestPickUp:
         lanes.drain()
         fetcher.stop()
         await asyncio.gather(*tasks)
-        assert seen[:2] == ["claim", "begins"]
+        assert seen[:3] == ["settings", "claim", "begins"]  # strikes are known before all
 
 
 class TestAnAbsentStore:

@@ -40,6 +40,7 @@ MADE: dict[str, Callable[[JobRecord], Transition]] = {
     "limited line": lambda one: transition.limited(one, SPENT, 5, line=True),
     "bury": lambda one: transition.bury(one, SPENT),
     "cancelled": lambda one: transition.cancelled(one, SPENT),
+    "set_aside": lambda one: transition.set_aside(one, "strike x: task t"),
     "cancel": lambda one: transition.cancel(one.ref, Keep(7)),
     "redrive": lambda one: transition.redrive(one.ref),
     "redrive all": lambda one: transition.redrive(one.ref, TERMINAL),

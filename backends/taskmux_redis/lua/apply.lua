@@ -165,7 +165,7 @@ end
 local function change(way, job, target, setting, unset)
   job.flags = (way.asked or sub(job.flags, 1, 1))
     .. (way.started or sub(job.flags, 2, 2)) .. sub(job.flags, 3)
-  if job.text == '' and unset == '' and FINAL[target] then
+  if job.text == '' and unset == '' and FINAL[target] and way.to == target then
     job.text = setting
     return
   end
@@ -215,10 +215,11 @@ local function move(way, job, id, target, setting)
     elseif state == 'a' then
       job.worker = NOBODY
       job.flags = sub(job.flags, 1, 1) .. '0' .. sub(job.flags, 3)
-    elseif state == 'b' and target ~= 'b' and job.fields.c then
-      job.fields.c, job.dirty = nil, true
     elseif FINAL[state] then
       job.fields.e, job.fields.t, job.dirty = nil, nil, true
+    end
+    if target ~= 'b' and job.fields.c then
+      job.fields.c, job.dirty = nil, true
     end
     if not (state == 'w' and target == 'w') then -- or else a line that it stays in keeps its turn
       leave_state(state, job, id)

@@ -44,6 +44,7 @@ MOVES: dict[str, Callable[[JobRecord], Transition]] = {
     "again now": lambda job: transition.again(job, SPENT, 0),
     "release": transition.release,
     "bury": lambda job: transition.bury(job, SPENT),
+    "set aside": lambda job: transition.set_aside(job, "strike x: task t"),
     "cancelled": lambda job: transition.cancelled(job, SPENT),
     "cancel": lambda job: transition.cancel(job.ref, job.policy.cancelled),
     "redrive": lambda job: transition.redrive(job.ref, TERMINAL),
@@ -57,7 +58,16 @@ MOVES: dict[str, Callable[[JobRecord], Transition]] = {
     "remove": lambda job: transition.remove(job.ref),
 }
 
-FENCED = ("start", "complete", "again later", "again now", "release", "bury", "cancelled")
+FENCED = (
+    "start",
+    "complete",
+    "again later",
+    "again now",
+    "release",
+    "bury",
+    "set aside",
+    "cancelled",
+)
 """The moves of a running job's holder."""
 
 LEGAL = dict.fromkeys(FENCED, "active") | {

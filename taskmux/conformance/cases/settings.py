@@ -19,6 +19,7 @@ class SettingsCases:
             QueueSettings(paused=True),
             QueueSettings(moved_to="mongodb://there/db?replicaSet=rs&x=%20"),
             QueueSettings(paused=True, moved_to="redis://there"),
+            QueueSettings(defaults=b'{"said":{}}', strikes=b'[{"id":"a","task":"\xc3\xa9"}]'),
         ],
     )
     async def test_s1_settings_come_back_equal(self, bench: Bench, given: QueueSettings) -> None:
