@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from taskmux.driver import (
@@ -73,9 +73,25 @@ def standing(queue: QueueStore, stored: Stored, now: int) -> Standing:
 
 
 def prune(queue: QueueStore, now: int, ask: PruneAsk) -> int:
-    """Remove finished records past their retention; return how many went."""
+    """Remove finished records past their retention; return how many went.
+
+    A backlog is met from its old end, so a call costs as much as it removes.
+    """
     queue.lines.forget_open(queue.settings, now)
-    gone = [stored for state in TERMINAL for stored in past(finished(queue, state), now, ask.spare)]
+    gone: list[Stored] = []
+    counted: set[State] = set()
+    for stored in queue.jobs.values():
+        if stored.job.state not in TERMINAL:
+            continue
+        if (stored.job.finished_at or 0) + stored.retention.age_ms <= now:
+            gone.append(stored)
+            if len(gone) >= ask.limit:
+                break
+        elif stored.retention.count is not None:
+            counted.add(stored.job.state)
+    else:
+        for state in counted:
+            gone += beyond(finished(queue, state), now, ask)
     for stored in gone[: ask.limit]:
         queue.remove(stored)
     return len(gone[: ask.limit])
@@ -101,13 +117,11 @@ def finished(queue: QueueStore, state: State) -> list[Stored]:
     return sorted(found, key=order, reverse=True)
 
 
-def past(newest_first: Iterable[Stored], now: int, spare: int) -> list[Stored]:
-    """Return the records whose retention has passed, by age or by count."""
-    gone = []
+def beyond(newest_first: Iterable[Stored], now: int, ask: PruneAsk) -> Iterator[Stored]:
+    """Yield the records that others of their state came after, more than their count keeps."""
     for rank, stored in enumerate(newest_first):
         finished = stored.job.finished_at or 0
         count = stored.retention.count
-        over = count is not None and rank >= count and finished + spare <= now
-        if over or finished + stored.retention.age_ms <= now:
-            gone.append(stored)
-    return gone
+        over = count is not None and rank >= count and finished + ask.spare <= now
+        if over and finished + stored.retention.age_ms > now:
+            yield stored

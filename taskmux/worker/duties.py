@@ -66,13 +66,16 @@ async def repeat(
 ) -> None:
     """Run a duty about every so many seconds until cancelled.
 
-    The pause is spread by +-20 %, so that workers started together do not act together. A failure
-    is logged and does not end the duty.
+    A duty that returns a number of seconds comes again that soon. The pause is spread by +-20 %, so
+    that workers started together do not act together. A failure is logged and does not end the
+    duty.
     """
     while True:
         pause = every
         try:
-            await duty()
+            sooner = await duty()
+            if isinstance(sooner, float):
+                pause = min(sooner, every)
             outage.over(name)
         except WAITED_OUT as error:
             outage.met(error, name)

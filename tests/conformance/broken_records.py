@@ -171,6 +171,21 @@ class KeepsCausesOfTheCancelled(MemoryDriver):
             stored.job = replace(stored.job, cause=one.changes.cause)
 
 
+class LooksAtTheOldestOnly(MemoryDriver):
+    """Of those that are kept by count, it looks at no more than it may remove."""
+
+    async def prune(self, ask):
+        queue = self.store.queue(ask.queue)
+        finished = [one for one in queue.jobs.values() if one.job.state in TERMINAL]
+        finished.sort(key=lambda one: (one.job.finished_at, one.created))
+        newer = {id(one): len(finished) - at - 1 for at, one in enumerate(finished)}
+        oldest = finished[: ask.limit]
+        gone = [one for one in oldest if newer[id(one)] >= one.retention.count]
+        for stored in gone:
+            queue.remove(stored)
+        return len(gone)
+
+
 class DropsStrikes(MemoryDriver):
     async def put_settings(self, queue, settings):
         return await super().put_settings(queue, replace(settings, strikes=None))

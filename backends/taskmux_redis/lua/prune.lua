@@ -1,7 +1,7 @@
 -- Remove finished jobs whose retention has passed, and the memory of origins that are gone.
 --
--- KEYS: base, work, live, ready, ring, parked, completed, dead, cancelled, moved, counted, ages,
---   sequence, marker, ops
+-- KEYS: base, work, live, ready, ring, parked, completed, dead, cancelled, moved, counted, looked,
+--   ages, sequence, marker, ops
 -- ARGV: limit, spare, memory
 -- Returns: how many jobs went.
 --
@@ -63,17 +63,31 @@ for i = 1, #known do
   end
 end
 
--- Kept by count: the oldest are looked at first; `spare` lets a waiting reader have the result.
-local oldest = redis.call('ZRANGEBYSCORE', counted, '-inf', now - spare, 'LIMIT', 0, left)
-for i = 1, #oldest do
-  local id = oldest[i]
+-- Kept by count: they are looked at from the oldest on, a few in a call, and the next call goes on
+-- there, since the oldest may be kept by a large count and newer ones go by a small one. `spare`
+-- lets a waiting reader have the result.
+local from = tonumber(redis.call('GET', looked) or 0)
+local seen = redis.call('ZRANGE', counted, from, from + 2 * limit - 1, 'WITHSCORES')
+local stayed = 0
+for i = 1, #seen, 2 do
+  local id = seen[i]
+  if left == 0 or tonumber(seen[i + 1]) > now - spare then
+    break
+  end
   local index, fields, fence = finished(id)
   local newer = index and fields.t and redis.call('ZREVRANK', index, id)
   if not newer then
     redis.call('ZREM', counted, id)
   elseif newer >= tonumber(fields.t) then
     remove(id, index, fence)
+  else
+    stayed = stayed + 1
   end
+end
+if #seen == 4 * limit then
+  redis.call('SET', looked, from + stayed)
+elseif from > 0 then
+  redis.call('DEL', looked)
 end
 
 -- Jobs stored before there were lines have had no turn.

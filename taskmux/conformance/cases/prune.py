@@ -114,6 +114,16 @@ class PruneCases:
         assert await _kept(bench) == names[1:]
         assert await bench.record(dead) == dead
 
+    async def test_t2_a_large_count_does_not_hide_a_small_one(self, bench: Bench) -> None:
+        """Those that a large count keeps are older and more than a call removes."""
+        await _finished(bench, 30, _keep(86_400_000, count=1_000))
+        many = await _kept(bench)
+        few = [bench.job(f"few-{n}", policy=_keep(86_400_000, count=2)) for n in range(5)]
+        await bench.created(*few)
+        await bench.finish(*(await bench.claim(5)).jobs)
+        assert sum([await bench.prune(limit=5) for _ in range(10)]) == 3
+        assert await _kept(bench) == [*many, "few-3", "few-4"]
+
     async def test_t2_a_count_spares_what_is_fresh(self, bench: Bench) -> None:
         names = await _finished(bench, 3, _keep(86_400_000, count=0))
         assert await bench.prune(spare=60_000) == 0
