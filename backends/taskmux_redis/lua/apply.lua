@@ -128,8 +128,9 @@ end
 local function enter_final(way, state, id)
   -- 2,048 finishes of one millisecond keep their order: exact until the year 2109
   enter(FINAL[state], now * 2048 + turn % 2048, id)
-  local list = finished[way.age] or {}
-  finished[way.age] = list
+  local age = way.keep == '' and way.age or way.age .. 'c'
+  local list = finished[age] or {}
+  finished[age] = list
   list[#list + 1] = AT .. id
 end
 
@@ -349,7 +350,7 @@ for id, value in pairs(written) do
 end
 in_chunks('HSET', live, values)
 for age, list in pairs(finished) do
-  redis.call('ZADD', ages, age, age)
+  redis.call('ZADD', ages, string.match(age, '^%d+'), age)
   in_chunks('RPUSH', base .. 'age:' .. age, list)
 end
 if was_full and stopped == 0 then

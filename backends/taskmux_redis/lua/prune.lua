@@ -5,8 +5,9 @@
 -- ARGV: limit, spare, memory
 -- Returns: how many jobs went.
 --
--- Finished jobs stand in a list for each age of retention, in the order they finished. An entry
--- is the instant and the id; one whose job has finished anew since, or is gone, says nothing.
+-- Finished jobs stand in a list for each age of retention, in the order they finished; those that
+-- are kept by count, too, in one of their own (`<age>c`). An entry is the instant and the id; one
+-- whose job has finished anew since, or is gone, says nothing, and goes when it is the first.
 --! include clock
 --! include live
 --! include fences
@@ -36,17 +37,18 @@ local function remove(id, index, fence)
 end
 
 local function remove_aged(age)
-  local key = base .. 'age:' .. age
-  local entries = redis.call('LRANGE', key, 0, left - 1)
+  local key, lasts = base .. 'age:' .. age, tonumber(string.match(age, '^%d+'))
+  local entries = redis.call('LRANGE', key, 0, limit - 1)
   local passed = 0
   for i = 1, #entries do
     local at, id = string.sub(entries[i], 1, 13), string.sub(entries[i], 14)
-    if at + age > now then
+    local index, fields, fence = finished(id)
+    local counts = index and fields.e == at
+    if counts and (at + lasts > now or left == 0) then
       break
     end
     passed = i
-    local index, fields, fence = finished(id)
-    if index and fields.e == at then
+    if counts then
       remove(id, index, fence)
     end
   end
@@ -84,9 +86,9 @@ for i = 1, #seen, 2 do
     stayed = stayed + 1
   end
 end
-if #seen == 4 * limit then
+if #seen == 4 * limit and from + stayed > 0 then
   redis.call('SET', looked, from + stayed)
-elseif from > 0 then
+else
   redis.call('DEL', looked)
 end
 
