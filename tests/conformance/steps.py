@@ -65,7 +65,10 @@ ALL_MOVES: dict[str, Callable[[JobRecord], Transition]] = MOVES | {
     "hold the line": lambda job: transition.limited(job, SPENT, LONG, line=True),
 }
 
-OFTEN = (*ALL_MOVES, *FENCED, "release", "release")
+SINCE = {"set aside"}
+"""Moves that came later: the recorded histories stay the ones that they were."""
+
+OFTEN = tuple(name for name in (*ALL_MOVES, *FENCED, "release", "release") if name not in SINCE)
 """Moves, as often as they should come: what a holder does, does the most damage."""
 
 

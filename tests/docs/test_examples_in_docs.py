@@ -137,6 +137,25 @@ def test_links_in_docs_lead_somewhere():
     assert broken == []
 
 
+SAID = {
+    "priorities.py": (
+        "1. break-in\n2. account closed\n3. password reset\n4. receipt\n5. newsletter\n6.",
+    ),
+    "job_cleanup.py": (
+        "39 results were read, 1 job failed",
+        "Later: thumbnails has 0 completed and 1 dead",
+        "Later: reports has 3 completed and 0 dead",
+    ),
+    "error_context.py": (
+        "Dead: payments, charge, failed 2 of 2 attempts",
+        "Arguments: {'order': 42, 'amount': 100}; tags ('customer:7',)",
+        "Its cause is in the traceback: True",
+        "So is the note of the last request: True",
+    ),
+}
+"""What examples print, on every backend."""
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
 def test_examples_run(script, backend, tmp_path):
@@ -157,5 +176,6 @@ def test_examples_run(script, backend, tmp_path):
         assert done.stdout.count("ALERT") == 1
         assert "6 x ConnectionError: the mail server <address> does not answer" in done.stdout
         assert done.stdout.endswith("7 completed, 0 dead.\n")
+    assert [said for said in SAID.get(script.name, ()) if said not in done.stdout] == []
     if script.name == "rate_limited_api.py":
         assert float(re.search(r"for ([\d.]+) s", done.stdout)[1]) >= 0.9
