@@ -132,7 +132,8 @@ class Striking:
         Those are jobs of this queue that are of `task` and whose arguments have the given values:
         `await queue.strike(task="mail.send", user_id=42)`. Workers keep to it within about two
         seconds; jobs that run already go on. A job that is set aside is blocked, its reason names
-        the strike, and no attempt is spent.
+        the strike, and no attempt is spent. Like every change of settings, a strike also ends what
+        `RateLimited` holds back.
 
         Args:
             task: a task or its name; None: of any task.

@@ -76,7 +76,9 @@ class Runner:
         lane = asyncio.current_task()  # a system call where Python is older than 3.12: once
         assert lane is not None
         while (held := await self._lanes.take()) is not None:
-            if (barred := self._barred(held)) is None:
+            policy, strikes = held.job.policy, held.station.strikes.in_force
+            plain = policy.expires_ms is None and policy.deadline is None and not strikes
+            if plain or (barred := self._barred(held)) is None:
                 await self._one(held, lane)
             else:
                 self._settle(held, None, barred)
@@ -121,11 +123,9 @@ class Runner:
 
     def _barred(self, held: Held) -> Outcome | None:
         """Return the outcome of a job that is not to be begun at all; None: it may be."""
-        policy = held.job.policy
-        if policy.expires_ms is not None or policy.deadline is not None:
-            late = expired(held.job, held.station.store_now())
-            if late is not None:
-                return Expired(late)
+        late = expired(held.job, held.station.store_now())
+        if late is not None:
+            return Expired(late)
         strikes = held.station.strikes.in_force
         return (
             self._struck(held.job, strikes[held.job.queue]) if held.job.queue in strikes else None
