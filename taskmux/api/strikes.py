@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
 
+from taskmux.api.batch import Ops, resend
 from taskmux.api.codec import encode_value
 from taskmux.api.connection import Connection
-from taskmux.driver import Applied, ApplyStatus, Driver, FindAsk
+from taskmux.driver import ApplyStatus, Driver, FindAsk, Op
 from taskmux.model import transition
 from taskmux.model.errors import DeclarationError
 from taskmux.model.ids import new_id
-from taskmux.model.job import BlockedCause, State
-from taskmux.model.transition import Transition
+from taskmux.model.job import BlockedCause, Ref, State
 from taskmux.model.units import brief, check_name, storable
 from taskmux.policy.strikes import Strike, lifted, read_strikes, set_aside_by, struck
 
@@ -30,7 +29,7 @@ PAGE = 100
 MOST_BYTES = 4096
 ID_LENGTH = 8
 
-ApplyAll = Callable[[Sequence[Transition]], Awaitable[Sequence[Applied]]]
+TRIES = 3
 
 
 def new_strike(
@@ -87,25 +86,27 @@ async def lift(connection: Connection, queue: str, strike_id: str) -> int:
     await connection.change_settings(
         queue, lambda stored: replace(stored, strikes=lifted(stored.strikes, strike_id))
     )
-
-    async def apply(several: Sequence[Transition]) -> Sequence[Applied]:
-        return await asyncio.gather(*map(connection.apply, several))
-
-    return await let_go(connection.driver, queue, {strike_id}, apply)
+    return await let_go(connection.driver, queue, {strike_id})
 
 
-async def let_go(driver: Driver, queue: str, ids: Collection[str], apply: ApplyAll) -> int:
+async def let_go(driver: Driver, queue: str, ids: Collection[str]) -> int:
     """Let the jobs wait again that these strikes set aside; return how many that were."""
-    cursor, gone = None, 0
+    cursor, gone, ops = None, 0, Ops()
     while True:
         ask = FindAsk(queue=queue, state=State.BLOCKED, cursor=cursor, limit=PAGE)
         page = await driver.find(ask)
         mine = [job.ref for job in page.jobs if set_aside_by(job) in ids]
-        replies = await apply([transition.unblock(ref, BlockedCause.HOLD) for ref in mine])
-        gone += sum(one.status in _DONE for one in replies)
+        if mine:
+            gone += await _unblock(driver, ops.next(), mine)
         if page.cursor is None:
             return gone
         cursor = page.cursor
+
+
+async def _unblock(driver: Driver, op: Op, refs: Sequence[Ref]) -> int:
+    several = [transition.unblock(ref, BlockedCause.HOLD) for ref in refs]
+    replies = await resend(lambda: driver.apply(op, several), TRIES)
+    return sum(one.status in _DONE for one in replies)
 
 
 _DONE = frozenset({ApplyStatus.APPLIED, ApplyStatus.REPEATED})

@@ -159,7 +159,7 @@ class Fetcher:
         news = await strikes.before(queue)
         claimed = await self._claim_jobs(queue, limit)
         if news is not None:
-            await news
+            await asyncio.wait([news])  # somebody may have cancelled it
         if claimed.jobs:
             await strikes.after(queue)
         return claimed

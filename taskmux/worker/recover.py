@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from taskmux.api.batch import Ops, resend
 from taskmux.driver import ApplyStatus, Guard, Op, ReclaimAsk, Transition
 from taskmux.model.errors import StoreUnavailable
-from taskmux.model.job import JobRecord, Ref
+from taskmux.model.job import TERMINAL, JobRecord, Ref
 from taskmux.model.log import Log
 from taskmux.policy.expiry import expired
 from taskmux.policy.lifecycle import Run, decide
@@ -138,7 +138,7 @@ class Recoverer:
         for (job, outcome), reply in zip(decided, replies, strict=True):
             if reply.status not in (ApplyStatus.APPLIED, ApplyStatus.REPEATED):
                 continue
-            if outcome.changes.crashes is UNSET:
+            if outcome.changes.crashes is UNSET and outcome.to not in TERMINAL:
                 logger.warning("job %s: the lease of %s lapsed; it goes on", job.ref, job.worker)
             self._report.settled(job, outcome, reply, 0.0)
 

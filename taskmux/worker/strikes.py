@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-from collections.abc import Sequence
 from functools import partial
 
 from msgspec.structs import replace
 
-from taskmux.api.batch import Ops, resend
+from taskmux.api.begin import begin
 from taskmux.api.connection import change_settings
 from taskmux.api.strikes import let_go
-from taskmux.driver import Applied, Driver
+from taskmux.driver import Driver
 from taskmux.model.errors import StoreError
+from taskmux.model.log import Log
 from taskmux.model.queue import QueueSettings
-from taskmux.model.transition import Transition
 from taskmux.policy.strikes import Strike, forgotten, read_strikes
 from taskmux.worker.clock import monotonic
 from taskmux.worker.damage import DAMAGED, Damage
 
 __all__ = ["Strikes"]
 
-logger = logging.getLogger("taskmux.worker")
+logger = Log("taskmux.worker")
 
 FRESH = 2.0
 """Seconds that a worker goes by what it knows."""
@@ -34,8 +32,6 @@ the strike is forgotten: by now no worker sets jobs aside for it any more."""
 
 LOOK_EVERY = 60.0
 """Seconds after which settings are read for this alone, where no claim has them read."""
-
-TRIES = 3
 
 
 class _Walks:
@@ -65,7 +61,6 @@ class Strikes:
         self._read_at: dict[str, float] = {}
         self._lifted: dict[str, dict[str, _Walks]] = {}
         self._damage = Damage("lifting strikes")
-        self._ops = Ops()
 
     # -- knowing ------------------------------------------------------------------------------
 
@@ -79,7 +74,7 @@ class Strikes:
         if read_at is None:
             await self._read(queue)
         elif queue not in self.in_force and monotonic() - read_at >= FRESH:
-            return asyncio.ensure_future(self._read_again(queue))
+            return begin(self._read_again(queue))
         return None
 
     async def after(self, queue: str) -> None:
@@ -93,7 +88,7 @@ class Strikes:
     async def _read_again(self, queue: str) -> None:
         try:
             await self._read(queue)
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - what was claimed meanwhile must be taken in
             logger.warning("the strikes of queue %s are those of a while ago: %s", queue, error)
 
     async def _read(self, queue: str) -> None:
@@ -135,16 +130,12 @@ class Strikes:
         due = {one: walks for one, walks in lifted.items() if walks.due(now)}
         if not due:
             return
-        await let_go(self._driver, queue, due, self._apply)
+        await let_go(self._driver, queue, due)
         for walks in due.values():
             walks.done += 1
         if over := {one for one, walks in due.items() if walks.done == len(WALKS)}:
             await change_settings(self._driver, queue, partial(_without, over))
             self._lifted[queue] = {one: walks for one, walks in lifted.items() if one not in over}
-
-    async def _apply(self, several: Sequence[Transition]) -> Sequence[Applied]:
-        op = self._ops.next()
-        return await resend(lambda: self._driver.apply(op, several), TRIES) if several else ()
 
 
 def _without(ids: set[str], settings: QueueSettings) -> QueueSettings:

@@ -65,10 +65,7 @@ ALL_MOVES: dict[str, Callable[[JobRecord], Transition]] = MOVES | {
     "hold the line": lambda job: transition.limited(job, SPENT, LONG, line=True),
 }
 
-SINCE = {"set aside"}
-"""Moves that came later: the recorded histories stay the ones that they were."""
-
-OFTEN = tuple(name for name in (*ALL_MOVES, *FENCED, "release", "release") if name not in SINCE)
+OFTEN = (*ALL_MOVES, *FENCED, "release", "release")
 """Moves, as often as they should come: what a holder does, does the most damage."""
 
 

@@ -45,6 +45,7 @@ HELD: dict[str, Callable[[JobRecord], Transition]] = {
     "limited": lambda one: transition.limited(one, Changes(), 5),
     "bury": lambda one: transition.bury(one, Changes()),
     "cancelled": lambda one: transition.cancelled(one, Changes()),
+    "set_aside": lambda one: transition.set_aside(one, "strike x: task t"),
 }
 OUTSIDE: dict[str, tuple[Transition, frozenset[State], State | None]] = {
     "cancel": (transition.cancel(REF, KEEP), PENDING, State.CANCELLED),
@@ -80,6 +81,7 @@ class TestOfARunningJob:
             ("release", State.WAITING, Keep(2)),
             ("limited", State.WAITING, Keep(2)),
             ("bury", State.DEAD, Keep(3)),
+            ("set_aside", State.BLOCKED, Keep(2)),
             ("cancelled", State.CANCELLED, Keep(2)),
         ],
     )
