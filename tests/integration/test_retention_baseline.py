@@ -165,7 +165,9 @@ async def place(
     await driver.close()
 
 
-@pytest.mark.parametrize("jobs", [20_000, pytest.param(200_000, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize(
+    "jobs", [20_000, pytest.param(200_000, marks=[pytest.mark.chaos, pytest.mark.timeout(900)])]
+)
 async def test_a_store_is_as_small_as_before(place, stored, jobs):
     cycle, measure, go_on = place
     jobs = scaled(jobs, 20_000)

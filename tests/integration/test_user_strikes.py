@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -15,6 +16,28 @@ def finish_often(monkeypatch) -> None:
     monkeypatch.setattr("taskmux.worker.station.LIFT_EVERY", 0.05)
     monkeypatch.setattr(worker_strikes, "LOOK_EVERY", 0)
     monkeypatch.setattr(worker_strikes, "WALKS", (0, 0.2, 0.5, 1))
+
+
+HALF_WAY = """
+import asyncio, sys
+from taskmux import Taskmux
+from taskmux.api import strikes
+
+unblock = strikes._unblock
+
+async def stops(*given):
+    await unblock(*given)
+    print("half way", flush=True)
+    await asyncio.Event().wait()
+
+async def main():
+    strikes._unblock = stops
+    async with Taskmux(sys.argv[1]) as mux:
+        await mux.queue("mail").lift(sys.argv[2])
+
+asyncio.run(main())
+"""
+"""A process that lifts a strike and hangs after its first batch."""
 
 
 @pytest.fixture
@@ -168,6 +191,30 @@ class TestLiftedHalfWay:
                 while (await queue.settings()).strikes is not None:
                     await asyncio.sleep(0.01)
         assert len(ran) == 5
+
+    async def test_a_process_that_is_killed_in_the_middle(self, mux, stored):
+        if stored.url.startswith("memory") or not stored.url:
+            pytest.skip("this store is in one process")
+        mail, ran = declared(mux)
+        queue = mux.queue("mail")
+        strike = await queue.strike(user=42)
+        await mux.enqueue_many([mail.bind(42) for _ in range(250)])
+        async with mux.worker():
+            await in_state(queue, "blocked", 250)
+        lifter = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", HALF_WAY, stored.url, strike.id),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert lifter.stdout is not None
+        assert await asyncio.wait_for(lifter.stdout.readline(), 60) == b"half way\n"
+        lifter.kill()
+        await lifter.wait()
+        counts = await queue.counts()
+        assert (counts.waiting, counts.blocked) == (100, 150)
+        assert await queue.lift(strike) == 150
+        async with mux.worker():
+            await in_state(queue, "completed", 250)
+        assert len(ran) == 250
 
     async def test_saying_it_again_goes_on(self, mux, at_once, monkeypatch):
         mail, _ = declared(mux)
