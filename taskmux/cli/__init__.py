@@ -1,7 +1,7 @@
-"""The command line: `taskmux worker`, `demo`, `drivers`, `queue`, `job`, `dead`.
+"""The command line: `taskmux worker`, `demo`, `drivers`, `enqueue`, `queue`, `job`, `dead`.
 
 Exit codes: 0 done; 1 it failed; 2 wrong usage or configuration; 3 the store cannot be reached or
-does not fit; 4 no such job or worker.
+does not fit; 4 no such job or worker; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import click
 
 from taskmux.cli.common import Commands
-from taskmux.cli.control import job, queue
+from taskmux.cli.dead import dead
 from taskmux.cli.demo.command import demo
-from taskmux.cli.inspect import dead, drivers
+from taskmux.cli.emptying import queue
+from taskmux.cli.enqueue import enqueue
+from taskmux.cli.inspect import drivers
+from taskmux.cli.verbs import job
 from taskmux.cli.workers import worker
 
 __all__ = ["main"]
@@ -35,8 +38,9 @@ def main() -> None:
       2  wrong usage or configuration; nothing was sent
       3  the store cannot be reached, does not fit, or is not there
       4  no such job or worker
+    130  interrupted by Ctrl-C; what is done stays done
     """  # noqa: D301 - click wants the character that it stands for
 
 
-for command in (worker, demo, drivers, queue, job, dead):
+for command in (worker, demo, drivers, enqueue, queue, job, dead):
     main.add_command(command)

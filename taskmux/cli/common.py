@@ -19,7 +19,10 @@ from taskmux.cli.output import complain, settle_streams, shown
 from taskmux.config import Settings, load_settings
 from taskmux.model.errors import (
     ConfigError,
+    InvalidArguments,
     JobNotFound,
+    NotEncodable,
+    PayloadTooLarge,
     StoreError,
     StoreUnavailable,
     TaskmuxError,
@@ -27,6 +30,7 @@ from taskmux.model.errors import (
 
 __all__ = [
     "FAILED",
+    "INTERRUPTED",
     "NO_JOB",
     "STORE",
     "TOO_MANY",
@@ -34,6 +38,7 @@ __all__ = [
     "Commands",
     "app_option",
     "errors_to_exit_codes",
+    "exit_code",
     "json_option",
     "run_on_app",
     "settings_from",
@@ -46,6 +51,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 FAILED, USAGE, STORE, NO_JOB = 1, 2, 3, 4
 TOO_MANY = 6  # 5 is the worker's own
+INTERRUPTED = 130  # as shells say it: 128 and SIGINT
 
 
 class Commands(click.Group):
@@ -94,16 +100,22 @@ def errors_to_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
             notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
             name = shown(f"{type(error).__name__}: ", "bold red")
             complain(name, f"{error}{notes}")
-            sys.exit(_exit_code(error))
+            sys.exit(exit_code(error))
+        except KeyboardInterrupt:
+            complain("Interrupted.")
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # of standard output: nobody reads any more, and that is all
+            sys.exit(0)
         finally:
             settle_streams()
 
     return run
 
 
-def _exit_code(error: TaskmuxError) -> int:
+def exit_code(error: TaskmuxError) -> int:
+    """Return the exit status for an error."""
     match error:
-        case ConfigError():
+        case ConfigError() | InvalidArguments() | NotEncodable() | PayloadTooLarge():
             return USAGE
         case StoreError():
             return STORE

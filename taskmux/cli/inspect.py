@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import entry_points
+from typing import Any
 
 import click
 
 from taskmux.api.queue import Counts
 from taskmux.app import Taskmux
+from taskmux.cli.bulk import Target
+from taskmux.cli.cells import ago, clipped, failure, plural, when
 from taskmux.cli.common import (
     TOO_MANY,
     Commands,
@@ -18,14 +22,16 @@ from taskmux.cli.common import (
     run_on_app,
     url_option,
 )
+from taskmux.cli.filters import filter_options
+from taskmux.cli.listing import list_jobs, page_options
 from taskmux.cli.output import Cell, complain, facts, panel, print_json, say, shown, table
 from taskmux.driver import Page, capabilities_of
-from taskmux.model.errors import TaskmuxError
+from taskmux.model.errors import TaskmuxError, UnsupportedFeature
 from taskmux.model.job import JobRecord, State
 from taskmux.plugins.loading import DRIVERS, driver_for, plugin_manager
 from taskmux.policy.expiry import begins_by
 
-__all__ = ["dead", "drivers", "job", "queue"]
+__all__ = ["dead", "drivers", "job", "queue", "show_job"]
 
 SAMPLES = {"sqlite": "sqlite:///taskmux.db"}
 
@@ -66,7 +72,7 @@ def _driver_row(scheme: str, module: str) -> dict[str, str]:
 
 @click.group(cls=Commands)
 def queue() -> None:
-    """Look at queues, pause and limit them."""
+    """Look at queues, pause, limit and empty them."""
 
 
 @queue.command("ls")
@@ -76,16 +82,19 @@ def queue() -> None:
 @errors_to_exit_codes
 def queue_ls(url: str | None, app: str | None, *, as_json: bool) -> None:
     """List the queues with the number of jobs in each state."""
-
-    async def read(mux: Taskmux) -> list[tuple[str, Counts, bool]]:
-        return [
-            (name, await mux.queue(name).counts(), (await mux.queue(name).settings()).paused)
-            for name in await mux.queues()
-        ]
-
-    rows = run_on_app(url, app, read)
+    rows, served = run_on_app(url, app, _queues)
     if as_json:
-        print_json([{"queue": name, "paused": held, "counts": all_} for name, all_, held in rows])
+        print_json(
+            [
+                {
+                    "queue": name,
+                    "paused": paused,
+                    "workers": None if served is None else served[name],
+                    "counts": counts,
+                }
+                for name, counts, paused in rows
+            ]
+        )
         return
     if not rows:
         say("No queues yet: nothing was enqueued in this store.")
@@ -101,6 +110,23 @@ def queue_ls(url: str | None, app: str | None, *, as_json: bool) -> None:
             for name, counts, paused in rows
         ],
     )
+    for name, counts, _ in rows:
+        if served is not None and not served[name] and counts.waiting:
+            waiting = f"{plural(counts.waiting)} wait" + ("s" if counts.waiting == 1 else "")
+            complain(shown(f"No live worker serves {name}, where {waiting}.", "yellow"))
+
+
+async def _queues(mux: Taskmux) -> tuple[list[tuple[str, Counts, bool]], Counter[str] | None]:
+    """Return the queues, and how many live workers serve each; None: no store can tell."""
+    rows = [
+        (name, await mux.queue(name).counts(), (await mux.queue(name).settings()).paused)
+        for name in await mux.queues()
+    ]
+    try:
+        workers = await mux.workers()
+    except UnsupportedFeature:
+        return rows, None
+    return rows, Counter(name for one in workers for name in one.queues)
 
 
 def _number(count: int, state: str) -> Cell:
@@ -110,7 +136,7 @@ def _number(count: int, state: str) -> Cell:
 
 @click.group(cls=Commands)
 def job() -> None:
-    """Look at single jobs."""
+    """Find jobs, look at them, and change them: by id, or all that a filter means."""
 
 
 @job.command("show")
@@ -123,14 +149,19 @@ def job() -> None:
 def job_show(queue: str, job_id: str, url: str | None, app: str | None, *, as_json: bool) -> None:
     """Show one job of QUEUE: its state and why, its arguments, its past attempts."""
     record = run_on_app(url, app, lambda mux: mux.queue(queue).get(job_id))
+    show_job(record, as_json=as_json)
+
+
+def show_job(record: JobRecord, *, as_json: bool) -> None:
+    """Print a job: its facts, and its past attempts."""
     if as_json:
         print_json(record)
         return
     facts(_facts(record))
     for attempt in record.history:
         trace = (attempt.error.traceback or attempt.error.message) if attempt.error else ""
-        when = _when(attempt.finished_at)
-        panel(f"attempt {attempt.number}: {attempt.outcome}" + (f", {when}" if when else ""), trace)
+        at = when(attempt.finished_at)
+        panel(f"attempt {attempt.number}: {attempt.outcome}" + (f", {at}" if at else ""), trace)
 
 
 def _facts(record: JobRecord) -> dict[str, str | None]:
@@ -143,11 +174,11 @@ def _facts(record: JobRecord) -> dict[str, str | None]:
         "Priority": str(record.priority),
         "Attempts": f"{record.attempts} of {policy.max_attempts}",
         "Crashes": f"{record.crashes} of {policy.max_crashes}",
-        "Created": _when(record.created_at),
-        "Due": _when(record.run_at),
-        "Begins by": _when(begins_by(record)),
+        "Created": when(record.created_at),
+        "Due": when(record.run_at),
+        "Begins by": when(begins_by(record)),
         "Worker": record.worker,
-        "Finished": _when(record.finished_at),
+        "Finished": when(record.finished_at),
         "Result": _text(record.result),
         "Error": f"{record.error.type}: {record.error.message}" if record.error else None,
         "Progress": _text(record.progress),
@@ -159,73 +190,68 @@ def _facts(record: JobRecord) -> dict[str, str | None]:
 
 @click.group(cls=Commands)
 def dead() -> None:
-    """Look at dead letters: jobs that failed for good."""
+    """Dead letters, jobs that failed for good: look at them, count them, run them again."""
 
 
 @dead.command("ls")
 @click.argument("queue")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, help="At most so many.")
-@click.option("--cursor", help="Go on where the page before ended.")
+@page_options
 @click.option(
     "--exit-code-if-more-than",
     "most",
     metavar="N",
     type=click.IntRange(0),
-    help=f"Exit with status {TOO_MANY} if the queue has more than N dead jobs: for alerts.",
+    help=f"Exit with status {TOO_MANY} if more than N dead jobs are meant: for alerts.",
 )
 @url_option
 @app_option
 @json_option
 @errors_to_exit_codes
+@filter_options(state=False)
 def dead_ls(
     queue: str,
-    limit: int,
     cursor: str | None,
+    limit: int,
     *,
     most: int | None,
-    url: str | None,
-    app: str | None,
-    as_json: bool,
+    where: dict[str, Any],
+    **target: Any,
 ) -> None:
-    """List the dead jobs of QUEUE, newest first, with the reason of each."""
+    """List the dead jobs of QUEUE, those that died last first, with the reason of each.
 
-    async def read(mux: Taskmux) -> tuple[Page, int]:
-        page = await mux.queue(queue).page(State.DEAD, newest=True, cursor=cursor, limit=limit)
-        return page, 0 if most is None else (await mux.queue(queue).counts()).dead
+    With --json an object a line; the cursor of what follows is on standard error.
+    """
 
-    page, count = run_on_app(url, app, read)
-    if as_json:
-        print_json(page)
-    else:
-        _show_dead(queue, page)
-    if most is not None and count > most:
+    count: int | None = None
+
+    async def look(mux: Taskmux, at: str | None, number: int) -> Page:
+        nonlocal count
+        dead = mux.queue(queue).dead
+        if most is not None and count is None:
+            count = (await dead.purge(dry_run=True, all=True, **where)).matched
+        return await dead.find(cursor=at, limit=number, **where)
+
+    at = Target(queue=queue, **target)
+    list_jobs(at, look, cursor=cursor, limit=limit, show=_show_dead, none="dead jobs")
+    if most is not None and (count or 0) > most:
         complain(f"Queue {queue} has {count:,} dead jobs, more than {most:,}.")
         raise SystemExit(TOO_MANY)
 
 
-def _show_dead(queue: str, page: Page) -> None:
-    if not page.jobs:
-        say(f"No dead jobs in queue {queue}.")
-        return
+def _show_dead(jobs: Sequence[JobRecord], now: int) -> None:
     table(
         ("Id", "Task", "Died", "Reason", "Last error"),
         [
             (
                 one.id,
                 one.task,
-                _when(one.finished_at) or "",
-                one.reason or "",
-                f"{one.error.type}: {one.error.message}" if one.error else "-",
+                ago(one.finished_at, now),
+                clipped(one.reason or ""),
+                clipped(failure(one)),
             )
-            for one in page.jobs
+            for one in jobs
         ],
     )
-    if page.cursor is not None:
-        complain(f"More: taskmux dead ls {queue} --cursor {page.cursor}")
-
-
-def _when(ms: int | None) -> str | None:
-    return None if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _text(data: bytes | None) -> str | None:

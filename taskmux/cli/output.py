@@ -24,11 +24,13 @@ from rich.text import Text
 
 __all__ = [
     "complain",
+    "complaints",
     "console",
     "dumps",
     "facts",
     "panel",
     "print_json",
+    "print_line",
     "safe",
     "say",
     "settle_streams",
@@ -180,6 +182,15 @@ def panel(title: str, text: str) -> None:
 def print_json(value: Any) -> None:
     """Print a value as JSON; payloads and results, which are JSON already, as what they are."""
     click.echo(dumps(_plain(value), indent=2))
+
+
+def print_line(value: Any) -> None:
+    """Print a value as one line of JSON: lists are printed so, an object a line.
+
+    Raises:
+        BrokenPipeError: nobody reads.
+    """
+    click.echo(dumps(_plain(value)))
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
