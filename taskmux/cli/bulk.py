@@ -15,9 +15,9 @@ from taskmux.app import Taskmux
 from taskmux.cli.cells import plural
 from taskmux.cli.common import INTERRUPTED, run_on_app
 from taskmux.cli.output import complain, complaints, print_line, say, shown
-from taskmux.model.errors import StoreError
+from taskmux.model.errors import DeclarationError, StoreError
 
-__all__ = ["Course", "Target", "Words", "bulk_options", "carry_out", "followed"]
+__all__ = ["Course", "Target", "Words", "bulk_options", "carry_out", "followed", "narrowed"]
 
 Command = Callable[..., Any]
 
@@ -51,6 +51,20 @@ class Course:
 
     def __str__(self) -> str:
         return plural(self.done) if self.total is None else f"{self.done:,} of {self.total:,} jobs"
+
+
+def narrowed(verb: str, where: dict[str, Any], *, everything: bool, state: bool = True) -> None:
+    """See that a filter was given, or `--all`.
+
+    Raises:
+        DeclarationError: neither was.
+    """
+    if not where and not everything:
+        states = "--state, " if state else ""
+        raise DeclarationError(
+            f"{verb} without ids or a filter would be for every job. Give ids, a filter "
+            f"({states}--task, --tag, --error, --fingerprint, --text, --since, --until), or --all."
+        )
 
 
 def bulk_options(command: Command) -> Command:

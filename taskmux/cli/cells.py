@@ -8,10 +8,12 @@ from taskmux.cli.output import console
 from taskmux.model.job import JobRecord
 from taskmux.model.units import show_ms
 
-__all__ = ["ago", "clipped", "failure", "plural", "when"]
+__all__ = ["ago", "clipped", "error_name", "failure", "plural", "task_cell", "when"]
 
 LONGEST = 100
 """Characters of a text in one cell on a terminal."""
+
+LONGEST_TASK = 20
 
 
 def when(ms: int | None) -> str | None:
@@ -33,10 +35,10 @@ def ago(ms: int | None, now: int) -> str:
 
 
 def _largest(seconds: int) -> str:
-    """Return a length of time in its largest unit, or in two where the first says little."""
+    """Return a length of time in its largest unit; in two where it is one hour or day and more."""
     shown = show_ms(seconds * 1000)
-    first = shown[: next(at for at, char in enumerate(shown, 1) if char.isalpha())]
-    return shown if first[:-1] == "1" else first
+    end = next(at for at, char in enumerate(shown, 1) if char.isalpha())
+    return shown if shown[:end] in {"1h", "1d"} else shown[:end]
 
 
 def clipped(text: str, longest: int = LONGEST) -> str:
@@ -46,9 +48,21 @@ def clipped(text: str, longest: int = LONGEST) -> str:
     return f"{text[: longest - 1]}…"
 
 
+def task_cell(name: str) -> str:
+    """Return a task's name; on a terminal the end of a long one, which says the most."""
+    if not console.is_terminal or len(name) <= LONGEST_TASK:
+        return name or "-"
+    return f"…{name[1 - LONGEST_TASK :]}"
+
+
+def error_name(kind: str) -> str:
+    """Return an error's type; on a terminal without its module."""
+    return kind.rpartition(".")[2] if console.is_terminal else kind
+
+
 def failure(job: JobRecord) -> str:
     """Return a job's last error."""
-    return f"{job.error.type}: {job.error.message}" if job.error else "-"
+    return f"{error_name(job.error.type)}: {job.error.message}" if job.error else "-"
 
 
 def plural(number: int, noun: str = "job") -> str:

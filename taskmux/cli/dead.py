@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from taskmux.app import Taskmux
-from taskmux.cli.bulk import Target, Words, bulk_options, carry_out, followed
-from taskmux.cli.cells import ago, clipped, plural
+from taskmux.cli.bulk import Target, Words, bulk_options, carry_out, followed, narrowed
+from taskmux.cli.cells import ago, clipped, error_name, plural, task_cell
 from taskmux.cli.common import (
     NO_JOB,
     app_option,
@@ -23,13 +23,10 @@ from taskmux.cli.inspect import dead, show_job
 from taskmux.cli.output import Cell, complain, console, print_json, say, shown, table
 from taskmux.model.errors import DeclarationError
 from taskmux.model.job import JobRecord, State
-from taskmux.policy.deadstats import WINDOWS, DeadGroup, DeadStats
+from taskmux.policy.deadstats import WINDOWS, DeadStats
 from taskmux.policy.fingerprints import fingerprint
 
 __all__ = ["dead"]
-
-SHORT_PATTERN = 60
-"""Characters of a message's pattern on a terminal."""
 
 
 @dead.command("show")
@@ -76,8 +73,8 @@ def dead_stats(
         say(f"No dead jobs in queue {queue}.")
         return
     say(shown(f"{plural(stats.total, 'dead job')} in queue {queue}", "bold"))
-    headers = ("Count", "Task", "Error", "Message", "Fingerprint", "Last")
-    table(headers, [_group(one, stats.at) for one in stats.groups])
+    _show_groups(stats)
+    say("")
     spans = (*WINDOWS, "all")
     table(
         ("Error", *spans),
@@ -88,15 +85,35 @@ def dead_stats(
     )
 
 
-def _group(group: DeadGroup, now: int) -> Sequence[Cell]:
-    error = group.error.rpartition(".")[2] if console.is_terminal else group.error
-    return (
-        f"{group.count:,}",
-        group.task or "-",
-        error,
-        clipped(group.pattern, SHORT_PATTERN),
-        group.fingerprint,
-        ago(group.last_at, now),
+def _show_groups(stats: DeadStats) -> None:
+    if console.is_terminal:
+        table(
+            ("Count", "Task", "Failed with", "Fingerprint", "Last"),
+            [
+                (
+                    f"{one.count:,}",
+                    task_cell(one.task),
+                    clipped(f"{error_name(one.error)}: {one.pattern}"),
+                    one.fingerprint,
+                    ago(one.last_at, stats.at),
+                )
+                for one in stats.groups
+            ],
+        )
+        return
+    table(
+        ("Count", "Task", "Error", "Message", "Fingerprint", "Last"),
+        [
+            (
+                f"{one.count:,}",
+                task_cell(one.task),
+                one.error,
+                one.pattern,
+                one.fingerprint,
+                ago(one.last_at, stats.at),
+            )
+            for one in stats.groups
+        ],
     )
 
 
@@ -129,7 +146,9 @@ def _run(
     as_json: bool,
     **more: Any,
 ) -> None:
-    bulk = more | {"all": everything, "dry_run": dry_run, "limit": limit} | _named(where, job_ids)
+    where = _named(where, job_ids)
+    narrowed(words.verb, where, everything=everything, state=False)
+    bulk = more | where | {"all": everything, "dry_run": dry_run, "limit": limit}
     carry_out(
         words,
         Target(queue=queue, url=url, app=app, as_json=as_json),

@@ -89,7 +89,8 @@ async def _enqueue(
     try:
         return await mux.enqueue(task, values, **options)
     except InvalidArguments as error:
-        error.add_note("A text that looks like a number goes in quotes: name='\"42\"'.")
+        if "Expected `str" in str(error):
+            error.add_note("A text that looks like a number goes in quotes: name='\"42\"'.")
         raise
 
 

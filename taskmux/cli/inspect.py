@@ -12,7 +12,7 @@ import click
 from taskmux.api.queue import Counts
 from taskmux.app import Taskmux
 from taskmux.cli.bulk import Target
-from taskmux.cli.cells import ago, clipped, failure, plural, when
+from taskmux.cli.cells import ago, failure, plural, task_cell, when
 from taskmux.cli.common import (
     TOO_MANY,
     Commands,
@@ -24,7 +24,7 @@ from taskmux.cli.common import (
 )
 from taskmux.cli.filters import filter_options
 from taskmux.cli.listing import list_jobs, page_options
-from taskmux.cli.output import Cell, complain, facts, panel, print_json, say, shown, table
+from taskmux.cli.output import Cell, complain, console, facts, panel, print_json, say, shown, table
 from taskmux.driver import Page, capabilities_of
 from taskmux.model.errors import TaskmuxError, UnsupportedFeature
 from taskmux.model.job import JobRecord, State
@@ -239,19 +239,15 @@ def dead_ls(
 
 
 def _show_dead(jobs: Sequence[JobRecord], now: int) -> None:
-    table(
-        ("Id", "Task", "Died", "Reason", "Last error"),
-        [
-            (
-                one.id,
-                one.task,
-                ago(one.finished_at, now),
-                clipped(one.reason or ""),
-                clipped(failure(one)),
-            )
-            for one in jobs
-        ],
-    )
+    whole = [(job.id, task_cell(job.task), ago(job.finished_at, now)) for job in jobs]
+    if console.is_terminal:  # the error says more than that its attempts are spent
+        whys = [failure(job) if job.error else job.reason or "-" for job in jobs]
+        rows = [(*row, why) for row, why in zip(whole, whys, strict=True)]
+        table(("Id", "Task", "Died", "Why"), rows, one_line=True)
+    else:
+        told = [(job.reason or "", failure(job)) for job in jobs]
+        lines = [(*row, *why) for row, why in zip(whole, told, strict=True)]
+        table(("Id", "Task", "Died", "Reason", "Last error"), lines)
 
 
 def _text(data: bytes | None) -> str | None:

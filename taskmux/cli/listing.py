@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from taskmux.app import Taskmux
 from taskmux.cli.bulk import Target
-from taskmux.cli.cells import ago, clipped, failure
+from taskmux.cli.cells import ago, failure, task_cell
 from taskmux.cli.common import run_on_app
 from taskmux.cli.output import Cell, complain, dumps, print_line, say, shown, table
 from taskmux.driver import Page
@@ -85,13 +85,13 @@ def list_jobs(
 
 def show_jobs(jobs: Sequence[JobRecord], now: int) -> None:
     """Print jobs as a table."""
-    table(("Id", "Task", "State", "When", "Note"), [_row(job, now) for job in jobs])
+    table(("Id", "Task", "State", "When", "Note"), [_row(job, now) for job in jobs], one_line=True)
 
 
 def _row(job: JobRecord, now: int) -> Sequence[Cell]:
     at = job.run_at if job.state is State.DELAYED else job.finished_at or job.created_at
     state = shown(job.state.value, STYLES.get(job.state, ""))
-    return job.id, job.task, state, ago(at, now), clipped(_note(job))
+    return job.id, task_cell(job.task), state, ago(at, now), _note(job)
 
 
 def _note(job: JobRecord) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import click
 import msgspec
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -137,20 +138,44 @@ def _print(to: Console, parts: Iterable[Cell]) -> None:
             to.on_broken_pipe()
 
 
-WHOLE = {"id", "job", "worker", "queue", "scheme"}
-"""Columns that are copied from: they are not broken, however narrow the terminal is."""
+WHOLE = frozenset({"id", "job", "worker", "queue", "scheme", "task", "fingerprint"}) | frozenset(
+    {"count", "state", "when", "died", "last"}
+)
+"""Columns that are copied from, or short: they are not broken if the terminal has room for them."""
+
+GAP = 2
+"""Characters between two columns."""
+
+NARROWEST = 8
+"""Characters that are left to a column that is cut to what room there is."""
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Print a table: with lines around it for people, else one line a row, with tabs between."""
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[Cell]], *, one_line: bool = False
+) -> None:
+    """Print a table: with lines around it for people, else one line a row, with tabs between.
+
+    Args:
+        headers: of the columns.
+        rows: the cells.
+        one_line: on a terminal a row takes one line: the last column is cut to what room there is.
+    """
     cells = [[cell if isinstance(cell, Text) else shown(cell) for cell in row] for row in rows]
     if not console.is_terminal:
         for row in (headers, *([cell.plain for cell in row] for row in cells)):
             say("\t".join(row))
         return
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in headers:
-        drawn.add_column(header, overflow="fold", no_wrap=header.lower() in WHOLE)
+    widths = [max(map(cell_len, map(str, column))) for column in zip(headers, *cells, strict=True)]
+    whole = [header.lower() in WHOLE for header in headers]
+    least = (width if keep else NARROWEST for width, keep in zip(widths, whole, strict=True))
+    fits = sum(least) + GAP * len(widths) <= console.width
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for header, keep in zip(headers, whole, strict=True):
+        drawn.add_column(header, overflow="fold", no_wrap=keep and fits)
+    if one_line:
+        room = console.width - sum(widths[:-1]) - GAP * len(widths)
+        last = drawn.columns[-1]
+        last.overflow, last.no_wrap, last.max_width = "ellipsis", True, max(NARROWEST, room)
     for drawn_row in cells:
         drawn.add_row(*drawn_row)
     console.print(drawn)

@@ -9,7 +9,7 @@ import click
 
 from taskmux.api.handle import JobHandle
 from taskmux.app import Taskmux
-from taskmux.cli.bulk import Target, Words, bulk_options, carry_out
+from taskmux.cli.bulk import Target, Words, bulk_options, carry_out, narrowed
 from taskmux.cli.common import (
     app_option,
     errors_to_exit_codes,
@@ -104,6 +104,7 @@ def _verb(
         if job_ids:
             one_by_one(words, at, job_ids, lambda handle: getattr(handle, method)())
             return
+        narrowed(words.verb, where, everything=everything)
         bulk = {"all": everything, "dry_run": dry_run, "limit": limit, **where}
         carry_out(
             words,
@@ -155,6 +156,7 @@ def job_cancel(
     if job_ids:
         one_by_one(words, at, job_ids, lambda one: one.cancel(reason=reason, wait=wait))
         return
+    narrowed("cancel", where, everything=everything)
     bulk = {"all": everything, "dry_run": dry_run, "limit": limit, "reason": reason, **where}
     carry_out(
         words,
