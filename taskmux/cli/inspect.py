@@ -24,7 +24,18 @@ from taskmux.cli.common import (
 )
 from taskmux.cli.filters import filter_options
 from taskmux.cli.listing import list_jobs, page_options
-from taskmux.cli.output import Cell, complain, console, facts, panel, print_json, say, shown, table
+from taskmux.cli.output import (
+    Cell,
+    complain,
+    console,
+    facts,
+    panel,
+    print_json,
+    print_lines,
+    say,
+    shown,
+    table,
+)
 from taskmux.driver import Page, capabilities_of
 from taskmux.model.errors import TaskmuxError, UnsupportedFeature
 from taskmux.model.job import JobRecord, State
@@ -44,7 +55,7 @@ def drivers(*, as_json: bool) -> None:
     rows = [_driver_row(entry.name, entry.value) for entry in entry_points(group=DRIVERS)]
     rows.sort(key=lambda row: row["scheme"])
     if as_json:
-        print_json(rows)
+        print_lines(rows)
         return
     table(
         ("URL", "Module", "Capabilities", "Ready"),
@@ -84,7 +95,7 @@ def queue_ls(url: str | None, app: str | None, *, as_json: bool) -> None:
     """List the queues with the number of jobs in each state."""
     rows, served = run_on_app(url, app, _queues)
     if as_json:
-        print_json(
+        print_lines(
             [
                 {
                     "queue": name,

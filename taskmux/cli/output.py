@@ -32,6 +32,7 @@ __all__ = [
     "panel",
     "print_json",
     "print_line",
+    "print_lines",
     "safe",
     "say",
     "settle_streams",
@@ -210,12 +211,18 @@ def print_json(value: Any) -> None:
 
 
 def print_line(value: Any) -> None:
-    """Print a value as one line of JSON: lists are printed so, an object a line.
+    """Print a value as one line of JSON.
 
     Raises:
         BrokenPipeError: nobody reads.
     """
     click.echo(dumps(_plain(value)))
+
+
+def print_lines(values: Iterable[Any]) -> None:
+    """Print each value as one line of JSON."""
+    for value in values:
+        print_line(value)
 
 
 def dumps(value: Any, indent: int | None = None) -> str:

@@ -16,7 +16,7 @@ from taskmux.cli.common import (
     run_on_app,
     url_option,
 )
-from taskmux.cli.output import complain, print_json, say, shown, table
+from taskmux.cli.output import complain, print_lines, say, shown, table
 from taskmux.cli.worker import worker
 from taskmux.model.units import show_ms
 from taskmux.model.workers import Command
@@ -33,7 +33,7 @@ def worker_ls(url: str | None, app: str | None, *, as_json: bool) -> None:
     """List the live workers: what they serve, how busy they are."""
     rows = run_on_app(url, app, Taskmux.workers)
     if as_json:
-        print_json(rows)
+        print_lines(rows)
         return
     if not rows:
         say("No live workers. Start one: taskmux worker app:mux")

@@ -55,6 +55,12 @@ def told(place: Path, *args: str):
     return json.loads(done.stdout)
 
 
+def workers(place: Path):
+    done = taskmux(place, "worker", "ls", "--json")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 def enqueue(place: Path, **options: object) -> str:
     code = f"import app; print(app.hi.options(**{options!r}).blocking.enqueue().id)"
     done = subprocess.run(
@@ -161,25 +167,25 @@ class TestExplain:
 class TestWorkers:
     def test_nobody_is_there(self, place):
         assert "No live workers" in taskmux(place, "worker", "ls").stdout
-        assert told(place, "worker", "ls") == []
+        assert workers(place) == []
         done = taskmux(place, "worker", "pause", "nobody")
         assert done.returncode == 4
         assert "taskmux worker ls" in done.stderr
 
     def test_one_is_listed_and_stopped(self, place):
         with worker(place, "--queues", "email=3,reports=1", "--concurrency", "4") as process:
-            while not (rows := told(place, "worker", "ls")):
+            while not (rows := workers(place)):
                 continue  # a heartbeat comes each second
             (row,) = rows
             assert (row["queues"], row["concurrency"]) == (["email", "reports"], 4)
             assert "hi" in row["tasks"]
             assert row["id"] in taskmux(place, "worker", "ls").stdout
             assert taskmux(place, "worker", "concurrency", row["id"], "7").returncode == 0
-            while told(place, "worker", "ls")[0]["concurrency"] != 7:
+            while workers(place)[0]["concurrency"] != 7:
                 continue
             assert taskmux(place, "worker", "stop", row["id"]).returncode == 0
             assert process.wait(timeout=60) == 0
-        assert told(place, "worker", "ls") == []
+        assert workers(place) == []
 
     def test_one_of_several_processes_is_stopped_for_good(self, place):
         process = subprocess.Popen(
@@ -190,7 +196,7 @@ class TestWorkers:
             text=True,
         )
         try:
-            while len(rows := told(place, "worker", "ls")) < 2:
+            while len(rows := workers(place)) < 2:
                 continue
             for row in rows:
                 assert taskmux(place, "worker", "stop", row["id"]).returncode == 0

@@ -144,7 +144,8 @@ def test_its_own_tests_pass_and_the_kit_reports_its_levels(outside: Outside) -> 
 
 @installed
 def test_it_is_listed_beside_the_built_in_ones(outside: Outside) -> None:
-    rows = {row["scheme"]: row for row in json.loads(outside.taskmux("drivers", "--json"))}
+    lines = map(json.loads, outside.taskmux("drivers", "--json").splitlines())
+    rows = {row["scheme"]: row for row in lines}
     assert rows["files"] == {
         "scheme": "files",
         "module": "taskmux_files",
@@ -160,7 +161,7 @@ def test_an_app_runs_on_its_url(outside: Outside, tmp_path: Path) -> None:
     url = f"files://{tmp_path}/jobs"
     told = outside.python(APP, url)
     assert told.split("\n") == ["[1, 2, 3, 4, 5, 6]", "JobFailed", "6 1", ""]
-    (row,) = json.loads(outside.taskmux("queue", "ls", "--url", url, "--json"))
+    row = json.loads(outside.taskmux("queue", "ls", "--url", url, "--json"))
     assert (row["queue"], row["counts"]["completed"], row["counts"]["dead"]) == ("sums", 6, 1)
     assert "ValueError" in outside.taskmux("dead", "ls", "sums", "--url", url)
 
