@@ -31,9 +31,13 @@ def _make_sure(what: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not _can_ask():
         raise ConfigError(f"{what} Nobody can be asked here: say --yes if it is meant.")
     click.confirm(f"{what} Go on?", abort=True, err=True)
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _remove(
