@@ -236,7 +236,7 @@ class TestLists:
     def test_of_a_long_task_name_a_terminal_shows_the_end(self, shell, terminal):
         shell.on_app(lambda mux: mux.enqueue("a.long.module.of.tasks.charge", id="a"))
         shell("job", "ls", "default")
-        assert "\na   …dule.of.tasks.charge  waiting" in terminal.getvalue()
+        assert "\na   …ule.of.tasks.charge  waiting" in terminal.getvalue()
 
     def test_a_pipe_gets_whole_texts(self, shell):
         name = "i" * 200
