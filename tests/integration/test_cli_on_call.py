@@ -39,10 +39,10 @@ async def talk(ctx: Context) -> None:
     await asyncio.sleep(600)
 """
 
-FILL = """
-import asyncio, app
+RUN = """
+import asyncio, app, sys
 async def main():
-    calls = [app.charge.options(id=f"o{n}").bind(n) for n in range(30)]
+    calls = [app.charge.options(id=f"o{n}").bind(n) for n in range(int(sys.argv[1]))]
     await app.mux.enqueue_many(calls)
     async with app.mux.worker(["billing"]):
         while (await app.mux.queue("billing").counts()).unfinished:
@@ -113,7 +113,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture
 def dead(place: Place) -> Place:
-    done = place.python("-c", FILL)
+    done = place.python("-c", RUN, "30")
     assert done.returncode == 0, done.stderr
     return place
 
@@ -148,35 +148,29 @@ def read(terminal: int, until: str = "\0") -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode()).replace("\r\n", "\n")
 
 
-def test_a_night_with_dead_letters(dead: Place) -> None:
+def test_one_way_of_failing_is_counted_and_redriven_once(dead: Place) -> None:
     stats = json.loads(dead("dead", "stats", "billing", "--json"))
     timeouts, declined = sorted(stats["groups"], key=lambda one: one["error"].rpartition(".")[2])
     assert (timeouts["count"], declined["count"]) == (15, 15)
-
-    mark = timeouts["fingerprint"]
-    command = ("dead", "redrive", "billing", "--fingerprint", mark)
+    command = ("dead", "redrive", "billing", "--fingerprint", timeouts["fingerprint"])
     assert "Would redrive 15 jobs" in dead(*command, "--dry-run")
     assert dead(*command) == "Redrove 15 jobs of queue billing.\n"
     assert dead(*command) == "Redrove 0 jobs of queue billing.\n"
     assert dead.counts() == {"dead": 15, "waiting": 15}
 
+
+def test_dead_letters_are_mended_run_again_and_purged(dead: Place) -> None:
+    dead("job", "edit", "billing", "o0", "card=7", code=2)  # a text is expected
     dead("job", "edit", "billing", "o0", "card=new")
-    dead("dead", "redrive", "billing", "o0")
-    dead("job", "edit", "billing", "o1", "card=7", code=2)  # a text is expected
-    dead("job", "hold", "billing", "--task", "charge", "--limit", "3")
+    dead("dead", "redrive", "billing", "o0", "o1", "o2")
+    dead("job", "hold", "billing", "o1")
     dead("job", "cancel", "billing", "--state", "blocked", "--reason", "the customer called")
-    listed = dead("job", "ls", "billing", "--state", "cancelled", "--json").splitlines()
-    assert [json.loads(line)["reason"] for line in listed] == ["the customer called"] * 3
-    with subprocess.Popen(
-        [sys.executable, "-m", "taskmux", "worker", "-q", "billing"],
-        cwd=dead.folder, env=dead.environment, stderr=subprocess.DEVNULL,
-    ) as worker:  # fmt: skip
-        while dead.counts().get("waiting", 0) + dead.counts().get("active", 0):
-            pass
-        worker.send_signal(signal.SIGTERM)
-    assert dead.counts() == {"dead": 26, "completed": 1, "cancelled": 3}
+    (listed,) = dead("job", "ls", "billing", "--state", "cancelled", "--json").splitlines()
+    assert json.loads(listed)["reason"] == "the customer called"
+    assert dead.python("-c", RUN, "0").returncode == 0
+    assert dead.counts() == {"dead": 28, "completed": 1, "cancelled": 1}
     assert "Purged 14 jobs" in dead("dead", "purge", "billing", "--error", "ValueError")
-    assert dead("queue", "clean", "billing", "--older-than", "0s", "--yes").startswith("Removed")
+    assert dead("queue", "clean", "billing", "--older-than", "0s", "--yes").startswith("Removed 16")
     assert dead.counts() == {}
 
 
