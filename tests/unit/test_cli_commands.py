@@ -436,6 +436,23 @@ class TestVerbs:
         assert words in " ".join(done.stderr.split())
         assert waiting.counts() == {"waiting": 6, "delayed": 4}
 
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ("job", "ls", "billing", "--state", "nosuch"),
+            ("job", "ls", "billing", "--cursor", "wrong"),
+            ("dead", "redrive", "billing"),
+            ("enqueue", "add", "a=1", "--priority", "hot"),
+            ("job", "edit", "billing", "w0", "--arguments", "[]"),
+        ],
+    )
+    def test_bad_input_is_told_before_the_network(self, command):
+        nowhere = "redis://127.0.0.1:1"
+        done = CliRunner().invoke(main, [*command, "--url", nowhere])
+        assert done.exit_code == 2, done.output
+        if command[0] == "job" and "wrong" not in command:
+            assert "Store: " not in done.stderr  # not even an app was looked for
+
 
 async def fill_again(mux: Taskmux) -> None:
     await mux.enqueue("add", {"a": 1}, id="b", dedup="k")
