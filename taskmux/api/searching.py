@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 from msgspec.structs import replace
 
 from taskmux.api.filters import Filter, Narrowing
-from taskmux.api.walk import pages, step, store_time
+from taskmux.api.walk import check_cursor, pages, step, store_time
 from taskmux.driver import FindAsk, Page
 from taskmux.model.errors import DeclarationError
 from taskmux.model.job import JobRecord, State
@@ -65,6 +65,7 @@ class Searches:
         """
         where = Filter.of(state=state, **narrowing)
         _check_limit(limit)
+        check_cursor(where, cursor)
         driver = (await self._connection()).driver
         if where.relative:
             where = where.fixed(await store_time(driver, self.name))

@@ -16,7 +16,7 @@ from taskmux.model.errors import DeclarationError
 from taskmux.model.job import JobRecord, Ref, State
 from taskmux.model.units import brief
 
-__all__ = ["TRIES", "pages", "step", "store_time"]
+__all__ = ["TRIES", "check_cursor", "pages", "step", "store_time"]
 
 PAGE: Final = 500
 """Records that one page of a walk asks for."""
@@ -118,6 +118,26 @@ def _position(states: Sequence[State], cursor: str | None) -> tuple[int, str | N
     return states.index(State(name)), inner or None
 
 
+def _place(ids: Sequence[str], cursor: str | None) -> int:
+    """Return how many ids come before a cursor."""
+    name, _, number = (f"{BY_IDS}~0" if cursor is None else str(cursor)).partition("~")
+    if name != BY_IDS or not number.isdecimal() or int(number) > len(ids):
+        raise _no_cursor(cursor)
+    return int(number)
+
+
+def check_cursor(where: Filter, cursor: str | None) -> None:
+    """See that a cursor may be one of a search, before anything is sent.
+
+    Raises:
+        DeclarationError: it cannot be.
+    """
+    if where.ids is None:
+        _position(where.states or FLOW, cursor)
+    else:
+        _place(where.ids, cursor)
+
+
 def _no_cursor(cursor: object) -> DeclarationError:
     return DeclarationError(
         f"{brief(cursor)} is no cursor of this search. Take it from the page before, with the same "
@@ -139,11 +159,9 @@ async def _step_by_ids(
     driver: Driver, queue: str, where: Filter, cursor: str | None, limit: int
 ) -> Page:
     ids = where.ids or ()
-    name, _, number = (f"{BY_IDS}~0" if cursor is None else str(cursor)).partition("~")
-    if name != BY_IDS or not number.isdecimal() or int(number) > len(ids):
-        raise _no_cursor(cursor)
-    end = int(number) + limit
-    refs = [Ref(queue, job_id) for job_id in ids[int(number) : end]]
+    begin = _place(ids, cursor)
+    end = begin + limit
+    refs = [Ref(queue, job_id) for job_id in ids[begin:end]]
     found = await resend(lambda: read_each(driver, refs), TRIES) if refs else []
     jobs = [job for job in found if isinstance(job, JobRecord) and where.matches(job)]
     return Page(jobs, f"{BY_IDS}~{end}" if end < len(ids) else None)

@@ -138,6 +138,8 @@ def carry_out(
 def _halted(course: Course, limit: int | None, *, dry_run: bool) -> str:
     if dry_run:
         return f"Interrupted: {course} counted, nothing was changed."
+    if not course.done:
+        return "Interrupted in the first batch. The same command goes on."
     left = "" if limit is None else f", with --limit {max(1, limit - course.done)}"
     return (
         f"Interrupted: at least {course} were dealt with, which stays so. The same command goes "
