@@ -23,7 +23,7 @@ from taskmux.cli.common import (
     url_option,
 )
 from taskmux.cli.filters import filter_options
-from taskmux.cli.listing import list_jobs, page_options
+from taskmux.cli.listing import list_jobs, page_options, print_rows
 from taskmux.cli.output import (
     Cell,
     complain,
@@ -254,7 +254,7 @@ def _show_dead(jobs: Sequence[JobRecord], now: int) -> None:
     if console.is_terminal:  # the error says more than that its attempts are spent
         whys = [failure(job) if job.error else job.reason or "-" for job in jobs]
         rows = [(*row, why) for row, why in zip(whole, whys, strict=True)]
-        table(("Id", "Task", "Died", "Why"), rows, one_line=True)
+        print_rows(("Id", "Task", "Died", "Why"), rows)
     else:
         told = [(job.reason or "", failure(job)) for job in jobs]
         lines = [(*row, *why) for row, why in zip(whole, told, strict=True)]

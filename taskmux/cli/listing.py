@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import click
 from msgspec.structs import replace
@@ -13,14 +14,16 @@ from taskmux.app import Taskmux
 from taskmux.cli.bulk import Target
 from taskmux.cli.cells import ago, failure, task_cell
 from taskmux.cli.common import run_on_app
-from taskmux.cli.output import Cell, complain, dumps, print_line, say, shown, table
+from taskmux.cli.output import Cell, complain, console, dumps, print_line, say, shown, table
 from taskmux.driver import Page
 from taskmux.model.job import JobRecord, State
 
-__all__ = ["list_jobs", "page_options", "show_jobs"]
+__all__ = ["list_jobs", "page_options", "print_rows", "show_jobs"]
 
 MOST = 1000
 """Jobs that one look at a store asks for."""
+
+T = TypeVar("T")
 
 Look = Callable[[Taskmux, str | None, int], Awaitable[Page]]
 """Returns the page at a cursor, of so many jobs at most."""
@@ -85,13 +88,26 @@ def list_jobs(
 
 def show_jobs(jobs: Sequence[JobRecord], now: int) -> None:
     """Print jobs as a table."""
-    table(("Id", "Task", "State", "When", "Note"), [_row(job, now) for job in jobs], one_line=True)
+    rows = [(job.id, task_cell(job.task), *_row(job, now)) for job in jobs]
+    print_rows(("Id", "Task", "State", "When", "Note"), rows)
+
+
+def print_rows(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a row a job; on a terminal a task that all have is said once, to leave room."""
+    tasks = {str(row[1]) for row in rows}
+    if console.is_terminal and len(tasks) == 1 and len(rows) > 1:
+        say(shown(f"Task {tasks.pop()}", "bold"))
+        headers, rows = _without_task(headers), [_without_task(row) for row in rows]
+    table(headers, rows, one_line=True)
+
+
+def _without_task(row: Sequence[T]) -> list[T]:
+    return [row[0], *row[2:]]
 
 
 def _row(job: JobRecord, now: int) -> Sequence[Cell]:
     at = job.run_at if job.state is State.DELAYED else job.finished_at or job.created_at
-    state = shown(job.state.value, STYLES.get(job.state, ""))
-    return job.id, task_cell(job.task), state, ago(at, now), _note(job)
+    return shown(job.state.value, STYLES.get(job.state, "")), ago(at, now), _note(job)
 
 
 def _note(job: JobRecord) -> str:

@@ -27,7 +27,7 @@ from taskmux.model.job import State
 
 MODULES = [
     importlib.import_module(f"taskmux.cli.{name}")
-    for name in ("output", "cells", "inspect", "dead", "jobs")
+    for name in ("output", "cells", "inspect", "listing", "dead", "jobs")
 ]
 HOSTILE = "bad \x1b[31m \u202e [bold]x[/bold] [link=http://e]y[/link]\n\x9b\x07"
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -223,7 +223,8 @@ class TestLists:
         dead("job", "ls", "billing")
         dead("dead", "ls", "billing")
         lines = terminal.getvalue().splitlines()
-        assert len(lines) == 2 * (2 + DEAD)
+        assert len(lines) == 2 * (3 + DEAD)
+        assert lines[0] == "Task charge"  # all have it: once is enough
         assert sum("ValueError: order" in line for line in lines) == 8
         assert sum(line.startswith("d11 ") for line in lines) == 2
 
