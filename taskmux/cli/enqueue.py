@@ -107,7 +107,7 @@ def _options(said: dict[str, Any]) -> dict[str, Any]:
     if "run_at" in options:
         at = options["run_at"]
         options["run_at"] = instant_of(at, "--run-at")
-        if options["run_at"] == at:
+        if isinstance(options["run_at"], str):
             raise DeclarationError(f"--run-at {at!r} is no instant. Write 2026-12-24T18:00Z.")
     if "headers" in options:
         headers = [entry.partition("=") for entry in options["headers"]]

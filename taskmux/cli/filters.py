@@ -36,7 +36,7 @@ OPTIONS = (
         "--text", help="With this in the id, task, arguments, reason or error, in any case."
     ),
     click.option(
-        "--since", metavar="TIME", help="Ended (else created) since: 2h ago, or an instant."
+        "--since", metavar="TIME", help="Ended (else created) since: 2h before now, or an instant."
     ),
     click.option("--until", metavar="TIME", help="Ended (else created) until then."),
     click.option("--id", "ids", multiple=True, metavar="ID", help="With this id; may be repeated."),
@@ -91,7 +91,7 @@ def instant_of(text: str, option: str) -> datetime | str:
     try:
         found = datetime.fromisoformat(text.strip().replace(" UTC", "+00:00"))
     except ValueError:
-        return text
+        return text.strip().removesuffix(" ago")  # as tables show it
     if found.utcoffset() is None:
         raise DeclarationError(
             f"{option} {text!r} has no time zone. Write {found.isoformat()}Z for UTC, or another "

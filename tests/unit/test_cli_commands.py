@@ -181,7 +181,7 @@ class TestLists:
             (("--task", "other"), ""),
             (("--text", "ORDER 11 "), "d11"),
             (("--since", "1h"), " ".join(f"d{n}" for n in range(DEAD))),
-            (("--until", "1h"), ""),
+            (("--until", "1h ago"), ""),
             (("--since", "2020-01-01T00:00Z", "--until", "2020-01-02 10:00:00 UTC"), ""),
         ],
     )
