@@ -232,7 +232,7 @@ def test_a_terminal_is_asked_and_80_columns_are_enough(dead: Place) -> None:
     ):
         with on_a_terminal(dead, *command) as (process, terminal):
             said = read(terminal)
-            assert process.wait(60) == 0
+            assert process.wait(60) == 0, said
         lines = re.split(r"[\r\n]", said)
         assert max(len(line) for line in lines if "Store: " not in line) <= 80, said
 
