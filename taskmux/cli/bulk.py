@@ -125,7 +125,7 @@ def carry_out(
             halted = _halted(course, limit, dry_run=dry_run)
         except StoreError as error:
             if course.done and not dry_run:
-                error.add_note(_halted(course, limit, dry_run=False))
+                error.add_note(_halted(course, limit, dry_run=False, how="Ended midway"))
             raise
         else:
             halted = ""
@@ -135,15 +135,14 @@ def carry_out(
     _tell(words, target, result, dry_run=dry_run)
 
 
-def _halted(course: Course, limit: int | None, *, dry_run: bool) -> str:
+def _halted(course: Course, limit: int | None, *, dry_run: bool, how: str = "Interrupted") -> str:
     if dry_run:
         return f"Interrupted: {course} counted, nothing was changed."
     if not course.done:
         return "Interrupted in the first batch. The same command goes on."
     left = "" if limit is None else f", with --limit {max(1, limit - course.done)}"
     return (
-        f"Interrupted: at least {course} were dealt with, which stays so. The same command goes "
-        f"on{left}."
+        f"{how}: at least {course} were dealt with, which stays so. The same command goes on{left}."
     )
 
 

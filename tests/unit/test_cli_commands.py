@@ -22,7 +22,7 @@ from taskmux.api.bulk import pages
 from taskmux.cli import main
 from taskmux.cli.arguments import given
 from taskmux.cli.bulk import Course
-from taskmux.model.errors import InvalidArguments
+from taskmux.model.errors import InvalidArguments, StoreUnavailable
 from taskmux.model.job import State
 
 MODULES = [
@@ -483,6 +483,21 @@ class TestInterrupts:
         assert dead.counts()["dead"] > 0
         dead("dead", "redrive", "billing", "--all")
         assert dead.counts() == {"waiting": DEAD}
+
+    def test_a_store_that_goes_away_midway(self, dead, monkeypatch):
+        told = Course.__call__
+
+        def fail(self: Course, done: int, total: int | None) -> None:
+            told(self, done, total)
+            raise StoreUnavailable("It is gone.")
+
+        small_batches(monkeypatch)
+        with monkeypatch.context() as patch:
+            patch.setattr(Course, "__call__", fail)
+            done = dead("dead", "redrive", "billing", "--all", code=3)
+        assert "StoreUnavailable: It is gone." in done.stderr
+        assert "at least 4 of 12 jobs were dealt with" in done.stderr
+        assert dead.counts() == {"dead": DEAD - 4, "waiting": 4}
 
     def test_while_counting(self, dead, monkeypatch):
         def interrupt(self: Course, done: int, total: int | None) -> None:
