@@ -232,7 +232,6 @@ def dead_ls(
 
     With --json an object a line; the cursor of what follows is on standard error.
     """
-
     count: int | None = None
 
     async def look(mux: Taskmux, at: str | None, number: int) -> Page:
