@@ -132,7 +132,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("filters", "says"),
         [
-            ({"colour": "red"}, "state, task, tag, error, text, since, until, ids"),
+            ({"colour": "red"}, "state, task, tag, error, fingerprint, text, since, until, ids"),
             ({"state": "sleeping"}, "delayed, waiting"),
             ({"state": []}, "names none"),
             ({"state": ["dead", 7]}, "no state 7"),
