@@ -172,6 +172,9 @@ def test_examples_run(script, backend, tmp_path):
     if script.name == "fair_tenants.py":
         last = int(re.search(r"number (\d+) of 205", done.stdout)[1])
         assert last <= 30
+    if script.name == "email_queue.py":
+        assert "The first one out: ops@example.org: The disk is full" in done.stdout
+        assert done.stdout.endswith("{'completed': 53, 'dead': 0, 'cancelled': 1}\n")
     if script.name == "dead_letters.py":
         assert done.stdout.count("ALERT") == 1
         assert "6 x ConnectionError: the mail server <address> does not answer" in done.stdout
