@@ -15,6 +15,7 @@ from taskmux.driver import (
     Claimed,
     Command,
     Driver,
+    EventPage,
     Extended,
     FindAsk,
     HeldLease,
@@ -41,6 +42,7 @@ from taskmux_redis.checks import check_server
 from taskmux_redis.claim import claim
 from taskmux_redis.clients import Client, check_client, connect, longest_block, where_is
 from taskmux_redis.connection import Connection
+from taskmux_redis.events import events
 from taskmux_redis.home import Home
 from taskmux_redis.keys import check_prefix
 from taskmux_redis.leases import extend, reclaim
@@ -205,6 +207,16 @@ class RedisDriver(Driver):
             # the server may give a wake-up to the dying connection
             self._may_have_missed = True
             raise
+
+    async def events(
+        self,
+        queue: str,
+        after: str | None,
+        limit: int,
+        timeout: float,  # noqa: ASYNC109 - the interface's
+    ) -> EventPage:
+        """See `Events.events`."""
+        return await events(self._store, queue, after, limit, timeout)
 
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""

@@ -83,6 +83,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     `reason` of the changes, and answer REQUESTED.
     `hold`: keep the job's queue, or with `hold_line` its line, from giving jobs for so many
     milliseconds from the store's now.
+    `tells`: JSON for the event of this change, which a driver with events passes on unread.
     """
 
     ref: Ref
@@ -97,6 +98,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     flag: bool = False
     hold: int = 0
     hold_line: bool = False
+    tells: bytes | None = None
 
 
 class ApplyStatus(StrEnum):

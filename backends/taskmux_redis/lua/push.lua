@@ -1,7 +1,7 @@
 -- Create jobs, or name the owner of an id or deduplication key.
 --
 -- KEYS: base, work, live, ready, grouped, ring, parked, delayed, blocked, dedup, sequence, settings,
---   marker, ops
+--   marker, ops, events, numbers
 -- ARGV: origin, number, count, items...
 --   item: id, work, state. Work begins with the job's group, if any, as `lib/lines.lua` reads it.
 --   The state of a plain waiting job is ''; else its letter, `1` if notes follow (their count,
@@ -24,6 +24,7 @@
 --! include wake
 --! include lines
 --! include joining
+--! include tell
 
 local memories = redis.call('HMGET', ops, origin, OF_REMOVED)
 local known = reply_in(memories[1])
@@ -31,7 +32,7 @@ if known then
   return cjson.decode(known)
 end
 count = tonumber(count)
-local set = redis.call('HMGET', settings, 'moved', 'size')
+local set = redis.call('HMGET', settings, 'moved', 'size', 'events')
 if set[1] then
   return {string.rep('M', count), set[1]}
 end
@@ -123,7 +124,7 @@ local function create(i, id, line, stamp)
   return 'C'
 end
 
-local created = {}
+local created, letters, is_any = {}, {}, false
 for i = 1, count do
   local id = ids[i]
   turn = turn + 1
@@ -135,11 +136,13 @@ for i = 1, count do
     if codes[i] == 'C' then
       created[id] = true
       append(new_work, id, stamp .. works[i])
+      letters[i], is_any = states[i] == '' and 'w' or string.sub(states[i], 1, 1), true
       if notes[i] then
         in_chunks('HSET', base .. 'n:' .. id, notes[i])
       end
     end
   end
+  letters[i] = letters[i] or '-'
 end
 in_chunks('HSET', work, new_work)
 in_chunks('HSET', live, new_live)
@@ -152,6 +155,9 @@ in_chunks('ZADD', blocked, blocking)
 wake(waiting + (due_before(soonest) and 1 or 0))
 reply[1] = table.concat(codes)
 remember(now, cjson.encode(reply))
+if is_any then
+  tell(set[3], now, 'p', table.concat(letters), ids)
+end
 if is_first then
   reply[1] = '+' .. reply[1]
 end

@@ -1,0 +1,146 @@
+"""Events: what scripts left in a queue's stream, read by XREAD; `lua/lib/tell.lua` writes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from taskmux.driver import EventPage, State, StoreEvent, What
+
+from taskmux_redis.failures import WrongType
+from taskmux_redis.records import STATES
+from taskmux_redis.store import Store
+
+__all__ = ["events"]
+
+_RECORDS: Final = 20
+"""Records read at once; each has up to some hundred events."""
+_SHORTEST_BLOCK_MS: Final = 5
+_ADDED, _CHANGED = b"p", b"c"
+_WHATS: Final = {
+    b"s": What.STATE,
+    b"r": What.TAKEN_OVER,
+    b"v": What.PROGRESS,
+    b"x": What.REMOVED,
+    b"h": What.PAUSED,
+    b"g": What.RESUMED,
+}
+_APPLIED: Final = ord("A")
+_REMOVED: Final = b"-"
+
+
+async def events(
+    store: Store, queue: str, after: str | None, limit: int, seconds: float
+) -> EventPage:
+    """Return events after a cursor, which is an event's number; see `Events.events`.
+
+    Raises:
+        CorruptRecord: the stream, or what goes with it, is a key of another type.
+    """
+    keys = [store.keys(queue)[name] for name in ("events", "numbers", "settings")]
+    try:
+        if after is None:
+            last, kept = await _state(store, queue)
+            return EventPage([], str(last), kept=kept)
+        return await _after(store, queue, after, limit, seconds)
+    except WrongType as error:
+        found = error
+    raise await store.named(found, keys, f" of queue {queue!r}")
+
+
+async def _after(store: Store, queue: str, after: str, limit: int, seconds: float) -> EventPage:
+    number = int(after) if after.isdecimal() and len(after) < 20 else None  # noqa: PLR2004 - 64 bits
+    if number is None:
+        last, kept = await _state(store, queue)
+        return EventPage([], str(last), gap=True, kept=kept)
+    key = store.keys(queue)["events"]
+    records = await _read(store, key, number, seconds)
+    if not records:
+        last, kept = await _state(store, queue)
+        # A lower number: somebody emptied the store. A higher one without a record: it is trimmed.
+        records = await _read(store, key, number, 0) if last > number else []
+        if not records:
+            return EventPage([], str(last), gap=last != number, kept=kept)
+    found: list[StoreEvent] = []
+    reached = None
+    for last, first, record in map(_numbered, records):
+        reached = first - 1 if reached is None else reached
+        found += (one for one in _events(first, record) if int(one.cursor) > number)
+        if len(found) >= limit:
+            break
+    gap, end = reached is not None and reached > number, last
+    if len(found) > limit:
+        del found[limit:]
+        end = int(found[-1].cursor)
+    return EventPage(found, str(end), gap=gap)
+
+
+async def _state(store: Store, queue: str) -> tuple[int, bool]:
+    """Return the number of the last event, and whether the queue keeps events."""
+    keys, command = store.keys(queue), store.connection.command
+    last, kept = await asyncio.gather(
+        command("GET", keys["numbers"]), command("HGET", keys["settings"], "events")
+    )
+    return int(last or 0), kept != b"0"
+
+
+async def _read(store: Store, key: bytes, number: int, seconds: float) -> Sequence[Any]:
+    """Return records after a number, waiting so long for the first."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while True:
+        left = deadline - loop.time()
+        block = max(0.0, min(left, store.longest_block))
+        waiting = ("BLOCK", max(_SHORTEST_BLOCK_MS, round(block * 1000))) if block else ()
+        reply = await store.connection.once(
+            "XREAD", "COUNT", _RECORDS, *waiting, "STREAMS", key, f"{number}-1", wait=block
+        )
+        if reply or loop.time() >= deadline:
+            return _records(reply)
+
+
+def _records(reply: Any) -> Sequence[Any]:
+    """Return the records of the one stream that was read, in whichever form the client has."""
+    if not reply:
+        return []
+    if isinstance(reply, Mapping):
+        ((records,),) = reply.values()
+        return list(records)
+    return list(reply[0][1])
+
+
+def _numbered(record: tuple[bytes, Mapping[bytes, bytes]]) -> tuple[int, int, Mapping[bytes, bytes]]:
+    """Return the numbers of a record's last and first events, and its fields."""
+    name, fields = record
+    last = int(name.partition(b"-")[0])
+    return last, last - fields.get(b"i", b"").count(b"\0"), fields
+
+
+def _events(first: int, record: Mapping[bytes, bytes]) -> Iterator[StoreEvent]:
+    """Yield the events of a record; of one that cannot be read, none."""
+    try:
+        ids = record[b"i"].decode().split("\0")
+        marks, at = _marks(record[b"w"], record[b"l"], len(ids)), int(record[b"t"])
+        for place, (job, mark) in enumerate(zip(ids, marks, strict=True)):
+            if mark is not None:
+                what, state = mark
+                data = record.get(b"%d" % (place + 1))
+                yield StoreEvent(str(first + place), what, job, at, state, data)
+    except (ValueError, LookupError):
+        return
+
+
+def _marks(kind: bytes, letters: bytes, count: int) -> Sequence[tuple[What, State | None] | None]:
+    """Return what happened to each job; None: nothing."""
+    if kind == _ADDED:
+        states = (STATES.get(bytes([letter])) for letter in letters)
+        return [None if state is None else (What.ADDED, state) for state in states]
+    if kind == _CHANGED:
+        pairs = (letters[at : at + 2] for at in range(0, len(letters), 2))
+        return [_change(pair[1:]) if pair[0] == _APPLIED else None for pair in pairs]
+    return [(_WHATS[kind], STATES[letters] if letters else None)] * count
+
+
+def _change(letter: bytes) -> tuple[What, State | None]:
+    return (What.REMOVED, None) if letter == _REMOVED else (What.STATE, STATES[letter])
