@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
@@ -19,6 +20,7 @@ from taskmux.driver import (
     Claimed,
     Command,
     Driver,
+    EventPage,
     Extended,
     FindAsk,
     HeldLease,
@@ -58,6 +60,7 @@ from taskmux_mongodb import (
 from taskmux_mongodb.address import DATABASE, Address, check_database, connect, parse
 from taskmux_mongodb.claim_jobs import ClaimMemory
 from taskmux_mongodb.deadlines import longer
+from taskmux_mongodb.events import Streams, events
 from taskmux_mongodb.failures import FAULTS, translate
 from taskmux_mongodb.home import Home
 from taskmux_mongodb.leases import extend, reclaim
@@ -74,6 +77,9 @@ _TRIES: Final = 3
 """How often an operation is sent before the core hears that the store is unavailable."""
 
 _PAUSE: Final = 0.1
+_LONGEST_WAIT: Final = 1.0
+"""Seconds that one command waits for events."""
+
 _LAST_SENT: Final = 5.0
 """Seconds that closing gives to operations whose callers were cancelled."""
 
@@ -96,6 +102,7 @@ class MongoDriver(Driver):
         self._database = self._address.database
         self._store: Store | None = None
         self._claims: Final = ClaimMemory()
+        self._streams: Final = Streams()
         self._sent: Final[set[asyncio.Task[Any]]] = set()
 
     @classmethod
@@ -158,6 +165,7 @@ class MongoDriver(Driver):
     async def _close(self, store: Store) -> None:
         if self._sent:
             await asyncio.wait(self._sent, timeout=_LAST_SENT)
+        await self._streams.close(store)
         await store.bell.close()
         await self._watch.close()
         await self._caretaker.close()
@@ -262,6 +270,26 @@ class MongoDriver(Driver):
             return await self._send(lambda store: wait.look(store, queues, self._claims.blocked))
 
         return await self._at_home(lambda: wait.wait(bell, queues, timeout, look))
+
+    async def events(
+        self,
+        queue: str,
+        after: str | None,
+        limit: int,
+        timeout: float,  # noqa: ASYNC109 - the interface's
+    ) -> EventPage:
+        """See `Events.events`."""
+        end = time.monotonic() + timeout
+        while True:
+            wait_ms = round(1000 * min(max(0.0, end - time.monotonic()), _LONGEST_WAIT))
+            cursor = after
+            page = await self._send(
+                lambda store: events(store, self._streams, queue, cursor, limit, wait_ms)  # noqa: B023 - awaited here
+            )
+            over = time.monotonic() >= end
+            if after is None or page.events or page.gap or not page.kept or over:
+                return page
+            after = page.cursor
 
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 from msgspec.structs import replace
-from taskmux.driver import JobRecord, NewJob, Op, Place, Pushed, PushStatus, State, StoreFull
+from taskmux.driver import JobRecord, NewJob, Op, Place, Pushed, PushStatus, State, StoreFull, What
 
 from taskmux_sqlite.records import new_body, new_columns, new_notes
 from taskmux_sqlite.transaction import Transaction
@@ -71,6 +71,7 @@ def _push(transaction: Transaction, new: NewJob, bodies: list[tuple[int, bytes]]
         known = _in_place_of(transaction, job)
         assert known is not None  # nothing else keeps a job out
         return known
+    transaction.tell(job.queue, What.ADDED, job.id, job.state)
     transaction.brought |= job.state in (State.WAITING, State.DELAYED)
     queue.changed = True  # a queue is known from its first job on, even if that is not waiting
     number = cursor.lastrowid

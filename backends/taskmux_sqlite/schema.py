@@ -224,7 +224,20 @@ _THIRD = (
     "ALTER TABLE queues ADD COLUMN fence_of_removed INTEGER NOT NULL DEFAULT 0",
 )
 
-_MIGRATIONS: Final = (_FIRST, _SECOND, _THIRD)
+_EVENTS = (
+    """
+    CREATE TABLE events (                  -- a row for each transaction and queue
+        queue TEXT NOT NULL,
+        last INTEGER NOT NULL,             -- the number of its last event, counted from 1
+        first INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (queue, last)
+    ) WITHOUT ROWID
+    """,
+)
+
+_MIGRATIONS: Final = (_FIRST, _SECOND, _THIRD, _EVENTS)
 """Each makes the next version out of the one before; an empty file has version 0."""
 
 VERSION: Final = len(_MIGRATIONS)

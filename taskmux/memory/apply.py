@@ -8,6 +8,7 @@ from taskmux.driver import (
     JobRecord,
     Move,
     Transition,
+    What,
     judge,
 )
 from taskmux.memory.store import MemoryStore, QueueStore, Stored
@@ -30,6 +31,7 @@ class Transitions:
             return Applied(ApplyStatus.CONFLICT, stored.job.state)
         if move.removes:
             queue.remove(stored)
+            self.store.tell(queue, What.REMOVED, stored.job, one.tells)
         else:
             self._move(queue, stored, one, move)
         return move.answer
@@ -49,7 +51,10 @@ class Transitions:
         group = stored.job.group
         if one.hold and move.answer.status is ApplyStatus.APPLIED:
             queue.lines.hold(group, now + one.hold, alone=one.hold_line)
+        was = stored.job.state
         queue.write(stored, move.record(stored.job, now))
+        if move.state is not was:
+            self.store.tell(queue, What.STATE, stored.job, one.tells)
         self.store.announce(queue, stored)
         if move.left_active and queue.lines.made_room(group):
             self.store.wake(queue)

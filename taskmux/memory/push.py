@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from taskmux.driver import JobRecord, NewJob, Place, Pushed, PushStatus, State
+from taskmux.driver import JobRecord, NewJob, Place, Pushed, PushStatus, State, What
 from taskmux.memory.store import MemoryStore, QueueStore, Stored
 
 __all__ = ["Pushes"]
@@ -32,6 +32,7 @@ class Pushes:
         if job.state is State.WAITING:
             self.store.place(stored, Place.FRONT if job.lifo else Place.BACK)
         queue.enter(stored)
+        self.store.tell(queue, What.ADDED, stored.job)
         self.store.announce(queue, stored)
         return Pushed(PushStatus.CREATED, job.id)
 

@@ -1,0 +1,214 @@
+"""Events: read from the server's own log, by change streams. Nothing is written for them.
+
+So each change has its event, once and in order, whatever was killed when; and it costs something
+only while somebody follows. It needs a replica set. See `docs/decisions/0009-mongodb-events.md`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC
+from typing import Any, Final
+
+import msgspec
+from bson.int64 import Int64
+from pymongo.errors import OperationFailure
+from taskmux.driver import EVENT_DATA, EventPage, State, StoreEvent, UnsupportedFeature, What
+
+from taskmux_mongodb.failures import FAULTS
+from taskmux_mongodb.records import REMOVED, Document, state_of
+from taskmux_mongodb.settings import settings
+from taskmux_mongodb.store import Store
+
+__all__ = ["Streams", "events"]
+
+_STREAMS: Final = 32
+"""How many streams one instance keeps open for the next page."""
+
+_TOKEN: Final = re.compile(r"[0-9A-Fa-f]{2,4096}\Z")
+_LOST: Final = {9, 10, 14, 260, 280, 286, 40649, 50759, 50795, 50811, 50856, 8454400}
+"""What the server answers when it cannot go on after a cursor: it is too old, or none of its own."""
+
+_SHOWN: Final = {
+    "documentKey": 1,
+    "operationType": 1,
+    "ns.coll": 1,
+    "wallTime": 1,
+    "clusterTime": 1,
+    **{f"fullDocument.{name}": 1 for name in ("state", "paused", "rev", "flipped")},
+    **{
+        f"updateDescription.updatedFields.{name}": 1
+        for name in ("state", "progress", "lapsed", "told")
+    },
+}
+
+
+class _Stream(msgspec.Struct):
+    """An open change stream of one queue: the server's cursor, and what is still to be told."""
+
+    number: int
+    session: Any
+    cursor: str
+    batch: list[Document]
+
+
+class Streams:
+    """The streams of one instance that wait for their next page, by queue and cursor."""
+
+    def __init__(self) -> None:
+        self._idle: dict[tuple[str, str], _Stream] = {}
+
+    def take(self, queue: str, cursor: str) -> _Stream | None:
+        """Return the stream that stands there, if there is one."""
+        return self._idle.pop((queue, cursor), None)
+
+    async def keep(self, store: Store, queue: str, stream: _Stream) -> None:
+        """Keep a stream for the next page; the one that was kept longest goes if there are many."""
+        replaced = self._idle.pop((queue, stream.cursor), None)
+        self._idle[queue, stream.cursor] = stream
+        if len(self._idle) > _STREAMS:
+            replaced = self._idle.pop(next(iter(self._idle)))
+        if replaced is not None:
+            await _close(store, replaced)
+
+    async def close(self, store: Store) -> None:
+        """Close them all."""
+        idle, self._idle = self._idle, {}
+        for stream in idle.values():
+            await _close(store, stream)
+
+
+async def events(
+    store: Store, streams: Streams, queue: str, after: str | None, limit: int, wait_ms: int
+) -> EventPage:
+    """Return events after a cursor, or after so long a page without; see `Events.events`.
+
+    Raises:
+        UnsupportedFeature: the deployment is a single server.
+    """
+    if not store.transactional:
+        raise UnsupportedFeature(
+            "This MongoDB is a single server, which has no change streams, and events are read "
+            "from those. Make it a replica set (one member is enough)."
+        )
+    kept = (await settings(store, queue)).events > 0
+    stream, gap = None if after is None else streams.take(queue, after), False
+    if stream is None:
+        stream, gap = await _opened(store, queue, after)
+    if kept and not gap and after is not None and not stream.batch:
+        await _read_on(store, stream, max(1, wait_ms))
+    found: list[StoreEvent] = []
+    while kept and stream.batch and len(found) < limit:
+        change = stream.batch.pop(0)
+        stream.cursor = change["_id"]["_data"]
+        found += _events(change, len(queue) + 1)
+    if stream.number:
+        await streams.keep(store, queue, stream)
+    return EventPage(found, stream.cursor, gap=gap, kept=kept)
+
+
+async def _opened(store: Store, queue: str, after: str | None) -> tuple[_Stream, bool]:
+    """Return a stream that goes on after a cursor, or begins now; and whether there is a gap."""
+    if after is not None and _TOKEN.match(after):
+        try:
+            return await _open(store, queue, {"startAfter": {"_data": after}}), False
+        except OperationFailure as error:
+            if error.code not in _LOST:
+                raise
+    return await _open(store, queue, {}), after is not None
+
+
+async def _open(store: Store, queue: str, start: Document) -> _Stream:
+    # All keys that begin with the queue's name and a slash: a zero is what follows a slash.
+    jobs = {"ns.coll": "jobs", "documentKey._id": {"$gte": f"{queue}/", "$lt": f"{queue}0"}}
+    itself = {"ns.coll": "queues", "documentKey._id": queue}
+    pipeline = [
+        {"$changeStream": start},
+        {"$match": {"$or": [jobs, itself]}},
+        {"$project": _SHOWN},
+    ]
+    session = store.client.start_session()
+    if inspect.isawaitable(session):  # Motor's
+        session = await session
+    reply = await store.database.command(
+        "aggregate", 1, pipeline=pipeline, cursor={}, session=session
+    )
+    cursor = reply["cursor"]
+    token = cursor.get("postBatchResumeToken") or start.get("startAfter")
+    return _Stream(cursor["id"], session, token["_data"], list(cursor["firstBatch"]))
+
+
+async def _read_on(store: Store, stream: _Stream, wait_ms: int) -> None:
+    """Ask for more, waiting so long for the first change."""
+    reply = await store.database.command(
+        "getMore",
+        Int64(stream.number),
+        collection="$cmd.aggregate",
+        maxTimeMS=wait_ms,
+        session=stream.session,
+    )
+    cursor = reply["cursor"]
+    stream.number, stream.batch = cursor["id"], list(cursor["nextBatch"])
+    if not stream.batch:  # nothing happened until here
+        stream.cursor = cursor["postBatchResumeToken"]["_data"]
+
+
+async def _close(store: Store, stream: _Stream) -> None:
+    with suppress(*FAULTS):
+        await store.database.command(
+            "killCursors", "$cmd.aggregate", cursors=[Int64(stream.number)], session=stream.session
+        )
+        await stream.session.end_session()
+
+
+def _events(change: Document, prefix: int) -> Iterator[StoreEvent]:
+    """Yield what a change tells: mostly one event, sometimes none."""
+    whole: Document = change.get("fullDocument") or {}
+    cursor, at = change["_id"]["_data"], _time_of(change)
+    if change["ns"]["coll"] == "queues":
+        if whole.get("flipped") is not None and whole["flipped"] == whole.get("rev"):
+            what = What.PAUSED if whole.get("paused") else What.RESUMED
+            yield StoreEvent(cursor, what, "", at)
+        return
+    job = change["documentKey"]["_id"][prefix:]
+    operation = change["operationType"]
+    if operation == "delete" or whole.get("state") == REMOVED:
+        yield StoreEvent(cursor, What.REMOVED, job, at)
+    elif operation in {"insert", "replace"}:
+        state = _state_of(whole.get("state"))
+        if state is not None:
+            yield StoreEvent(cursor, What.ADDED, job, at, state)
+    else:
+        updated: Document = (change.get("updateDescription") or {}).get("updatedFields") or {}
+        yield from _of_update(updated, cursor, job, at)
+
+
+def _of_update(updated: Document, cursor: str, job: str, at: int) -> Iterator[StoreEvent]:
+    state = _state_of(updated.get("state"))
+    if state is not None:
+        told = updated.get("told")
+        data = told[1] if isinstance(told, list) and len(told) > 1 else None
+        yield StoreEvent(cursor, What.STATE, job, at, state, data)
+    elif "lapsed" in updated:
+        yield StoreEvent(cursor, What.TAKEN_OVER, job, at)
+    elif "progress" in updated:
+        progress = updated["progress"]
+        small = isinstance(progress, bytes) and len(progress) <= EVENT_DATA
+        yield StoreEvent(cursor, What.PROGRESS, job, at, None, progress if small else None)
+
+
+def _state_of(text: Any) -> State | None:
+    try:
+        return None if text is None else state_of(text)
+    except ValueError:  # it was set aside
+        return None
+
+
+def _time_of(change: Document) -> int:
+    wall = change.get("wallTime")
+    if wall is not None:
+        return round(wall.replace(tzinfo=UTC).timestamp() * 1000)
+    return int(change["clusterTime"].time) * 1000  # before MongoDB 6.0
