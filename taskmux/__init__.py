@@ -6,8 +6,9 @@ from taskmux.api.bulk_verbs import BulkOptions
 from taskmux.api.call import Call
 from taskmux.api.context import BlockingContext, Context, Sent
 from taskmux.api.dead import DeadLetters
+from taskmux.api.events import Event, EventStream
 from taskmux.api.filters import FilterOptions
-from taskmux.api.handle import JobHandle
+from taskmux.api.handle import JobHandle, Update
 from taskmux.api.options import JobOptions, QueueOptions
 from taskmux.api.queue import Counts, Queue
 from taskmux.api.retention import Keep, Retention
@@ -79,6 +80,8 @@ __all__ = [
     "DeclarationError",
     "Duration",
     "ErrorInfo",
+    "Event",
+    "EventStream",
     "Explanation",
     "Exponential",
     "Fail",
@@ -132,6 +135,7 @@ __all__ = [
     "TaskmuxError",
     "UnknownScheme",
     "UnsupportedFeature",
+    "Update",
     "Worker",
     "WorkerInfo",
     "hookimpl",

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar, Unpack
 from taskmux.api.blocking import BackgroundLoop
 from taskmux.api.call import Call, Terms
 from taskmux.api.codec import encode_mapping
+from taskmux.api.events import EventStream
 from taskmux.api.handle import JobHandle
 from taskmux.api.naming import task_name
 from taskmux.api.options import JobOptions, QueueOptions, parse_call, parse_shared
@@ -261,6 +262,20 @@ class Taskmux:
         """
         ref = Ref(check_queue(queue), check_name(job_id, "job id"))
         return JobHandle(ref, self._stores.connect, self)
+
+    def events(self, queue: str | None = None, *, after: str | None = None) -> EventStream:
+        """Return what happens from now on: `async for event in mux.events(queue="email"): ...`.
+
+        Args:
+            queue: the queue; None: every queue of this app's stores, new ones too.
+            after: an event's cursor: go on behind it. If events between are lost, the first one
+                is of the kind `gap`.
+
+        Raises:
+            InvalidName: the queue's name cannot be stored everywhere.
+            DeclarationError: a cursor is given without a queue, or is none.
+        """
+        return EventStream(self._stores.connect, self._stores.queues, queue, after)
 
     async def queues(self) -> list[str]:
         """Return the names of all queues in this app's stores, sorted."""

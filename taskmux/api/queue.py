@@ -28,6 +28,8 @@ from taskmux.policy.lines import change_groups, change_line, forget_line
 
 __all__ = ["Counts", "Queue", "declared_limits"]
 
+MAX_EVENTS = 1_000_000
+
 
 class Counts(msgspec.Struct, frozen=True):
     """How many jobs of a queue are in each state."""
@@ -197,6 +199,19 @@ class Queue(Searches, BulkVerbs, Striking):
         await connection.change_settings(
             self.name,
             lambda settings: replace(settings, defaults=changed_defaults(settings.defaults, said)),
+        )
+
+    async def keep_events(self, count: int) -> None:
+        """Let the queue keep at least its newest `count` events; 0: none are written any more.
+
+        Raises:
+            DeclarationError: the count is out of range.
+        """
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_EVENTS:
+            raise DeclarationError(f"count {brief(count)} is not a number from 0 to {MAX_EVENTS}.")
+        connection = await self._connection()
+        await connection.change_settings(
+            self.name, lambda settings: replace(settings, events=count)
         )
 
     async def _set_paused(self, group: str | None, task: str | None, *, paused: bool) -> None:
