@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
@@ -60,7 +59,7 @@ from taskmux_mongodb import (
 from taskmux_mongodb.address import DATABASE, Address, check_database, connect, parse
 from taskmux_mongodb.claim_jobs import ClaimMemory
 from taskmux_mongodb.deadlines import longer
-from taskmux_mongodb.events import Streams, events
+from taskmux_mongodb.events import Ask, Streams, follow
 from taskmux_mongodb.failures import FAULTS, translate
 from taskmux_mongodb.home import Home
 from taskmux_mongodb.leases import extend, reclaim
@@ -77,9 +76,6 @@ _TRIES: Final = 3
 """How often an operation is sent before the core hears that the store is unavailable."""
 
 _PAUSE: Final = 0.1
-_LONGEST_WAIT: Final = 1.0
-"""Seconds that one command waits for events."""
-
 _LAST_SENT: Final = 5.0
 """Seconds that closing gives to operations whose callers were cancelled."""
 
@@ -279,17 +275,8 @@ class MongoDriver(Driver):
         timeout: float,  # noqa: ASYNC109 - the interface's
     ) -> EventPage:
         """See `Events.events`."""
-        end = time.monotonic() + timeout
-        while True:
-            wait_ms = round(1000 * min(max(0.0, end - time.monotonic()), _LONGEST_WAIT))
-            cursor = after
-            page = await self._send(
-                lambda store: events(store, self._streams, queue, cursor, limit, wait_ms)  # noqa: B023 - awaited here
-            )
-            over = time.monotonic() >= end
-            if after is None or page.events or page.gap or not page.kept or over:
-                return page
-            after = page.cursor
+        ask = Ask(queue, after, limit, 0)
+        return await follow(self._send, self._streams, ask, timeout)
 
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -23,14 +25,20 @@ from taskmux_mongodb.records import REMOVED, Document, state_of
 from taskmux_mongodb.settings import settings
 from taskmux_mongodb.store import Store
 
-__all__ = ["Streams", "events"]
+__all__ = ["Ask", "Streams", "follow"]
+
+Send = Callable[[Callable[[Store], Awaitable[EventPage]]], Awaitable[EventPage]]
+
+_LONGEST_WAIT: Final = 1.0
+"""Seconds that one command waits for events."""
+
 
 _STREAMS: Final = 32
 """How many streams one instance keeps open for the next page."""
 
 _TOKEN: Final = re.compile(r"[0-9A-Fa-f]{2,4096}\Z")
 _LOST: Final = {9, 10, 14, 260, 280, 286, 40649, 50759, 50795, 50811, 50856, 8454400}
-"""What the server answers when it cannot go on after a cursor: it is too old, or none of its own."""
+"""What the server answers when it cannot go on after a cursor: too old, or none of its own."""
 
 _SHOWN: Final = {
     "documentKey": 1,
@@ -81,10 +89,33 @@ class Streams:
             await _close(store, stream)
 
 
-async def events(
-    store: Store, streams: Streams, queue: str, after: str | None, limit: int, wait_ms: int
-) -> EventPage:
-    """Return events after a cursor, or after so long a page without; see `Events.events`.
+class Ask(msgspec.Struct, frozen=True):
+    """What one page is asked for; see `Events.events`."""
+
+    queue: str
+    after: str | None
+    limit: int
+    wait_ms: int
+
+
+async def follow(send: Send, streams: Streams, ask: Ask, seconds: float) -> EventPage:
+    """Return the first page that has something to tell, or the last one before the time is over.
+
+    `send`: does something with the store, again if that may help.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        left = min(max(0.0, end - time.monotonic()), _LONGEST_WAIT)
+        ask = msgspec.structs.replace(ask, wait_ms=round(1000 * left))
+        page = await send(partial(_events_of, streams, ask))
+        told = page.events or page.gap or not page.kept
+        if ask.after is None or told or time.monotonic() >= end:
+            return page
+        ask = msgspec.structs.replace(ask, after=page.cursor)
+
+
+async def _events_of(streams: Streams, ask: Ask, store: Store) -> EventPage:
+    """Return events after a cursor, or after so long a page without.
 
     Raises:
         UnsupportedFeature: the deployment is a single server.
@@ -94,14 +125,15 @@ async def events(
             "This MongoDB is a single server, which has no change streams, and events are read "
             "from those. Make it a replica set (one member is enough)."
         )
+    queue, after = ask.queue, ask.after
     kept = (await settings(store, queue)).events > 0
     stream, gap = None if after is None else streams.take(queue, after), False
     if stream is None:
         stream, gap = await _opened(store, queue, after)
     if kept and not gap and after is not None and not stream.batch:
-        await _read_on(store, stream, max(1, wait_ms))
+        await _read_on(store, stream, max(1, ask.wait_ms))
     found: list[StoreEvent] = []
-    while kept and stream.batch and len(found) < limit:
+    while kept and stream.batch and len(found) < ask.limit:
         change = stream.batch.pop(0)
         stream.cursor = change["_id"]["_data"]
         found += _events(change, len(queue) + 1)
@@ -137,7 +169,7 @@ async def _open(store: Store, queue: str, start: Document) -> _Stream:
         "aggregate", 1, pipeline=pipeline, cursor={}, session=session
     )
     cursor = reply["cursor"]
-    token = cursor.get("postBatchResumeToken") or start.get("startAfter")
+    token: Document = cursor.get("postBatchResumeToken") or start.get("startAfter", {})
     return _Stream(cursor["id"], session, token["_data"], list(cursor["firstBatch"]))
 
 
@@ -174,7 +206,7 @@ def _events(change: Document, prefix: int) -> Iterator[StoreEvent]:
             yield StoreEvent(cursor, what, "", at)
         return
     job = change["documentKey"]["_id"][prefix:]
-    operation = change["operationType"]
+    operation: str = change["operationType"]
     if operation == "delete" or whole.get("state") == REMOVED:
         yield StoreEvent(cursor, What.REMOVED, job, at)
     elif operation in {"insert", "replace"}:
@@ -210,5 +242,5 @@ def _state_of(text: Any) -> State | None:
 def _time_of(change: Document) -> int:
     wall = change.get("wallTime")
     if wall is not None:
-        return round(wall.replace(tzinfo=UTC).timestamp() * 1000)
+        return int(wall.replace(tzinfo=UTC).timestamp() * 1000)
     return int(change["clusterTime"].time) * 1000  # before MongoDB 6.0

@@ -44,7 +44,11 @@ _LONGEST_OWN: Final = 65_536
 server's limit (512 MB) to itself."""
 
 _ways: Final = attrgetter(
-    *(name for name in Transition.__struct_fields__ if name not in {"ref", "guard", "changes", "tells"})
+    *(
+        name
+        for name in Transition.__struct_fields__
+        if name not in {"ref", "guard", "changes", "tells"}
+    )
 )
 _changed: Final = attrgetter(*(name for name in Changes.__struct_fields__ if name != "result"))
 

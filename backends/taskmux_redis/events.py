@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from taskmux.driver import EventPage, State, StoreEvent, What
 
@@ -28,6 +28,14 @@ _WHATS: Final = {
 }
 _APPLIED: Final = ord("A")
 _REMOVED: Final = b"-"
+
+
+class _Record(NamedTuple):
+    """A record of the stream: the numbers of its first and last events, and its fields."""
+
+    first: int
+    last: int
+    fields: Mapping[bytes, bytes]
 
 
 async def events(
@@ -62,14 +70,19 @@ async def _after(store: Store, queue: str, after: str, limit: int, seconds: floa
         records = await _read(store, key, number, 0) if last > number else []
         if not records:
             return EventPage([], str(last), gap=last != number, kept=kept)
+    return _page(list(map(_numbered, records)), number, limit)
+
+
+def _page(records: Sequence[_Record], number: int, limit: int) -> EventPage:
+    """Return the events of records that come after a number."""
+    gap = records[0].first > number + 1
     found: list[StoreEvent] = []
-    reached = None
-    for last, first, record in map(_numbered, records):
-        reached = first - 1 if reached is None else reached
-        found += (one for one in _events(first, record) if int(one.cursor) > number)
+    end = number
+    for record in records:
+        found += (one for one in _events(record) if int(one.cursor) > number)
+        end = record.last
         if len(found) >= limit:
             break
-    gap, end = reached is not None and reached > number, last
     if len(found) > limit:
         del found[limit:]
         end = int(found[-1].cursor)
@@ -110,15 +123,16 @@ def _records(reply: Any) -> Sequence[Any]:
     return list(reply[0][1])
 
 
-def _numbered(record: tuple[bytes, Mapping[bytes, bytes]]) -> tuple[int, int, Mapping[bytes, bytes]]:
-    """Return the numbers of a record's last and first events, and its fields."""
-    name, fields = record
+def _numbered(entry: tuple[bytes, Mapping[bytes, bytes]]) -> _Record:
+    """Return a record with its numbers: its id has the last one."""
+    name, fields = entry
     last = int(name.partition(b"-")[0])
-    return last, last - fields.get(b"i", b"").count(b"\0"), fields
+    return _Record(last - fields.get(b"i", b"").count(b"\0"), last, fields)
 
 
-def _events(first: int, record: Mapping[bytes, bytes]) -> Iterator[StoreEvent]:
+def _events(one: _Record) -> Iterator[StoreEvent]:
     """Yield the events of a record; of one that cannot be read, none."""
+    first, record = one.first, one.fields
     try:
         ids = record[b"i"].decode().split("\0")
         marks, at = _marks(record[b"w"], record[b"l"], len(ids)), int(record[b"t"])

@@ -45,9 +45,7 @@ def store(
         "INSERT INTO events VALUES (?, ?, ?, ?, ?)", (queue, last, before + 1, now, encode(told))
     )
     if last // _TRIMMED_BY != before // _TRIMMED_BY:
-        connection.execute(
-            "DELETE FROM events WHERE queue = ? AND last <= ?", (queue, last - kept)
-        )
+        connection.execute("DELETE FROM events WHERE queue = ? AND last <= ?", (queue, last - kept))
 
 
 def forget(connection: sqlite3.Connection, queue: str, now: int) -> None:
@@ -89,7 +87,9 @@ def page(
 
 def _event(number: int, at: int, told: Told) -> StoreEvent:
     what, job, state, data = told
-    return StoreEvent(str(number), What(what), job, at, None if state is None else State(state), data)
+    return StoreEvent(
+        str(number), What(what), job, at, None if state is None else State(state), data
+    )
 
 
 def _readable(body: bytes) -> Iterable[Told]:

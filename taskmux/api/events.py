@@ -255,12 +255,12 @@ class _Followed:
                 f"Queue {self._queue!r} keeps no events. Let it: "
                 f"await mux.queue({self._queue!r}).keep_events(10_000)."
             )
-        self._cursor = page.cursor
+        before, self._cursor = self._cursor, page.cursor
         events = [_event(self._queue, one) for one in page.events]
         if not page.gap:
             return events
-        at = events[0].at if events else 0
-        return [Event("gap", self._queue, "", at, page.cursor if not events else "", {}), *events]
+        at, cursor = (events[0].at, before or "") if events else (0, page.cursor)
+        return [Event("gap", self._queue, "", at, cursor, {}), *events]
 
 
 def _event(queue: str, told: StoreEvent) -> Event:
@@ -271,7 +271,11 @@ def _event(queue: str, told: StoreEvent) -> Event:
 def _kind(told: StoreEvent, data: Any) -> Kind:
     if told.what is not What.STATE:
         return _WHATS[told.what]
-    if told.state in (State.DELAYED, State.WAITING) and isinstance(data, dict) and "attempt" in data:
+    if (
+        told.state in (State.DELAYED, State.WAITING)
+        and isinstance(data, dict)
+        and "attempt" in data
+    ):
         return "failed"
     return cast("Kind", str(told.state))
 

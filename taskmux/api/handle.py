@@ -152,9 +152,7 @@ class JobHandle(Generic[R_co]):
         with connection.following.changes(self.ref, ends=True) as changes:
             return await self._result(changes, limit, deadline)
 
-    async def _result(
-        self, changes: Changes, limit: float | None, deadline: float | None
-    ) -> R_co:
+    async def _result(self, changes: Changes, limit: float | None, deadline: float | None) -> R_co:
         while True:
             job = await self.record()
             if not job.policy.keep_result:

@@ -207,12 +207,9 @@ class Queue(Searches, BulkVerbs, Striking):
         Raises:
             DeclarationError: the count is out of range.
         """
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_EVENTS:
-            raise DeclarationError(f"count {brief(count)} is not a number from 0 to {MAX_EVENTS}.")
+        kept = _number(count, "count", least=0, most=MAX_EVENTS)
         connection = await self._connection()
-        await connection.change_settings(
-            self.name, lambda settings: replace(settings, events=count)
-        )
+        await connection.change_settings(self.name, lambda settings: replace(settings, events=kept))
 
     async def _set_paused(self, group: str | None, task: str | None, *, paused: bool) -> None:
         line = _line(group, task)
@@ -254,9 +251,13 @@ def _changed(settings: QueueSettings, line: str | None, changes: dict[str, Any])
 
 
 def _at_least_1(value: object, what: str = "concurrency") -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**6:
+    return _number(value, what, least=1, most=10**6, hint=" To stop a queue, pause it.")
+
+
+def _number(value: object, what: str, *, least: int, most: int, hint: str = "") -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise DeclarationError(
-            f"{what} {brief(value)} is not a number from 1 to 1000000. To stop a queue, pause it."
+            f"{what} {brief(value)} is not a number from {least} to {most}.{hint}"
         )
     return value
 

@@ -33,6 +33,18 @@ from taskmux.driver import (
 )
 
 AGES = 30.0
+LIFE = (
+    State.ACTIVE,
+    State.WAITING,
+    State.ACTIVE,
+    State.COMPLETED,
+    State.WAITING,
+    State.BLOCKED,
+    State.WAITING,
+    State.DELAYED,
+    State.WAITING,
+    State.CANCELLED,
+)
 Told = tuple[str, What, State | None]
 """A job's id, what happened to it, and the state it came into."""
 
@@ -118,13 +130,7 @@ class EventCases:
         await bench.applied(transition.cancel(job.ref, Keep()))
         assert await follower.told() == [
             ("job", What.ADDED, State.WAITING),
-            *(
-                _state("job", State(state))
-                for state in (
-                    "active waiting active completed waiting blocked waiting delayed waiting "
-                    "cancelled"
-                ).split()
-            ),
+            *(_state("job", state) for state in LIFE),
         ]
 
     @needs("events")
@@ -209,8 +215,8 @@ class EventCases:
     @needs("events")
     async def test_e1_a_pause_is_told_of(self, bench: Bench) -> None:
         follower = await _follow(bench)
-        for changes in ({"concurrency": 1}, {"paused": True}, {"concurrency": 2}, {"paused": False}):
-            await bench.set(**changes)
+        for paused, concurrency in ((False, 1), (True, 1), (True, 2), (False, 2)):
+            await bench.set(paused=paused, concurrency=concurrency)
         assert await follower.told() == [("", What.PAUSED, None), ("", What.RESUMED, None)]
 
     @needs("events")
@@ -245,6 +251,7 @@ class EventCases:
         other = await bench.fork()
         follower = await _follow(bench)
         page = asyncio.create_task(follower.page())
+        await asyncio.sleep(0)  # it begins to wait
         await bench.push(bench.job(), by=other)
         assert [event.id for event in (await page).events] == ["job"]
 
@@ -350,7 +357,7 @@ class EventCases:
     ) -> None:
         follower = await _follow(bench)
         verbs = ("push", "claim", "reclaim", "apply")
-        driver = FaultyDriver(bench.driver, script({verb: faults for verb in verbs}))
+        driver = FaultyDriver(bench.driver, script(dict.fromkeys(verbs, faults)))
         op = bench.op()
         await resend(partial(driver.push, op, [NewJob(bench.job())]))
         op, ask = bench.op("worker"), ClaimAsk(bench.queue, "worker", 1, 20)
@@ -371,5 +378,3 @@ class EventCases:
 def _kept_for_nothing(job: JobRecord) -> JobRecord:
     """Return the job as one that need not be kept when it is finished."""
     return replace(job, policy=replace(job.policy, completed=Keep(0)))
-
-
