@@ -130,7 +130,7 @@ async def _events_of(streams: Streams, ask: Ask, store: Store) -> EventPage:
     stream, gap = None if after is None else streams.take(queue, after), False
     if stream is None:
         stream, gap = await _opened(store, queue, after)
-    if kept and not gap and after is not None and not stream.batch:
+    if kept and not gap and after is not None and not stream.batch and stream.number:
         await _read_on(store, stream, max(1, ask.wait_ms))
     found: list[StoreEvent] = []
     while kept and stream.batch and len(found) < ask.limit:
@@ -150,7 +150,8 @@ async def _opened(store: Store, queue: str, after: str | None) -> tuple[_Stream,
         except OperationFailure as error:
             if error.code not in _LOST:
                 raise
-    return await _open(store, queue, {}), after is not None
+    since = {"startAtOperationTime": store.opened_at} if after == "" and store.opened_at else {}
+    return await _open(store, queue, since), bool(after)
 
 
 async def _open(store: Store, queue: str, start: Document) -> _Stream:

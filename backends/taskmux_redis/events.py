@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
 from taskmux.driver import EventPage, State, StoreEvent, What
 
 from taskmux_redis.failures import WrongType
@@ -58,7 +59,7 @@ async def events(
 
 
 async def _after(store: Store, queue: str, after: str, limit: int, seconds: float) -> EventPage:
-    number = int(after) if after.isdecimal() and len(after) < 20 else None  # noqa: PLR2004 - 64 bits
+    number = _number(after)
     if number is None:
         last, kept = await _state(store, queue)
         return EventPage([], str(last), gap=True, kept=kept)
@@ -69,8 +70,15 @@ async def _after(store: Store, queue: str, after: str, limit: int, seconds: floa
         # A lower number: somebody emptied the store. A higher one without a record: it is trimmed.
         records = await _read(store, key, number, 0) if last > number else []
         if not records:
-            return EventPage([], str(last), gap=last != number, kept=kept)
-    return _page(list(map(_numbered, records)), number, limit)
+            return EventPage([], str(last), gap=after != "" and last != number, kept=kept)
+    page = _page(list(map(_numbered, records)), number, limit)
+    return page if after else replace(page, gap=False)
+
+
+def _number(after: str) -> int | None:
+    if after == "":
+        return 0
+    return int(after) if after.isdecimal() and len(after) < 20 else None  # noqa: PLR2004 - 64 bits
 
 
 def _page(records: Sequence[_Record], number: int, limit: int) -> EventPage:

@@ -207,7 +207,7 @@ class SQLiteDriver(Driver):
         page = await self._read(read_page)
         if after is None or page.events or page.gap or timeout <= 0:
             return page
-        ready = partial(events.are_events, queue=queue, after=after)
+        ready = partial(events.are_events, queue=queue, after=page.cursor)
         return await self._read(read_page) if await self._opened().follow(ready, timeout) else page
 
     async def beat(self, beat: Beat) -> BeatReply:

@@ -68,6 +68,8 @@ def page(
     """Return what there is after a cursor, which is an event's number; see `Events.events`."""
     last = connection.execute(LAST, (queue,)).fetchone()[0] or 0
     number = int(after) if after is not None and after.isdecimal() and len(after) < 19 else None  # noqa: PLR2004 - 63 bits
+    if after == "":
+        number = 0
     if number is None or number > last:
         return EventPage([], str(last), gap=after is not None, kept=kept > 0)
     rows = connection.execute(AFTER, (queue, number, _ROWS)).fetchall()
@@ -81,7 +83,11 @@ def page(
     if len(found) > limit:
         del found[limit:]
         end = int(found[-1].cursor)
-    gap = bool(rows) and (rows[0][0] > number + 1 or any(row[3] == NOTHING for row in rows))
+    gap = (
+        after != ""
+        and bool(rows)
+        and (rows[0][0] > number + 1 or any(row[3] == NOTHING for row in rows))
+    )
     return EventPage(found, str(end), gap=gap, kept=kept > 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -46,6 +47,9 @@ KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]  # typing 
 PAGE = 500
 NEW_QUEUES = 2.0
 """Seconds between two looks for queues that are new."""
+
+OLDEST_NEWS = 5_000
+"""Milliseconds: how old events of a new queue may be, by this machine's clock."""
 
 LOOK = 0.25
 """Seconds between two looks at a queue that no reader follows, or whose store is away."""
@@ -162,23 +166,28 @@ class EventStream:
         if self._queue is not None:
             await self._add(self._queue, self._after)
         else:
+            await self._add("default", None)  # if the store has no events, it says so now
             await self._add_new(is_first=True)
 
     async def _add(self, queue: str, after: str | None) -> None:
         connection = await self._connect(queue)
         followed = _Followed(connection, queue, after, self._hear)
-        await followed.begin()
+        try:
+            self._ready += await followed.read()
+        except BaseException:
+            followed.leave()
+            raise
         self._followed[queue] = followed
 
     async def _add_new(self, *, is_first: bool = False) -> None:
-        """Follow queues that are new since the last look, from their first event."""
+        """Follow queues that are new since the last look, from their first event on."""
         now = asyncio.get_running_loop().time()
         if self._queue is not None or (not is_first and now < self._looked_at + NEW_QUEUES):
             return
         self._looked_at = now
         for name in await self._queues():
             if name not in self._followed:
-                await self._add(name, None if is_first else "0")
+                await self._add(name, None if is_first else "")
 
     def _hear(self, _event: StoreEvent | None) -> None:
         self._news.set()
@@ -216,6 +225,9 @@ class _Followed:
         self._hear = hear
         self._reader = connection.following.follow(queue, hear)
         self._is_away = False
+        self._begins = True
+        # A queue that is new, or has jobs again after a while: what was before is no news.
+        self._since = time.time_ns() // 1_000_000 - OLDEST_NEWS if after == "" else 0
 
     @property
     def closed(self) -> bool:
@@ -232,16 +244,16 @@ class _Followed:
         if self._reader is not None:
             self._reader.remove(None, self._hear)
 
-    async def begin(self) -> None:
-        """Find where it begins, if it does not know."""
-        if self._cursor is None:
-            await self.read()
-
     async def read(self) -> list[Event]:
-        """Return the events that there are after the last one; none while the store is away."""
+        """Return the events that there are after the last one; none while the store is away.
+
+        Raises:
+            StoreUnavailable: it is away at the beginning.
+            UnsupportedFeature: the store has no events, or the queue keeps none.
+        """
         if self.closed:
             return []
-        begins = self._cursor is None
+        begins, self._begins = self._begins, False
         try:
             page = await self._driver.events(self._queue, self._cursor, PAGE, 0)
         except StoreUnavailable:
@@ -256,7 +268,7 @@ class _Followed:
                 f"await mux.queue({self._queue!r}).keep_events(10_000)."
             )
         before, self._cursor = self._cursor, page.cursor
-        events = [_event(self._queue, one) for one in page.events]
+        events = [_event(self._queue, one) for one in page.events if one.at >= self._since]
         if not page.gap:
             return events
         at, cursor = (events[0].at, before or "") if events else (0, page.cursor)

@@ -100,6 +100,8 @@ class Events(Protocol):
         E2 With `after=None` it answers at once: no events, and the cursor of now. Else it answers
            as soon as there are events after the cursor, and after `timeout` seconds without any.
            No event between two pages is left out or told twice. A cursor that is none gives `gap`.
+           An empty one is the beginning of what is kept, and no gap; in a store that reads its own
+           log it may be the time when this instance was opened.
 
         Raises:
             UnsupportedFeature: this deployment of the store has no events; the message says what

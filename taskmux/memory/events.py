@@ -45,8 +45,8 @@ class Followed:
         kept, last = queue.settings.events > 0, queue.told
         if after is None:
             return EventPage([], str(last), kept=kept)
-        number = int(after) if after.isdecimal() else last + 1
         oldest = last - len(queue.events)
+        number = int(after) if after.isdecimal() else oldest if after == "" else last + 1
         gap = number < oldest or number > last
         if number > last:
             return EventPage([], str(last), gap=True, kept=kept)
