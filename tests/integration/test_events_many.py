@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from random import Random
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -30,13 +29,24 @@ def driver(request):
     return driver_for(url, plugin_manager())
 
 
-async def test_ten_thousand_wait_in_one_process_without_polling(driver):
-    asked = Counter()
+class Counting(FaultyDriver):
+    """Counts, of all instances, what is read: records looked up, and pages of events."""
 
-    def count(verb):
-        asked[verb] += 1
+    looks = pages = 0
 
-    mux = Taskmux(client=FaultyDriver(driver, count))
+    async def _send(self, verb, send):
+        Counting.pages += verb == "events"
+        return await super()._send(verb, send)
+
+    async def get(self, refs):
+        Counting.looks += len(refs)
+        return await super().get(refs)
+
+
+async def test_ten_thousand_wait_in_one_process_without_polling(driver, monkeypatch):
+    monkeypatch.setattr(following, "FIRST_LOOK_BESIDES", 60.0)
+    Counting.looks = Counting.pages = 0
+    mux = Taskmux(client=Counting(driver, lambda _verb: None))
 
     @mux.task(queue="email")
     async def double(number: int) -> int:
@@ -45,18 +55,23 @@ async def test_ten_thousand_wait_in_one_process_without_polling(driver):
     async with mux, asyncio.timeout(PATIENCE):
         jobs = await mux.enqueue_many(double.bind(number) for number in range(WAITERS))
         waiting = [asyncio.ensure_future(job.result()) for job in jobs]
+        await asyncio.sleep(1)  # for so long they wait; without events each looks a dozen times
         async with mux.worker(["email"], concurrency=100):
             results = await asyncio.gather(*waiting)
     assert results == [2 * number for number in range(WAITERS)]
-    assert asked["get"] < WAITERS / 5  # alone, each would have asked a dozen times
-    assert asked["events"] < WAITERS / 5
+    assert Counting.looks < 4 * WAITERS
+    assert Counting.pages < WAITERS / 5
 
 
 class Mute(MemoryDriver):
     """Tells nothing, and does not say so."""
 
+    followed = asyncio.Event()
+
     async def events(self, queue, after, limit, timeout):
-        await asyncio.sleep(0 if after is None else timeout)
+        if after is not None:
+            self.followed.set()
+            await asyncio.sleep(timeout)
         return EventPage([], "0")
 
 
@@ -71,6 +86,9 @@ async def test_who_hears_nothing_looks_all_the_same(monkeypatch):
     async with mux, asyncio.timeout(PATIENCE):
         job = await send.enqueue()
         waiting = asyncio.ensure_future(job.result())
+        await Mute.followed.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)  # it looks, as it hears everything from now on; and then waits
         async with mux.worker():
             assert await waiting == "sent"
 

@@ -103,7 +103,15 @@ class TestEvents:
             await job.remove()
             await mux.queue("email").resume()
             told = await until(events, "resumed")
-        assert kinds(told) == "added blocked waiting paused cancelled removed resumed".split()
+        assert kinds(told) == [
+            "added",
+            "blocked",
+            "waiting",
+            "paused",
+            "cancelled",
+            "removed",
+            "resumed",
+        ]
         assert told[0].data == {"state": "delayed"}
         assert told[4].data == {"reason": "cancelled before it ran"}
         assert [event.id for event in told if event.kind in {"paused", "resumed"}] == ["", ""]
