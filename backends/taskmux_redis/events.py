@@ -27,6 +27,7 @@ _WHATS: Final = {
     b"h": What.PAUSED,
     b"g": What.RESUMED,
 }
+_TIME: Final = 13  # digits
 _APPLIED: Final = ord("A")
 _REMOVED: Final = b"-"
 
@@ -142,8 +143,9 @@ def _events(one: _Record) -> Iterator[StoreEvent]:
     """Yield the events of a record; of one that cannot be read, none."""
     first, record = one.first, one.fields
     try:
-        ids = record[b"i"].decode().split("\0")
-        marks, at = _marks(record[b"w"], record[b"l"], len(ids)), int(record[b"t"])
+        ids, head = record[b"i"].decode().split("\0"), record[b"h"]
+        at, kind, letters = int(head[:_TIME]), head[_TIME : _TIME + 1], head[_TIME + 1 :]
+        marks = _marks(kind, letters, len(ids))
         for place, (job, mark) in enumerate(zip(ids, marks, strict=True)):
             if mark is not None:
                 what, state = mark

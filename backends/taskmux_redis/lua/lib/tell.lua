@@ -1,19 +1,22 @@
 -- The queue's stream of events: what a call changed is one record, however many jobs it was.
 --
 -- Events are numbered. The id of a record is the number of its last event, so that what is kept is
--- counted in events. A record has: `t` the time; `w` what happened, `p` added, `c` changed by
--- transitions, `s` a state reached, `r` taken over, `v` progress, `x` removed, `h` paused, `g`
--- resumed; `l` letters, as `events.py` reads them; `i` the ids, with NUL between them; and data by
--- the place of its job in the record, from 1.
+-- counted in events. A record has:
+--   h  the time, 13 digits; a letter for what happened: `p` added, `c` changed by transitions, `s`
+--      a state reached, `r` taken over, `v` progress, `x` removed, `h` paused, `g` resumed; and
+--      then letters, as `events.py` reads them
+--   i  the ids, with NUL between them
+-- and data by the place of its job in the record, from 1.
 --
 -- Nothing here may raise: jobs go on, whatever somebody did to these two keys.
 -- Needs: events, numbers; live.lua.
-local EVENTS_KEPT = 10000
+local EVENTS_KEPT, TRIMMED_BY = 10000, 64
 
 -- Drop the stream if nothing has happened since an instant.
 local function forget_events(since)
-  local last = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
-  if last and type(last) == 'table' and tonumber(last[2][2]) < since then
+  local newest = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+  local at = type(newest) == 'table' and tonumber(string.sub(newest[2][2], 1, 13))
+  if at and at < since then
     redis.call('DEL', events)
   end
 end
@@ -27,12 +30,12 @@ local function tell(kept, now, what, letters, ids, ...)
   if type(last) ~= 'number' then
     return
   end
-  local oldest, text = digits(math.max(last - kept + 1, 0)), table.concat(ids, '\0')
-  local written = redis.pcall('XADD', events, 'MINID', '~', oldest, digits(last), 't', digits(now),
-    'w', what, 'l', letters, 'i', text, ...)
+  local head, text = digits(now) .. what .. letters, table.concat(ids, '\0')
+  local written = redis.pcall('XADD', events, last, 'h', head, 'i', text, ...)
   if type(written) == 'table' and string.find(written.err, 'equal or smaller', 1, true) then
     redis.call('DEL', events) -- the numbers were lost, and begin anew
-    redis.pcall('XADD', events, digits(last), 't', digits(now), 'w', what, 'l', letters, 'i', text,
-      ...)
+    redis.pcall('XADD', events, last, 'h', head, 'i', text, ...)
+  elseif last % TRIMMED_BY < #ids and last > kept then
+    redis.pcall('XTRIM', events, 'MINID', '~', digits(last - kept + 1))
   end
 end
