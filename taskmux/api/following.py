@@ -12,11 +12,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from taskmux.api.begin import begin
 from taskmux.driver import Driver, Events, StoreEvent, StoreUnavailable, What
-from taskmux.model.errors import StoreError, UnsupportedFeature
+from taskmux.model.errors import UnsupportedFeature
 from taskmux.model.job import TERMINAL, Ref
+from taskmux.model.log import Log
 
 __all__ = ["Changes", "Follower", "Following"]
+
+logger = Log("taskmux")
 
 PAGE = 1000
 POLL = 5.0
@@ -108,7 +112,7 @@ class _Reader:
             return False
         self._followers.setdefault(job_id, []).append(follower)
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = begin(self._run())
         return True
 
     def remove(self, job_id: str | None, follower: Follower) -> None:
@@ -137,9 +141,15 @@ class _Reader:
                     return
                 except StoreUnavailable:
                     pass  # it goes on after the same event as soon as the store is there
-                except StoreError:
+                except Exception:  # refused, or a driver's bug: everybody looks, as without events
+                    logger.warning(
+                        "Events of queue %r cannot be read; who waits for its jobs looks for them",
+                        self._queue,
+                        exc_info=True,
+                    )
                     self._be_live(is_live=False)
                     self._cursor = None
+                    pause = longest
                 else:
                     pause = AGAIN_AFTER[0]
                     continue

@@ -255,7 +255,8 @@ class EventCases:
         follower = _Follower(bench, bench.driver, "")
         while found[-2:] != ["a", "b"]:
             page = await follower.page()
-            assert page.events and not page.gap
+            assert page.events
+            assert not page.gap
             found += [event.id for event in page.events]
 
     @needs("events")
