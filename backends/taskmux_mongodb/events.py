@@ -18,7 +18,14 @@ from typing import Any, Final
 import msgspec
 from bson.int64 import Int64
 from pymongo.errors import OperationFailure
-from taskmux.driver import EVENT_DATA, EventPage, State, StoreEvent, UnsupportedFeature, What
+from taskmux.driver import (
+    EVENT_DATA,
+    EventPage,
+    State,
+    StoreEvent,
+    UnsupportedFeature,
+    What,
+)
 
 from taskmux_mongodb.failures import FAULTS
 from taskmux_mongodb.records import REMOVED, Document, state_of
@@ -29,8 +36,8 @@ __all__ = ["Ask", "Streams", "follow"]
 
 Send = Callable[[Callable[[Store], Awaitable[EventPage]]], Awaitable[EventPage]]
 
-_LONGEST_WAIT: Final = 1.0
-"""Seconds that one command waits for events."""
+_LONGEST_WAIT: Final = 0.25
+"""Seconds that one command waits for events: the server ends it no sooner, and closing waits."""
 
 
 _STREAMS: Final = 32
@@ -39,6 +46,9 @@ _STREAMS: Final = 32
 _TOKEN: Final = re.compile(r"[0-9A-Fa-f]{2,4096}\Z")
 _LOST: Final = {9, 10, 14, 260, 280, 286, 40649, 50759, 50795, 50811, 50856, 8454400}
 """What the server answers when it cannot go on after a cursor: too old, or none of its own."""
+
+_FORGOTTEN: Final = {43, 237}
+_RESUMABLE: Final = "ResumableChangeStreamError"
 
 _SHOWN: Final = {
     "documentKey": 1,
@@ -64,7 +74,7 @@ class _Stream(msgspec.Struct):
 
 
 class Streams:
-    """The streams of one instance that wait for their next page, by queue and cursor."""
+    """The streams of one instance: those that wait for their next page, by queue and cursor."""
 
     def __init__(self) -> None:
         self._idle: dict[tuple[str, str], _Stream] = {}
@@ -131,7 +141,7 @@ async def _events_of(streams: Streams, ask: Ask, store: Store) -> EventPage:
     if stream is None:
         stream, gap = await _opened(store, queue, after)
     if kept and not gap and after is not None and not stream.batch and stream.number:
-        await _read_on(store, stream, max(1, ask.wait_ms))
+        stream, gap = await _read_on(store, ask, stream)
     found: list[StoreEvent] = []
     while kept and stream.batch and len(found) < ask.limit:
         change = stream.batch.pop(0)
@@ -139,6 +149,8 @@ async def _events_of(streams: Streams, ask: Ask, store: Store) -> EventPage:
         found += _events(change, len(queue) + 1)
     if stream.number:
         await streams.keep(store, queue, stream)
+    else:  # the database was dropped
+        await _close(store, stream)
     return EventPage(found, stream.cursor, gap=gap, kept=kept)
 
 
@@ -174,25 +186,36 @@ async def _open(store: Store, queue: str, start: Document) -> _Stream:
     return _Stream(cursor["id"], session, token["_data"], list(cursor["firstBatch"]))
 
 
-async def _read_on(store: Store, stream: _Stream, wait_ms: int) -> None:
-    """Ask for more, waiting so long for the first change."""
-    reply = await store.database.command(
-        "getMore",
-        Int64(stream.number),
-        collection="$cmd.aggregate",
-        maxTimeMS=wait_ms,
-        session=stream.session,
-    )
+async def _read_on(store: Store, ask: Ask, stream: _Stream) -> tuple[_Stream, bool]:
+    """Ask for more, waiting for the first change; return the stream, and whether there is a gap.
+
+    A stream that the server has forgotten, as it does after ten idle minutes and after a failover,
+    is opened again where it was.
+    """
+    try:
+        reply = await store.database.command(
+            "getMore",
+            Int64(stream.number),
+            collection="$cmd.aggregate",
+            maxTimeMS=max(1, ask.wait_ms),
+            session=stream.session,
+        )
+    except OperationFailure as error:
+        forgotten = error.code in _LOST | _FORGOTTEN or error.has_error_label(_RESUMABLE)
+        if not forgotten:
+            raise
+        return await _opened(store, ask.queue, stream.cursor)
     cursor = reply["cursor"]
     stream.number, stream.batch = cursor["id"], list(cursor["nextBatch"])
-    if not stream.batch:  # nothing happened until here
+    if not stream.batch and "postBatchResumeToken" in cursor:  # nothing happened until here
         stream.cursor = cursor["postBatchResumeToken"]["_data"]
+    return stream, False
 
 
 async def _close(store: Store, stream: _Stream) -> None:
     with suppress(*FAULTS):
         await store.database.command(
-            "killCursors", "$cmd.aggregate", cursors=[Int64(stream.number)], session=stream.session
+            "killCursors", "$cmd.aggregate", cursors=[Int64(stream.number)]
         )
         await stream.session.end_session()
 

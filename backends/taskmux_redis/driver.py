@@ -40,7 +40,14 @@ from taskmux_redis.address import parse
 from taskmux_redis.apply import apply
 from taskmux_redis.checks import check_server
 from taskmux_redis.claim import claim
-from taskmux_redis.clients import Client, check_client, connect, longest_block, where_is
+from taskmux_redis.clients import (
+    Client,
+    check_client,
+    connect,
+    connections,
+    longest_block,
+    where_is,
+)
 from taskmux_redis.connection import Connection
 from taskmux_redis.events import events
 from taskmux_redis.home import Home
@@ -243,6 +250,7 @@ class ClientDriver(RedisDriver):
         is_cluster = isinstance(client, RedisCluster)
         self._store = Store(self._connection, prefix, Known(), is_cluster=is_cluster)
         self._store.longest_block = longest_block(client)
+        self._store.followers = min(self._store.followers, connections(client) // 4)
 
     def _connect(self) -> Client:
         return self._client

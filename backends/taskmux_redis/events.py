@@ -17,6 +17,8 @@ __all__ = ["events"]
 
 _RECORDS: Final = 20
 """Records read at once; each has up to some hundred events."""
+_LOOK: Final = 0.1
+"""Seconds between two looks of who may not block."""
 _SHORTEST_BLOCK_MS: Final = 5
 _ADDED, _CHANGED = b"p", b"c"
 _WHATS: Final = {
@@ -112,14 +114,21 @@ async def _read(store: Store, key: bytes, number: int, seconds: float) -> Sequen
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while True:
-        left = deadline - loop.time()
-        block = max(0.0, min(left, store.longest_block))
-        waiting = ("BLOCK", max(_SHORTEST_BLOCK_MS, round(block * 1000))) if block else ()
-        reply = await store.connection.once(
-            "XREAD", "COUNT", _RECORDS, *waiting, "STREAMS", key, f"{number}-1", wait=block
-        )
+        left = max(0.0, deadline - loop.time())
+        may_block = left > 0 and store.followers > 0
+        store.followers -= may_block
+        try:
+            block = min(left, store.longest_block) if may_block else 0.0
+            waiting = ("BLOCK", max(_SHORTEST_BLOCK_MS, round(block * 1000))) if block else ()
+            reply = await store.connection.once(
+                "XREAD", "COUNT", _RECORDS, *waiting, "STREAMS", key, f"{number}-1", wait=block
+            )
+        finally:
+            store.followers += may_block
         if reply or loop.time() >= deadline:
             return _records(reply)
+        if not may_block:
+            await asyncio.sleep(min(left, _LOOK))
 
 
 def _records(reply: Any) -> Sequence[Any]:
