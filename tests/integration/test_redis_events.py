@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from redis.asyncio import Redis as AsyncRedis
 from taskmux.driver import (
     ClaimAsk,
     CorruptRecord,
@@ -137,3 +140,18 @@ async def test_without_the_permission_jobs_go_on(server, client):
     finally:
         await driver.close()
         client.acl_deluser("narrow")
+
+
+async def test_following_leaves_a_small_client_room(server, client):
+    with_two = AsyncRedis(port=server.port, max_connections=2)
+    driver = RedisDriver.from_client(with_two)
+    await driver.open()
+    page = await driver.events("email", None, 10, 0)
+    waiting = asyncio.ensure_future(driver.events("email", page.cursor, 10, 20))
+    sleeping = asyncio.ensure_future(driver.wait(["reports"], 20))
+    await asyncio.sleep(0)
+    await push(driver, 1, "job")
+    assert [event.id for event in (await waiting).events] == ["job"]
+    sleeping.cancel()
+    await driver.close()
+    await with_two.aclose()
