@@ -93,6 +93,15 @@ else
   redis.call('DEL', looked)
 end
 
+-- Drop the stream if nothing has happened since an instant.
+local function forget_events(since)
+  local newest = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+  local at = type(newest) == 'table' and tonumber(string.sub(newest[2][2], 1, 13))
+  if at and at < since then
+    redis.call('DEL', events)
+  end
+end
+
 if #gone > 0 then
   tell(redis.call('HGET', settings, 'events'), now, 'x', '', gone)
 elseif redis.call('EXISTS', work) == 0 then

@@ -12,15 +12,6 @@
 -- Needs: events, numbers; live.lua.
 local EVENTS_KEPT, TRIMMED_BY = 10000, 64
 
--- Drop the stream if nothing has happened since an instant.
-local function forget_events(since)
-  local newest = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
-  local at = type(newest) == 'table' and tonumber(string.sub(newest[2][2], 1, 13))
-  if at and at < since then
-    redis.call('DEL', events)
-  end
-end
-
 local function tell(kept, now, what, letters, ids, ...)
   kept = tonumber(kept or EVENTS_KEPT)
   if kept == 0 or #ids == 0 then
