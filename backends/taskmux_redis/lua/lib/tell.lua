@@ -21,12 +21,15 @@ local function tell(kept, now, what, letters, ids, ...)
   if type(last) ~= 'number' then
     return
   end
-  local head, text = digits(now) .. what .. letters, table.concat(ids, '\0')
-  local written = redis.pcall('XADD', events, last, 'h', head, 'i', text, ...)
+  local head, text, written = digits(now) .. what .. letters, table.concat(ids, '\0'), nil
+  if last > kept and last % TRIMMED_BY < #ids then
+    written = redis.pcall('XADD', events, 'MINID', '~', last - kept + 1, last, 'h', head, 'i', text,
+      ...)
+  else
+    written = redis.pcall('XADD', events, last, 'h', head, 'i', text, ...)
+  end
   if type(written) == 'table' and string.find(written.err, 'equal or smaller', 1, true) then
     redis.call('DEL', events) -- the numbers were lost, and begin anew
     redis.pcall('XADD', events, last, 'h', head, 'i', text, ...)
-  elseif last % TRIMMED_BY < #ids and last > kept then
-    redis.pcall('XTRIM', events, 'MINID', '~', digits(last - kept + 1))
   end
 end
