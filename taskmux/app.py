@@ -264,17 +264,7 @@ class Taskmux:
         return JobHandle(ref, self._stores.connect, self)
 
     def events(self, queue: str | None = None, *, after: str | None = None) -> EventStream:
-        """Return what happens from now on: `async for event in mux.events(queue="email"): ...`.
-
-        Args:
-            queue: the queue; None: every queue of this app's stores, new ones too.
-            after: an event's cursor: go on behind it. If events between are lost, the first one
-                is of the kind `gap`.
-
-        Raises:
-            InvalidName: the queue's name cannot be stored everywhere.
-            DeclarationError: a cursor is given without a queue, or is none.
-        """
+        """Return what happens in a queue, or in all, from now on; see `EventStream`."""
         return EventStream(self._stores.connect, self._stores.queues, queue, after)
 
     async def queues(self) -> list[str]:

@@ -94,6 +94,13 @@ class EventStream:
     It begins at the first step, or where `async with mux.events() as events:` is entered. It goes
     on after an outage of the store, and ends when its app is closed.
 
+    Args:
+        connect: returns the connection that serves a queue.
+        queues: returns the names of all queues.
+        queue: the queue; None: every queue of the app's stores, new ones too.
+        after: an event's cursor: go on behind it. If events between are lost, the first one is of
+            the kind `gap`.
+
     Raises:
         InvalidName: the queue's name cannot be stored everywhere.
         DeclarationError: a cursor without a queue, or one that is no text.

@@ -32,7 +32,8 @@ class Followed:
                 return page
             found.followers.add(follower)
         try:
-            await asyncio.wait_for(follower[1].wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await follower[1].wait()
         except TimeoutError:
             return page
         finally:
