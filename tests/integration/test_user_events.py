@@ -113,7 +113,7 @@ class TestEvents:
             "resumed",
         ]
         assert told[0].data == {"state": "delayed"}
-        assert told[4].data == {"reason": "cancelled before it ran"}
+        assert told[4].data == {"reason": "on request"}
         assert [event.id for event in told if event.kind in {"paused", "resumed"}] == ["", ""]
 
     async def test_it_goes_on_behind_a_cursor(self, mux, app):
