@@ -1,4 +1,4 @@
-"""The command line: `taskmux worker`, `demo`, `drivers`, `enqueue`, `queue`, `job`, `dead`, `events`.
+"""The command line: worker, demo, drivers, enqueue, queue, job, dead, events.
 
 Exit codes: 0 done; 1 it failed; 2 wrong usage or configuration; 3 the store cannot be reached or
 does not fit; 4 no such job or worker; 130 interrupted.
