@@ -41,6 +41,7 @@ from taskmux_redis.checks import check_server
 from taskmux_redis.claim import claim
 from taskmux_redis.clients import Client, check_client, connect, longest_block, where_is
 from taskmux_redis.connection import Connection
+from taskmux_redis.dedup import dedup_owner, release_dedup
 from taskmux_redis.home import Home
 from taskmux_redis.keys import check_prefix
 from taskmux_redis.leases import extend, reclaim
@@ -183,6 +184,14 @@ class RedisDriver(Driver):
     async def prune(self, ask: PruneAsk) -> int:
         """See `Driver.prune`."""
         return await prune(self._store, ask)
+
+    async def dedup_owner(self, queue: str, key: str) -> str | None:
+        """See `Driver.dedup_owner`."""
+        return await dedup_owner(self._store, queue, key)
+
+    async def release_dedup(self, queue: str, key: str, owner: str) -> bool:
+        """See `Driver.release_dedup`."""
+        return await release_dedup(self._store, queue, key, owner)
 
     # -- settings, wake-ups, presence -----------------------------------------------------------
 
