@@ -118,6 +118,16 @@ class BlockingHandle(Generic[R_co]):
         """The job's id."""
         return self._handle.id
 
+    @property
+    def duplicate(self) -> bool:
+        """Whether the enqueue made no new job; see `JobHandle.duplicate`."""
+        return self._handle.duplicate
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the enqueue gave this job its content; see `JobHandle.replaced`."""
+        return self._handle.replaced
+
     def record(self) -> JobRecord:
         """Return the stored record; see `JobHandle.record`."""
         return self._run(self._handle.record)
@@ -202,6 +212,15 @@ class BlockingQueue(BlockingSearches, BlockingBulkVerbs):
     def get(self, job_id: str) -> JobRecord:
         """Return a job's record; see `Queue.get`."""
         return self._run(lambda: self._queue.get(job_id))
+
+    def dedup_owner(self, key: str) -> BlockingHandle[object] | None:
+        """Return the job that owns a deduplication key; see `Queue.dedup_owner`."""
+        owner = self._run(lambda: self._queue.dedup_owner(key))
+        return None if owner is None else BlockingHandle(owner, self._portal)
+
+    def release_dedup(self, key: str) -> bool:
+        """Free a deduplication key; see `Queue.release_dedup`."""
+        return self._run(lambda: self._queue.release_dedup(key))
 
     def settings(self) -> QueueSettings:
         """Return the queue's stored settings; see `Queue.settings`."""

@@ -300,12 +300,10 @@ class DedupCases:
         assert (stored.state, stored.cause) == (State.BLOCKED, BlockedCause.DEDUP)
         assert (stored.run_at or 0) >= since + LONG - bench.hooks.clock_error_ms
 
-    @pytest.mark.parametrize("retried", [False, True])
-    async def test_p10_a_later_one_replaces_the_successor(
-        self, bench: Bench, retried: bool
-    ) -> None:
+    @pytest.mark.parametrize("state", ["active", "delayed"])
+    async def test_p10_a_later_one_replaces_the_successor(self, bench: Bench, state: str) -> None:
         owner, successor = await _followed(bench)
-        if retried:
+        if state == "delayed":
             await bench.applied(transition.again(owner, SPENT, LONG))
             owner = await bench.record(owner)
         new = bench.job("third", dedup=LATEST, payload=b"[3]", priority=3)
