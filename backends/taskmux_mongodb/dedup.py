@@ -1,0 +1,312 @@
+"""Deduplication keys: who owns one, what a second job does, and who comes next.
+
+A job owns its key by the field `owns` of its document, `queue/key`, which a unique index keeps to
+one document at a time; with `until`, before that instant only, and then finished or even as a
+tombstone. The job that waits for an owner to end has the same text in `follows`, unique as well.
+
+Who adds such a job marks its owner as `followed` afterwards, and whoever ends a marked owner lets
+the job go afterwards. Killed in between, nothing is lost: `hand_over` finds by the two fields alone
+what is to be done, may be done at any time, and pruning does it for all that wait.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from msgspec.structs import replace
+from pymongo import ReplaceOne
+from pymongo.errors import DuplicateKeyError
+from taskmux.driver import (
+    BlockedCause,
+    CorruptRecord,
+    JobRecord,
+    Meeting,
+    NewJob,
+    Pushed,
+    PushStatus,
+    State,
+    StoreBusy,
+    meeting,
+    replaced,
+    succeeding,
+)
+
+from taskmux_mongodb import lines_ring
+from taskmux_mongodb.moves import MEMORY_MS
+from taskmux_mongodb.records import (
+    OPS_KEPT,
+    Document,
+    key_of,
+    new_document,
+    owned_by,
+    owned_key,
+    record,
+    stored_state,
+)
+from taskmux_mongodb.store import Store
+
+__all__ = [
+    "dedup_owner",
+    "hand_over",
+    "hand_over_all",
+    "meet",
+    "owner_of",
+    "release_dedup",
+    "replaced_before",
+]
+
+_ROUNDS: Final = 100
+_FREE: Final = {"owns": "", "until": "", "followed": ""}
+
+
+async def owner_of(store: Store, job: JobRecord) -> Document | None:
+    """Return the document that owns a job's key; one whose time is over makes way first."""
+    if job.dedup is None:
+        return None
+    return await _owner(store, job.queue, owned_key(job.queue, job.dedup.key))
+
+
+async def _owner(store: Store, queue: str, owns: str) -> Document | None:
+    for _ in range(_ROUNDS):
+        found: Document | None = await store.jobs.find_one({"owns": owns})
+        if found is None or not _is_over(store, found):
+            return found
+        await _release(store, found)
+        await hand_over(store, queue, owns)
+    raise _busy()
+
+
+def _is_over(store: Store, document: Document) -> bool:
+    return "until" in document and document["until"] <= store.clock.earliest()
+
+
+def _busy() -> StoreBusy:
+    return StoreBusy("Others keep changing the owner of a deduplication key. Send it again.")
+
+
+async def _release(store: Store, owner: Document) -> bool:
+    """Let a document own its key no more, if it still does as it was read."""
+    same = {"_id": owner["_id"], "owns": owner["owns"], "until": owner.get("until")}
+    written = {"$unset": _FREE, "$set": {"rev": store.numbers.next()}}
+    return bool((await store.jobs.update_one(same, written)).matched_count)
+
+
+async def dedup_owner(store: Store, queue: str, key: str) -> str | None:
+    """Return the id of a key's owner; see `Driver.dedup_owner`."""
+    found = await _owner(store, queue, owned_key(queue, key))
+    return None if found is None else str(found["_id"][len(queue) + 1 :])
+
+
+async def release_dedup(store: Store, queue: str, key: str, owner: str) -> bool:
+    """Free a key that a job owns; see `Driver.release_dedup`."""
+    owns = owned_key(queue, key)
+    found = await _owner(store, queue, owns)
+    if found is None or found["_id"] != f"{queue}/{owner}" or not await _release(store, found):
+        return False
+    await hand_over(store, queue, owns)
+    return True
+
+
+# -- who comes next --------------------------------------------------------------------------------
+
+
+async def hand_over(store: Store, queue: str, owns: str) -> None:
+    """Let the job that waits for a key's owner go if there is no owner; else mark the owner."""
+    for _ in range(_ROUNDS):
+        successor = await store.jobs.find_one({"follows": owns})
+        if successor is None:
+            return
+        owner = await store.jobs.find_one({"owns": owns})
+        if owner is not None and "finished_at" not in owner and not _is_over(store, owner):
+            if owner.get("followed") or await _mark(store, owner):
+                return
+            continue
+        if owner is not None:
+            await _release(store, owner)
+        if await _let_go(store, queue, owns, successor):
+            return
+    raise _busy()
+
+
+async def _mark(store: Store, owner: Document) -> bool:
+    """Mark an owner as followed: a new `rev`, so that an end which was decided looks again."""
+    same = {"_id": owner["_id"], "owns": owner["owns"], "finished_at": None}
+    marks = {"followed": True, "heed": True, "rev": store.numbers.next()}
+    return bool((await store.jobs.update_one(same, {"$set": marks})).matched_count)
+
+
+async def _let_go(store: Store, queue: str, owns: str, successor: Document) -> bool:
+    """Let a successor own its key and wait; return whether that is done."""
+    try:
+        job = record(successor)
+    except CorruptRecord:
+        await store.set_aside([successor["_id"]])
+        return True
+    state = succeeding(job, store.clock.earliest())
+    rev = store.numbers.next()
+    given: Document = {"state": stored_state(state, job.group), "rev": rev}
+    dropped = {"follows": "", "cause": ""}
+    if state is State.WAITING:
+        given |= {"rank": job.priority, "seq": store.numbers.next()}
+        dropped["unwaited"] = ""
+    else:
+        given["rank"] = job.run_at
+    given |= owned_by(job, store.clock.latest())
+    same = {"_id": successor["_id"], "rev": successor["rev"], "follows": owns}
+    try:
+        done = await store.jobs.update_one(same, {"$set": given, "$unset": dropped})
+    except DuplicateKeyError:
+        return False
+    if not done.matched_count:
+        return False
+    if job.group is not None and state is State.WAITING:
+        await lines_ring.join(store, {(queue, job.group): rev})
+    store.bell.ring([queue])
+    return True
+
+
+async def hand_over_all(store: Store, queue: str, limit: int) -> None:
+    """Let go whoever waits in a queue for an owner that is none any more."""
+    of_queue = {"$gte": owned_key(queue, ""), "$lt": f"{queue}0"}  # "0" comes after "/"
+    found = store.jobs.find({"follows": of_queue}, {"follows": 1}).limit(max(1, limit))
+    for one in await found.to_list(None):
+        await hand_over(store, queue, one["follows"])
+
+
+# -- a second job with the key ---------------------------------------------------------------------
+
+
+async def replaced_before(store: Store, news: dict[str, NewJob]) -> dict[str, Pushed]:
+    """Look what is left of earlier tries; return the answers to those that replaced a job.
+
+    Args:
+        store: where.
+        news: the new jobs that may replace others, by the marks of their operations.
+    """
+    for new in news.values():
+        if new.job.dedup is not None and new.job.dedup.latest:
+            await hand_over(store, new.job.queue, owned_key(new.job.queue, new.job.dedup.key))
+    planned = await store.replacements.find({"_id": {"$in": list(news)}}).to_list(None)
+    if not planned:
+        return {}
+    await store.barrier()  # what a failover may still undo is not answered for
+    found = store.jobs.find({"_id": {"$in": [one["job"] for one in planned]}}, {"ops": 1})
+    ops = {one["_id"]: one.get("ops", ()) for one in await found.to_list(None)}
+    return {
+        one["_id"]: Pushed(PushStatus.REPLACED, one["job"][len(news[one["_id"]].job.queue) + 1 :])
+        for one in planned
+        if one["_id"] in ops.get(one["job"], ())
+    }
+
+
+async def meet(
+    store: Store, new: NewJob, mark: str, owner: Document, tombstone: Document | None
+) -> Pushed | Document | None:
+    """Let a new job meet the owner of its key.
+
+    Args:
+        store: where.
+        new: the new job.
+        mark: its operation.
+        owner: the owner's document as it was read.
+        tombstone: what is left of a removed job of the new one's id.
+
+    Returns:
+        The answer; or the document that was stored as the owner's successor; None: something has
+        changed meanwhile, so look again.
+    """
+    job, dedup = new.job, new.job.dedup
+    refused = Pushed(PushStatus.DEDUPLICATED, owner["_id"][len(job.queue) + 1 :])
+    if dedup is None or not (dedup.replace or dedup.latest):
+        return refused
+    successor = await store.jobs.find_one({"follows": owner["owns"]}) if dedup.latest else None
+    try:
+        known = record(owner) if "body" in owner else None
+        after = None if successor is None else record(successor)
+    except CorruptRecord:
+        await store.set_aside([owner["_id"], *([successor["_id"]] if successor else [])])
+        return None
+    match meeting(job, None if known is None else known.state, followed=after is not None):
+        case Meeting.REPLACES_SUCCESSOR if successor is not None and after is not None:
+            return await _replace(store, new, mark, successor, after)
+        case Meeting.REPLACES_OWNER if known is not None:
+            return await _replace(store, new, mark, owner, known)
+        case Meeting.SUCCEEDS:
+            return await _follow(store, new, mark, owner["owns"], tombstone)
+        case _:
+            return refused
+
+
+async def _replace(
+    store: Store, new: NewJob, mark: str, before: Document, was: JobRecord
+) -> Pushed | None:
+    """Give a stored job the content of a new one, if it is as it was read.
+
+    The plan is written first: with it a repeat finds the job, whatever has become of it since.
+    """
+    answer = Pushed(PushStatus.REPLACED, was.id)
+    if mark in before.get("ops", ()):
+        return answer
+    latest = store.clock.latest()
+    due = latest + new.delay if new.job.run_at is None else new.job.run_at
+    job = replaced(was, new.job, due)
+    written = new_document(job, before["born"], was.created_at, before["seq"], _rank(job))
+    written |= {
+        "fence": was.fence,
+        "rev": store.numbers.next(),
+        "ops": [*before.get("ops", ()), mark][-OPS_KEPT:],
+    }
+    del written["owns"]
+    written.pop("unwaited", None)
+    kept = ("unwaited", "follows", "followed", "heed")
+    written |= {name: before[name] for name in kept if name in before}
+    if "owns" in before:
+        written |= owned_by(job, latest)
+    expire_at = datetime.fromtimestamp((latest + MEMORY_MS) / 1000, UTC)
+    plan = {"_id": mark, "job": before["_id"], "expire_at": expire_at}
+    try:
+        await store.replacements.replace_one({"_id": mark}, plan, upsert=True)
+    except DuplicateKeyError:  # a copy of this very operation is at work
+        return None
+    same = {"_id": before["_id"]} | {name: before[name] for name in ("rev", "state", "fence")}
+    done = await store.write([ReplaceOne(same, written)])
+    if not done.matched:
+        return None
+    if was.state is State.WAITING is not job.state and was.group is not None:
+        await lines_ring.leave(store, [(was.queue, was.group)])
+    return answer
+
+
+def _rank(job: JobRecord) -> int:
+    if job.state is State.WAITING:
+        return job.priority
+    return job.created_at if job.state is State.BLOCKED else job.run_at or 0
+
+
+async def _follow(
+    store: Store, new: NewJob, mark: str, owns: str, tombstone: Document | None
+) -> Document | None:
+    """Store a new job as the one that waits for the owner of its key, if there is none yet."""
+    job = new.job
+    run_at = job.run_at
+    if job.state is State.DELAYED and run_at is None:
+        run_at = store.clock.latest() + new.delay
+    now = store.clock.earliest()
+    job = replace(job, state=State.BLOCKED, cause=BlockedCause.DEDUP, run_at=run_at)
+    written = new_document(job, mark, now, store.numbers.next(), now)
+    del written["owns"]
+    written["follows"] = owns
+    try:
+        if tombstone is None:
+            await store.jobs.insert_one(written)
+        else:
+            written["ops"] = tombstone["ops"]
+            written["fence"] = max(written["fence"], tombstone["fence"] + 1)
+            same = {"_id": key_of(job), "rev": tombstone["rev"]}
+            if not (await store.jobs.replace_one(same, written)).matched_count:
+                return None
+    except DuplicateKeyError:
+        return None
+    await hand_over(store, job.queue, owns)
+    return written
