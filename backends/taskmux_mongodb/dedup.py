@@ -11,6 +11,7 @@ what is to be done, may be done at any time, and pruning does it for all that wa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -51,7 +52,7 @@ __all__ = [
     "hand_over",
     "hand_over_all",
     "meet",
-    "owner_of",
+    "owners_of",
     "release_dedup",
     "replaced_before",
 ]
@@ -60,11 +61,25 @@ _ROUNDS: Final = 100
 _FREE: Final = {"owns": "", "until": "", "followed": ""}
 
 
-async def owner_of(store: Store, job: JobRecord) -> Document | None:
-    """Return the document that owns a job's key; one whose time is over makes way first."""
-    if job.dedup is None:
-        return None
-    return await _owner(store, job.queue, owned_key(job.queue, job.dedup.key))
+async def owners_of(store: Store, jobs: Sequence[JobRecord]) -> dict[str, Document]:
+    """Return the documents that own the keys of jobs, by the jobs' own `_id`s.
+
+    One whose time is over makes way first.
+    """
+    asked = {
+        key_of(job): (job.queue, owned_key(job.queue, job.dedup.key))
+        for job in jobs if job.dedup is not None
+    }  # fmt: skip
+    if not asked:
+        return {}
+    found = store.jobs.find({"owns": {"$in": [owns for _, owns in asked.values()]}})
+    owners = {one["owns"]: one for one in await found.to_list(None)}
+    for queue, owns in asked.values():
+        if owns in owners and _is_over(store, owners[owns]):
+            after = await _owner(store, queue, owns)
+            owners.pop(owns)
+            owners |= {} if after is None else {owns: after}
+    return {job: owners[owns] for job, (_, owns) in asked.items() if owns in owners}
 
 
 async def _owner(store: Store, queue: str, owns: str) -> Document | None:

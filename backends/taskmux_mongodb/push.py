@@ -15,7 +15,7 @@ from taskmux.driver import PENDING, NewJob, Op, Pushed, PushStatus, State, Store
 from taskmux_mongodb import lines_ring
 from taskmux_mongodb.bell import RINGS_AGAIN
 from taskmux_mongodb.deadlines import allowance, parts
-from taskmux_mongodb.dedup import meet, owner_of, replaced_before
+from taskmux_mongodb.dedup import meet, owners_of, replaced_before
 from taskmux_mongodb.failures import store_error
 from taskmux_mongodb.lines_count import over, sizes_of
 from taskmux_mongodb.records import LINED, REMOVED, Document, key_of, new_document, owned_by
@@ -233,11 +233,12 @@ async def _explain(store: Store, items: list[_Item], answers: dict[int, Pushed])
     shown = {"born": 1, "state": 1, "rev": 1, "ops": 1, "fence": 1}
     found = store.jobs.find({"_id": {"$in": [item.key for item in items]}}, shown)
     there = {one["_id"]: one for one in await found.to_list(None)}
+    owners = await owners_of(store, [item.new.job for item in items if item.key not in there])
     for item in items:
         document = there.get(item.key)
         job = item.new.job
         if document is None:
-            await _meet_owner(store, item, answers)
+            await _meet_owner(store, item, answers, owners.get(item.key))
         elif document.get("born") == item.born:
             answers[item.place] = Pushed(PushStatus.CREATED, job.id)
         elif document.get("state") != REMOVED:
@@ -247,9 +248,12 @@ async def _explain(store: Store, items: list[_Item], answers: dict[int, Pushed])
 
 
 async def _meet_owner(
-    store: Store, item: _Item, answers: dict[int, Pushed], tombstone: Document | None = None
+    store: Store,
+    item: _Item,
+    answers: dict[int, Pushed],
+    owner: Document | None,
+    tombstone: Document | None = None,
 ) -> None:
-    owner = await owner_of(store, item.new.job)
     if owner is None:
         return
     met = await meet(store, item.new, item.born, owner, tombstone)
@@ -269,7 +273,8 @@ async def _replace(
     there = {"_id": item.key, "rev": tombstone["rev"]}
     written = await store.write([ReplaceOne(there, document)])
     if written.errors:
-        await _meet_owner(store, item, answers, tombstone)
+        owners = await owners_of(store, [item.new.job])
+        await _meet_owner(store, item, answers, owners.get(item.key), tombstone)
     elif written.matched:
         item.rev, item.inserted = document["rev"], True
         answers[item.place] = Pushed(PushStatus.CREATED, item.new.job.id)

@@ -118,16 +118,6 @@ class BlockingHandle(Generic[R_co]):
         """The job's id."""
         return self._handle.id
 
-    @property
-    def duplicate(self) -> bool:
-        """Whether the enqueue made no new job; see `JobHandle.duplicate`."""
-        return self._handle.duplicate
-
-    @property
-    def replaced(self) -> bool:
-        """Whether the enqueue gave this job its content; see `JobHandle.replaced`."""
-        return self._handle.replaced
-
     def record(self) -> JobRecord:
         """Return the stored record; see `JobHandle.record`."""
         return self._run(self._handle.record)

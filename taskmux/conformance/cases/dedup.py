@@ -490,6 +490,7 @@ class DedupCases:
                 new, op = [NewJob(bench.job(f"job-{at}", dedup=LATEST))], bench.op("producer")
                 (answer,) = await resend(partial(producer.push, op, new))
                 created.add(answer.id)
+                await asyncio.sleep(0)
 
         async def work(*, until_idle: bool) -> None:
             while True:
@@ -498,6 +499,7 @@ class DedupCases:
                 if not jobs and (until_idle or producing.done()):
                     return
                 for job in jobs:
+                    await asyncio.sleep(0)  # a job comes while this one runs
                     one = [transition.complete(job, None)]
                     await resend(partial(worker.apply, bench.op("worker"), one))
                 await asyncio.sleep(0)
