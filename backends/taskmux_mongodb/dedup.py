@@ -12,34 +12,21 @@ what is to be done, may be done at any time, and pruning does it for all that wa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Final
 
-from msgspec.structs import replace
-from pymongo import ReplaceOne
 from pymongo.errors import DuplicateKeyError
 from taskmux.driver import (
-    BlockedCause,
     CorruptRecord,
     JobRecord,
-    Meeting,
-    NewJob,
-    Pushed,
-    PushStatus,
     State,
     StoreBusy,
-    meeting,
-    replaced,
     succeeding,
 )
 
 from taskmux_mongodb import lines_ring
-from taskmux_mongodb.moves import MEMORY_MS
 from taskmux_mongodb.records import (
-    OPS_KEPT,
     Document,
     key_of,
-    new_document,
     owned_by,
     owned_key,
     record,
@@ -51,10 +38,8 @@ __all__ = [
     "dedup_owner",
     "hand_over",
     "hand_over_all",
-    "meet",
     "owners_of",
     "release_dedup",
-    "replaced_before",
 ]
 
 _ROUNDS: Final = 100
@@ -187,141 +172,3 @@ async def hand_over_all(store: Store, queue: str, limit: int) -> None:
     found = store.jobs.find({"follows": of_queue}, {"follows": 1}).limit(max(1, limit))
     for one in await found.to_list(None):
         await hand_over(store, queue, one["follows"])
-
-
-# -- a second job with the key ---------------------------------------------------------------------
-
-
-async def replaced_before(store: Store, news: dict[str, NewJob]) -> dict[str, Pushed]:
-    """Look what is left of earlier tries; return the answers to those that replaced a job.
-
-    Args:
-        store: where.
-        news: the new jobs that may replace others, by the marks of their operations.
-    """
-    for new in news.values():
-        if new.job.dedup is not None and new.job.dedup.latest:
-            await hand_over(store, new.job.queue, owned_key(new.job.queue, new.job.dedup.key))
-    planned = await store.replacements.find({"_id": {"$in": list(news)}}).to_list(None)
-    if not planned:
-        return {}
-    await store.barrier()  # what a failover may still undo is not answered for
-    found = store.jobs.find({"_id": {"$in": [one["job"] for one in planned]}}, {"ops": 1})
-    ops = {one["_id"]: one.get("ops", ()) for one in await found.to_list(None)}
-    return {
-        one["_id"]: Pushed(PushStatus.REPLACED, one["job"][len(news[one["_id"]].job.queue) + 1 :])
-        for one in planned
-        if one["_id"] in ops.get(one["job"], ())
-    }
-
-
-async def meet(
-    store: Store, new: NewJob, mark: str, owner: Document, tombstone: Document | None
-) -> Pushed | Document | None:
-    """Let a new job meet the owner of its key.
-
-    Args:
-        store: where.
-        new: the new job.
-        mark: its operation.
-        owner: the owner's document as it was read.
-        tombstone: what is left of a removed job of the new one's id.
-
-    Returns:
-        The answer; or the document that was stored as the owner's successor; None: something has
-        changed meanwhile, so look again.
-    """
-    job, dedup = new.job, new.job.dedup
-    refused = Pushed(PushStatus.DEDUPLICATED, owner["_id"][len(job.queue) + 1 :])
-    if dedup is None or not (dedup.replace or dedup.latest):
-        return refused
-    successor = await store.jobs.find_one({"follows": owner["owns"]}) if dedup.latest else None
-    try:
-        known = record(owner) if "body" in owner else None
-        after = None if successor is None else record(successor)
-    except CorruptRecord:
-        await store.set_aside([owner["_id"], *([successor["_id"]] if successor else [])])
-        return None
-    match meeting(job, None if known is None else known.state, followed=after is not None):
-        case Meeting.REPLACES_SUCCESSOR if successor is not None and after is not None:
-            return await _replace(store, new, mark, successor, after)
-        case Meeting.REPLACES_OWNER if known is not None:
-            return await _replace(store, new, mark, owner, known)
-        case Meeting.SUCCEEDS:
-            return await _follow(store, new, mark, owner["owns"], tombstone)
-        case _:
-            return refused
-
-
-async def _replace(
-    store: Store, new: NewJob, mark: str, before: Document, was: JobRecord
-) -> Pushed | None:
-    """Give a stored job the content of a new one, if it is as it was read.
-
-    The plan is written first: with it a repeat finds the job, whatever has become of it since.
-    """
-    answer = Pushed(PushStatus.REPLACED, was.id)
-    if mark in before.get("ops", ()):
-        return answer
-    latest = store.clock.latest()
-    due = latest + new.delay if new.job.run_at is None else new.job.run_at
-    job = replaced(was, new.job, due)
-    written = new_document(job, before["born"], was.created_at, before["seq"], _rank(job))
-    written |= {
-        "fence": was.fence,
-        "rev": store.numbers.next(),
-        "ops": [*before.get("ops", ()), mark][-OPS_KEPT:],
-    }
-    del written["owns"]
-    written.pop("unwaited", None)
-    kept = ("unwaited", "follows", "followed", "heed")
-    written |= {name: before[name] for name in kept if name in before}
-    if "owns" in before:
-        written |= owned_by(job, latest)
-    expire_at = datetime.fromtimestamp((latest + MEMORY_MS) / 1000, UTC)
-    plan = {"_id": mark, "job": before["_id"], "expire_at": expire_at}
-    try:
-        await store.replacements.replace_one({"_id": mark}, plan, upsert=True)
-    except DuplicateKeyError:  # a copy of this very operation is at work
-        return None
-    same = {"_id": before["_id"]} | {name: before[name] for name in ("rev", "state", "fence")}
-    done = await store.write([ReplaceOne(same, written)])
-    if not done.matched:
-        return None
-    if was.state is State.WAITING is not job.state and was.group is not None:
-        await lines_ring.leave(store, [(was.queue, was.group)])
-    return answer
-
-
-def _rank(job: JobRecord) -> int:
-    if job.state is State.WAITING:
-        return job.priority
-    return job.created_at if job.state is State.BLOCKED else job.run_at or 0
-
-
-async def _follow(
-    store: Store, new: NewJob, mark: str, owns: str, tombstone: Document | None
-) -> Document | None:
-    """Store a new job as the one that waits for the owner of its key, if there is none yet."""
-    job = new.job
-    run_at = job.run_at
-    if job.state is State.DELAYED and run_at is None:
-        run_at = store.clock.latest() + new.delay
-    now = store.clock.earliest()
-    job = replace(job, state=State.BLOCKED, cause=BlockedCause.DEDUP, run_at=run_at)
-    written = new_document(job, mark, now, store.numbers.next(), now)
-    del written["owns"]
-    written["follows"] = owns
-    try:
-        if tombstone is None:
-            await store.jobs.insert_one(written)
-        else:
-            written["ops"] = tombstone["ops"]
-            written["fence"] = max(written["fence"], tombstone["fence"] + 1)
-            same = {"_id": key_of(job), "rev": tombstone["rev"]}
-            if not (await store.jobs.replace_one(same, written)).matched_count:
-                return None
-    except DuplicateKeyError:
-        return None
-    await hand_over(store, job.queue, owns)
-    return written

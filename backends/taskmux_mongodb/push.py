@@ -15,10 +15,11 @@ from taskmux.driver import PENDING, NewJob, Op, Pushed, PushStatus, State, Store
 from taskmux_mongodb import lines_ring
 from taskmux_mongodb.bell import RINGS_AGAIN
 from taskmux_mongodb.deadlines import allowance, parts
-from taskmux_mongodb.dedup import meet, owners_of, replaced_before
+from taskmux_mongodb.dedup import owners_of
 from taskmux_mongodb.failures import store_error
 from taskmux_mongodb.lines_count import over, sizes_of
 from taskmux_mongodb.records import LINED, REMOVED, Document, key_of, new_document, owned_by
+from taskmux_mongodb.replacing import Replacement, meet, replace_all, replaced_before
 from taskmux_mongodb.restrictions import Restriction
 from taskmux_mongodb.store import DUPLICATE_KEY, Store
 
@@ -234,17 +235,20 @@ async def _explain(store: Store, items: list[_Item], answers: dict[int, Pushed])
     found = store.jobs.find({"_id": {"$in": [item.key for item in items]}}, shown)
     there = {one["_id"]: one for one in await found.to_list(None)}
     owners = await owners_of(store, [item.new.job for item in items if item.key not in there])
+    planned: list[tuple[_Item, Replacement]] = []
     for item in items:
         document = there.get(item.key)
         job = item.new.job
         if document is None:
-            await _meet_owner(store, item, answers, owners.get(item.key))
+            planned += await _meet_owner(store, item, answers, owners.get(item.key))
         elif document.get("born") == item.born:
             answers[item.place] = Pushed(PushStatus.CREATED, job.id)
         elif document.get("state") != REMOVED:
             answers[item.place] = Pushed(PushStatus.DUPLICATE, job.id)
         else:
-            await _replace(store, item, document, answers)
+            planned += await _replace(store, item, document, answers)
+    if planned and await replace_all(store, [one for _, one in planned]):
+        answers |= {item.place: one.answer for item, one in planned}
 
 
 async def _meet_owner(
@@ -253,31 +257,39 @@ async def _meet_owner(
     answers: dict[int, Pushed],
     owner: Document | None,
     tombstone: Document | None = None,
-) -> None:
+) -> list[tuple[_Item, Replacement]]:
+    """Answer a job whose key has an owner, unless another job is to get its content."""
     if owner is None:
-        return
+        return []
     met = await meet(store, item.new, item.born, owner, tombstone)
     if isinstance(met, Pushed):
         answers[item.place] = met
+    elif isinstance(met, Replacement):
+        return [(item, met)]
     elif met is not None:
         item.rev, item.inserted, item.waits = met["rev"], True, False
         answers[item.place] = Pushed(PushStatus.CREATED, item.new.job.id)
+    return []
 
 
 async def _replace(
     store: Store, item: _Item, tombstone: Document, answers: dict[int, Pushed]
-) -> None:
-    """Put a new job where a removed one was; what that remembered stays remembered."""
+) -> list[tuple[_Item, Replacement]]:
+    """Put a new job where a removed one was; what that remembered stays remembered.
+
+    If its key has an owner, that is met as by `_meet_owner`.
+    """
     document = placed(store, item.new, item.born, fence=tombstone["fence"])
     document["ops"] = tombstone["ops"]
     there = {"_id": item.key, "rev": tombstone["rev"]}
     written = await store.write([ReplaceOne(there, document)])
     if written.errors:
         owners = await owners_of(store, [item.new.job])
-        await _meet_owner(store, item, answers, owners.get(item.key), tombstone)
-    elif written.matched:
+        return await _meet_owner(store, item, answers, owners.get(item.key), tombstone)
+    if written.matched:
         item.rev, item.inserted = document["rev"], True
         answers[item.place] = Pushed(PushStatus.CREATED, item.new.job.id)
+    return []
 
 
 async def _take_back(
