@@ -57,7 +57,9 @@ async def owners_of(store: Store, jobs: Sequence[JobRecord]) -> dict[str, Docume
     }  # fmt: skip
     if not asked:
         return {}
-    found = store.jobs.find({"owns": {"$in": [owns for _, owns in asked.values()]}})
+    replaces = any(job.dedup and (job.dedup.replace or job.dedup.latest) for job in jobs)
+    shown = None if replaces else {"owns": 1, "until": 1}  # a body may be large
+    found = store.jobs.find({"owns": {"$in": [owns for _, owns in asked.values()]}}, shown)
     owners = {one["owns"]: one for one in await found.to_list(None)}
     for queue, owns in asked.values():
         if owns in owners and _is_over(store, owners[owns]):
