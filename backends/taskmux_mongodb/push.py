@@ -151,6 +151,9 @@ async def _round(store: Store, items: list[_Item], answers: dict[int, Pushed]) -
         news = {born: item.new for born, item in replacing.items()}
         for born, answer in (await replaced_before(store, news)).items():
             answers[replacing[born].place] = answer
+        # Mostly there is an owner, so that an insert would be in vain.
+        unknown = [item for item in replacing.values() if item.place not in answers]
+        await _explain(store, unknown, answers)
         first = [item for item in first if item.place not in answers]
     refused = await _insert(store, first)
     for item in first:
