@@ -23,7 +23,7 @@ from taskmux.driver import (
     succeeding,
 )
 
-from taskmux_mongodb import lines_ring
+from taskmux_mongodb import lines_common, lines_ring
 from taskmux_mongodb.records import (
     Document,
     key_of,
@@ -58,7 +58,7 @@ async def owners_of(store: Store, jobs: Sequence[JobRecord]) -> dict[str, Docume
     if not asked:
         return {}
     replaces = any(job.dedup and (job.dedup.replace or job.dedup.latest) for job in jobs)
-    shown = None if replaces else {"owns": 1, "until": 1}  # a body may be large
+    shown = None if replaces else {"body": 0}  # it may be large
     found = store.jobs.find({"owns": {"$in": [owns for _, owns in asked.values()]}}, shown)
     owners = {one["owns"]: one for one in await found.to_list(None)}
     for queue, owns in asked.values():
@@ -91,7 +91,18 @@ async def _release(store: Store, owner: Document) -> bool:
     """Let a document own its key no more, if it still does as it was read."""
     same = {"_id": owner["_id"], "owns": owner["owns"], "until": owner.get("until")}
     written = {"$unset": _FREE, "$set": {"rev": store.numbers.next()}}
-    return bool((await store.jobs.update_one(same, written)).matched_count)
+    return await _rewrite(store, owner, same, written)
+
+
+async def _rewrite(store: Store, owner: Document, same: Document, written: Document) -> bool:
+    """Write a document if it is as it was read, with a new `rev`; return whether it was.
+
+    The common line's turn follows from when its jobs came, which `rev` tells no more.
+    """
+    done = bool((await store.jobs.update_one(same, written)).matched_count)
+    if done and owner["state"] == "waiting":
+        await lines_common.note_left(store, {owner["queue"]: owner["rev"]})
+    return done
 
 
 async def dedup_owner(store: Store, queue: str, key: str) -> str | None:
@@ -135,7 +146,7 @@ async def _mark(store: Store, owner: Document) -> bool:
     """Mark an owner as followed: a new `rev`, so that an end which was decided looks again."""
     same = {"_id": owner["_id"], "owns": owner["owns"], "finished_at": None}
     marks = {"followed": True, "heed": True, "rev": store.numbers.next()}
-    return bool((await store.jobs.update_one(same, {"$set": marks})).matched_count)
+    return await _rewrite(store, owner, same, {"$set": marks})
 
 
 async def _let_go(store: Store, queue: str, owns: str, successor: Document) -> bool:

@@ -22,7 +22,7 @@ from taskmux.driver import (
     replaced,
 )
 
-from taskmux_mongodb import lines_ring
+from taskmux_mongodb import lines_common, lines_ring
 from taskmux_mongodb.dedup import hand_over
 from taskmux_mongodb.moves import MEMORY_MS
 from taskmux_mongodb.records import (
@@ -168,6 +168,13 @@ async def replace_all(store: Store, planned: Sequence[Replacement]) -> bool:
     left = [one.left for one in ours if one.left is not None]
     if left:
         await lines_ring.leave(store, left)
+    came: dict[str, int] = {}
+    for one in ours:
+        if one.same["state"] == "waiting":
+            queue, rev = one.written["queue"], one.same["rev"]
+            came[queue] = min(rev, came.get(queue, rev))
+    if came:
+        await lines_common.note_left(store, came)
     return done.matched == len(planned)
 
 

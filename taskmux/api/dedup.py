@@ -10,7 +10,7 @@ from taskmux.model import job as model
 from taskmux.model.errors import DeclarationError
 from taskmux.model.units import Duration, brief, check_name, milliseconds
 
-__all__ = ["Dedup", "parse_dedup", "superseding"]
+__all__ = ["Dedup", "parse_dedup", "parse_on_duplicate", "superseding"]
 
 MODES = ("replace", "extend", "latest")
 
@@ -91,11 +91,22 @@ def parse_dedup(value: Any) -> dict[str, Any]:
     if isinstance(value, Dedup):
         return {"dedup": value.stored()}
     if isinstance(value, str):
-        return {"dedup": Dedup(value).stored()}
+        return {"dedup": model.Dedup(check_name(value, "dedup key"))}
     raise DeclarationError(
         f"dedup {brief(value)} is neither a key nor a Dedup. Write dedup='order:7', or "
         f"dedup=Dedup('order:7', ttl='10m')."
     )
+
+
+def parse_on_duplicate(value: Any) -> dict[str, Any]:
+    """Return the option in its working form.
+
+    Raises:
+        DeclarationError: it is neither word.
+    """
+    if value not in ("return", "raise"):
+        raise DeclarationError(f"on_duplicate {brief(value)} is neither 'return' nor 'raise'.")
+    return {"on_duplicate": value}
 
 
 def superseding(dedup: model.Dedup | None) -> model.Dedup:

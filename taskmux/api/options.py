@@ -11,8 +11,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from taskmux.api.dedup import Dedup, parse_dedup, parse_on_duplicate
 from taskmux.api.retention import Retention, parse_retention
-from taskmux.api.dedup import Dedup, parse_dedup
 from taskmux.model import job as model
 from taskmux.model.backoff import Backoff, BackoffFunction, BackoffLike, as_backoff
 from taskmux.model.errors import DeclarationError
@@ -69,9 +69,8 @@ class JobOptions(QueueOptions, total=False):
     `delay` and `run_at` exclude each other. No run begins after `deadline`.
     `session` is a transaction of the application's own, in a store that has them.
     `group` is a line of its own in the queue: groups take fair turns, and may have limits.
-    `dedup` is a key that one job of the queue owns; see `Dedup`. With `supersede` the job that runs
-    under the key is cancelled, and this one runs next. `on_duplicate="raise"`: `DuplicateJob`
-    instead of a handle on the job whose id or key it is.
+    `dedup` is a key that one job of the queue owns; see `Dedup`. With `supersede` the key's running
+    job is cancelled, and this one is next. `on_duplicate="raise"`: a taken id or key is an error.
     `enqueue_timeout` is how long enqueueing waits for the store, 15 seconds by default; with None
     as long as its driver tries, which takes up to a minute. It raises `StoreUnavailable` then, and
     the job may be stored all the same.
@@ -300,12 +299,6 @@ def _time_limit(name: str, what_0_means: str) -> Callable[[Any], dict[str, Any]]
     return parse
 
 
-def _on_duplicate(value: Any) -> dict[str, Any]:
-    if value not in ("return", "raise"):
-        raise DeclarationError(f"on_duplicate {brief(value)} is neither 'return' nor 'raise'.")
-    return {"on_duplicate": value}
-
-
 def _tags(value: Any) -> dict[str, Any]:
     listed = isinstance(value, Sequence) and not isinstance(value, str)
     if not listed or len(value) > 32:  # noqa: PLR2004 - tags are labels, not data
@@ -347,7 +340,7 @@ _PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "group": lambda value: {"group": check_name(value, "group")},
     "dedup": parse_dedup,
     "supersede": _flag("supersede"),
-    "on_duplicate": _on_duplicate,
+    "on_duplicate": parse_on_duplicate,
     "session": lambda value: {"session": value},
     "enqueue_timeout": _time_limit("enqueue_timeout", "would store nothing"),
 }

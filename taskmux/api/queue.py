@@ -123,11 +123,10 @@ class Queue(Searches, BulkVerbs, Striking):
             InvalidName: no job can have this key.
         """
         driver, owner = (await self._connection()).driver, await self.dedup_owner(key)
-        if owner is None:
-            return False
-        ref = owner.ref
-        await resend(lambda: driver.release_dedup(self.name, key, ref.id), tries=3)
-        return True
+        if owner is not None:
+            owner_id = owner.id
+            await resend(lambda: driver.release_dedup(self.name, key, owner_id), tries=3)
+        return owner is not None
 
     # -- what is stored about the queue ---------------------------------------------------------
 

@@ -100,8 +100,8 @@ class Driver(ABC):
         P3 A job whose `dedup.key` another job of its queue owns is not created: DEDUPLICATED, with
            the owner's id, unless P9 or P10 holds. A created job owns its key until it is terminal
            or removed; with `dedup.ttl` until so many milliseconds have passed or it is removed,
-           whether it has finished and was pruned, or not. An owner that was never stored owns
-           nothing. The id is checked before the key.
+           whether it has finished and was pruned, or not. An owner that was never stored, or is
+           set aside, owns nothing. The id is checked before the key.
         P4 The same op again answers as before and creates nothing, even if the job has meanwhile
            finished or was removed by `prune` within the ask's `memory`; and so does a copy that
            runs beside the first one.

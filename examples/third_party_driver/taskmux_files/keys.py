@@ -23,7 +23,10 @@ from taskmux_files.files import Owner, Queue, Stored
 def owner_of(queue: Queue, key: str) -> Owner | None:
     """Return who owns a key; one whose time is over makes way first."""
     owner = queue.saved.owners.get(key)
-    if owner is not None and owner.until is not None and owner.until <= queue.now:
+    if owner is None:
+        return None
+    unreadable = owner.id in queue.saved.corrupt and owner.id not in queue.jobs
+    if unreadable or (owner.until is not None and owner.until <= queue.now):
         _free(queue, key)
         return queue.saved.owners.get(key)
     return owner

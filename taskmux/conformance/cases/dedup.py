@@ -24,6 +24,7 @@ from taskmux.driver import (
     Policy,
     Pushed,
     PushStatus,
+    Ref,
     State,
     transition,
 )
@@ -126,6 +127,17 @@ class DedupCases:
         await bench.prune()
         assert await _owner(bench) is None
         await bench.created(_second(bench, PLAIN))
+
+    @pytest.mark.parametrize("mode", MODES)
+    async def test_p3_an_owner_that_is_set_aside_owns_nothing(
+        self, bench: Bench, mode: str
+    ) -> None:
+        await bench.created(bench.job("bad", dedup=MODES[mode]), bench.job("good"))
+        if not await bench.hooks.damage(bench.driver, Ref(bench.queue, "bad")):
+            pytest.skip("no way to damage a record: `damage` is not overridden")
+        assert await bench.claimed_ids(10) == ["good"]
+        await bench.created(_second(bench, MODES[mode]))
+        assert await _owner(bench) == "second"
 
     @pytest.mark.parametrize("mode", MODES)
     async def test_p3_a_mode_comes_back_equal(self, bench: Bench, mode: str) -> None:

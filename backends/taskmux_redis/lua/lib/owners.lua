@@ -62,14 +62,16 @@ local function free(key)
   end
 end
 
--- The job that owns a key now, or nil. An owner that was never stored owns nothing.
+-- The job that owns a key now, or nil. One that was never stored or cannot be read owns nothing.
 local function owner_of(key)
   local id = redis.call('HGET', dedup, key)
   if not id then
     return nil
   end
   local ending = redis.call('ZSCORE', throttled, key)
-  if ending and tonumber(ending) > now or not ending and redis.call('HEXISTS', work, id) == 1 then
+  local owns = ending and tonumber(ending) > now
+    or not ending and redis.call('HEXISTS', work, id) == 1
+  if owns and redis.call('HEXISTS', base .. 'corrupt', id) == 0 then
     return id
   end
   free(key)
