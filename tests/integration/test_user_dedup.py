@@ -134,7 +134,7 @@ class TestSupersede:
             first = await bench.enqueue("a", dedup="k", supersede=True)
             await bench.running()
             second = await bench.enqueue("b", dedup="k", supersede=True)
-            with pytest.raises(JobCancelled):
+            with pytest.raises(JobCancelled, match=f"superseded by job {second.id}"):
                 await first.result(timeout="20s")
             assert await bench.running() == "b"
             bench.goes_on.set()
