@@ -6,6 +6,7 @@ from taskmux.api.bulk_verbs import BulkOptions
 from taskmux.api.call import Call
 from taskmux.api.context import BlockingContext, Context, Sent
 from taskmux.api.dead import DeadLetters
+from taskmux.api.dedup import Dedup
 from taskmux.api.events import Event, EventStream
 from taskmux.api.filters import FilterOptions
 from taskmux.api.handle import JobHandle, Update
@@ -21,6 +22,7 @@ from taskmux.model.errors import (
     ConfigError,
     CorruptRecord,
     DeclarationError,
+    DuplicateJob,
     GroupFull,
     InvalidArguments,
     InvalidName,
@@ -78,6 +80,8 @@ __all__ = [
     "DeadLetters",
     "DeadStats",
     "DeclarationError",
+    "Dedup",
+    "DuplicateJob",
     "Duration",
     "ErrorInfo",
     "Event",

@@ -101,7 +101,8 @@ class MockCollection:
 
     async def _write(self, write: Any) -> Any:
         if isinstance(write, ReplaceOne):
-            return await self._collection.replace_one(write._filter, write._doc)
+            upsert = bool(write._upsert)
+            return await self._collection.replace_one(write._filter, write._doc, upsert=upsert)
         if isinstance(write, DeleteOne):
             await self._collection.delete_one(write._filter)
             return SimpleNamespace(matched_count=0)

@@ -29,9 +29,10 @@ from taskmux.driver import (
 
 from taskmux_mongodb import lines_common, lines_holds, lines_ring
 from taskmux_mongodb.deadlines import weight
+from taskmux_mongodb.dedup import dedup_owner, hand_over
 from taskmux_mongodb.failures import store_error
 from taskmux_mongodb.moves import tombstone, update
-from taskmux_mongodb.records import OUTLINE, Document, key_of, outline, stored_state
+from taskmux_mongodb.records import OUTLINE, Document, key_of, outline, owned_key, stored_state
 from taskmux_mongodb.store import DUPLICATE_KEY, Store, Write
 
 __all__ = ["apply"]
@@ -58,6 +59,8 @@ class _Item(msgspec.Struct):
     line: str | None = None
     waited: bool = False
     came: int = 0
+    owned: str | None = None
+    """The key that it owns, if a job waits for its end."""
 
     @property
     def request(self) -> str:
@@ -75,6 +78,9 @@ async def apply(store: Store, op: Op, transitions: Sequence[Transition]) -> list
         closed |= await lines_holds.close(store, [item.one for item in batch])
         await _apply(store, batch, answers)
     await _line_up(store, items, answers)
+    for item in items:
+        if item.owned is not None:
+            await hand_over(store, item.one.ref.queue, item.owned)
     queues = {item.one.ref.queue for item in items if answers[item.place].state in _WAKING}
     queues |= await lines_holds.made_room(store, [item.one for item in items])
     store.bell.ring(queues)
@@ -203,6 +209,8 @@ def _as_assumed(items: Sequence[_Item], job: JobRecord, move: Move) -> Document:
     }
     if move.left_active and (not move.ended or move.state is State.COMPLETED):  # A7
         where["cancel_requested"] = None
+    if move.ended:
+        where["heed"] = None
     if move.state is State.WAITING:
         where["line"] = None
     return where
@@ -210,7 +218,8 @@ def _as_assumed(items: Sequence[_Item], job: JobRecord, move: Move) -> Document:
 
 # -- read, decide, write if unchanged --------------------------------------------------------------
 
-_SHOWN: Final = OUTLINE | {"ops": 1, "born": 1, "unwaited": 1}
+_KEYS: Final = ("dedup", "ttl", "owns", "until", "follows", "followed")
+_SHOWN: Final = OUTLINE | dict.fromkeys(("ops", "born", "unwaited", "queue", *_KEYS), 1)
 
 
 async def _decide(store: Store, items: list[_Item], answers: dict[int, Applied]) -> list[_Item]:
@@ -224,6 +233,8 @@ async def _decide(store: Store, items: list[_Item], answers: dict[int, Applied])
     for item in items:
         document, job = there.get(item.key, {}), jobs.get(item.key)
         item.line = document.get("line")
+        if document.get("followed"):
+            item.owned = owned_key(document["queue"], document["dedup"])
         decided = _remembered(document, job, item) or judge(item.one, job)
         if isinstance(decided, Applied):
             answers[item.place] = decided
@@ -237,9 +248,12 @@ async def _decide(store: Store, items: list[_Item], answers: dict[int, Applied])
     done = await store.write(writes, weights=weights)
     conflicts = {at for at, one in done.errors.items() if one.get("code") == DUPLICATE_KEY}
     for at in conflicts:
-        job = jobs[tried[at].key]
+        item = tried[at]
+        job, ref = jobs[item.key], item.one.ref
         state = None if job is None else job.state
-        answers[tried[at].place] = Applied(ApplyStatus.CONFLICT, state)
+        # An owner whose time is over has made way by then: the write is tried again.
+        if await dedup_owner(store, ref.queue, there[item.key]["dedup"]) is not None:
+            answers[item.place] = Applied(ApplyStatus.CONFLICT, state)
     _raise_first(one for at, one in done.errors.items() if at not in conflicts)
     if done.matched == len(writes) - len(conflicts):
         answers.update((one.place, one.answer) for one in tried if one.place not in answers)
@@ -272,7 +286,7 @@ def _planned(
     asks = move.answer.status is ApplyStatus.REQUESTED
     mark = item.request if asks else item.mark
     unwaited = bool(document.get("unwaited"))
-    written = update(store, item.one, move, job, mark, unwaited=unwaited)
+    written = update(store, item.one, move, job, mark, unwaited=unwaited, before=document)
     item.rev = written["$set"]["rev"]
     return UpdateOne(unchanged, written), written
 

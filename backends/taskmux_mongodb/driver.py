@@ -46,6 +46,7 @@ from taskmux.driver import (
 from taskmux_mongodb import (
     apply,
     claim,
+    dedup,
     lines_count,
     presence,
     prune,
@@ -246,6 +247,14 @@ class MongoDriver(Driver):
     async def prune(self, ask: PruneAsk) -> int:
         """See `Driver.prune`."""
         return await self._send(lambda store: prune.prune(store, ask))
+
+    async def dedup_owner(self, queue: str, key: str) -> str | None:
+        """See `Driver.dedup_owner`."""
+        return await self._send(lambda store: dedup.dedup_owner(store, queue, key))
+
+    async def release_dedup(self, queue: str, key: str, owner: str) -> bool:
+        """See `Driver.release_dedup`."""
+        return await self._send(lambda store: dedup.release_dedup(store, queue, key, owner))
 
     # -- settings, wake-ups, presence -----------------------------------------------------------
 

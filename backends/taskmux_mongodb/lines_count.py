@@ -11,7 +11,7 @@ from taskmux.driver import JobRecord, Ref, Standing, State
 
 from taskmux_mongodb.lines_gates import gate_key, gate_of
 from taskmux_mongodb.lines_ring import Place
-from taskmux_mongodb.records import LINED, REMOVED, Document, key_of
+from taskmux_mongodb.records import LINED, REMOVED, Document, key_of, owned_key
 from taskmux_mongodb.restrictions import Restriction
 from taskmux_mongodb.settings import settings
 from taskmux_mongodb.store import Store
@@ -65,7 +65,7 @@ async def _taken(collection: Any, job: JobRecord, session: Any) -> bool:
     same_id: Document = {"_id": key_of(job.ref), "state": {"$ne": REMOVED}}
     wanted = [same_id]
     if job.dedup is not None:
-        wanted.append({"queue": job.queue, "dedup": job.dedup.key, "finished_at": None})
+        wanted.append({"owns": owned_key(job.queue, job.dedup.key)})
     found = [await collection.find_one(one, {"_id": 1}, session=session) for one in wanted]
     return any(one is not None for one in found)
 

@@ -8,10 +8,17 @@ from typing import Any, Final
 from msgspec.structs import replace
 from taskmux.driver import JobRecord, Keep, Move, Place, State, Transition
 
-from taskmux_mongodb.records import OPS_KEPT, REMOVED, Document, encode_field, stored_state
+from taskmux_mongodb.records import (
+    OPS_KEPT,
+    REMOVED,
+    Document,
+    encode_field,
+    owned_key,
+    stored_state,
+)
 from taskmux_mongodb.store import Store
 
-__all__ = ["MEMORY_MS", "tombstone", "update"]
+__all__ = ["MEMORY_MS", "owner", "tombstone", "update"]
 
 MEMORY_MS: Final = 600_000
 """How long a finished or removed job's document stays at least: it remembers operations."""
@@ -31,6 +38,7 @@ def update(
     mark: str,
     *,
     unwaited: bool = False,
+    before: Document | None = None,
 ) -> Document:
     """Return the update that brings a job to where a move takes it.
 
@@ -41,6 +49,7 @@ def update(
         job: the outline of the job before.
         mark: the operation, for the document to remember.
         unwaited: the job has not been waiting yet, so it has no place to keep (A5).
+        before: the document, where it was read.
     """
     if unwaited and move.place is Place.KEEP:
         move = replace(move, place=Place.BACK)
@@ -56,9 +65,10 @@ def update(
         values["run_at"] = store.clock.latest() + move.delay
     if move.ended:
         values["finished_at"] = now = store.clock.earliest()
-        given |= _kept(now, one.retention)
+        given |= _kept(now, one.retention, _owned_until(before))
     if move.ended or move.revived:
         dropped |= {name: "" for name in _KEPT_BY if name not in given}
+    _change_keys(store, move, before, given, dropped)
     if unwaited and move.place is not None:
         dropped["unwaited"] = ""
     given |= _place(store, one, move, job, values)
@@ -97,12 +107,36 @@ def _place(
     return place
 
 
-def _kept(finished_at: int, keep: Keep) -> Document:
-    """Return when a finished document may go, and when the server removes it by itself."""
+def _owned_until(before: Document | None) -> int:
+    until: int = 0 if before is None else before.get("until", 0)
+    return until
+
+
+def _change_keys(
+    store: Store, move: Move, before: Document | None, given: Document, dropped: Document
+) -> None:
+    """Add what becomes of the keys that a job owns or follows."""
+    if move.ended and _owned_until(before) <= store.clock.earliest():
+        dropped |= {"owns": "", "until": ""}
+    if before is None:
+        return
+    if "follows" in before and move.state is not State.BLOCKED:
+        dropped["follows"] = ""
+    if move.revived and "dedup" in before and "owns" not in before:
+        given["owns"] = owned_key(before["queue"], before["dedup"])
+        if "ttl" in before:
+            given |= {"until": store.clock.latest() + before["ttl"], "heed": True}
+
+
+def _kept(finished_at: int, keep: Keep, until: int) -> Document:
+    """Return when a finished document may go, and when the server removes it by itself.
+
+    One that owns its key for a time stays until then.
+    """
     fields: Document = {"expires": finished_at + keep.age_ms}
     if keep.count is not None:
         fields["keep_count"] = keep.count
-    last = finished_at + max(keep.age_ms, MEMORY_MS)
+    last = max(finished_at + max(keep.age_ms, MEMORY_MS), until)
     if last < _LAST_MS:
         fields["expire_at"] = datetime.fromtimestamp(last / 1000, UTC)
     return fields
@@ -125,3 +159,12 @@ def tombstone(store: Store, before: Document, *marks: str) -> Document:
         "finished_at": now,
         "expire_at": datetime.fromtimestamp((now + MEMORY_MS) / 1000, UTC),
     }
+
+
+def owner(before: Document, now: int) -> Document:
+    """Return what a tombstone keeps of a document that owns its key for a time."""
+    if "owns" not in before or "until" not in before:
+        return {}
+    last = min(max(before["until"], now + MEMORY_MS), _LAST_MS)
+    expire_at = datetime.fromtimestamp(last / 1000, UTC)
+    return {"owns": before["owns"], "until": before["until"], "expire_at": expire_at}

@@ -8,7 +8,8 @@ from pymongo import ASCENDING, DESCENDING, ReplaceOne
 from taskmux.driver import TERMINAL, PruneAsk
 
 from taskmux_mongodb import lines_holds, lines_ring
-from taskmux_mongodb.moves import MEMORY_MS, tombstone
+from taskmux_mongodb.dedup import hand_over_all
+from taskmux_mongodb.moves import MEMORY_MS, owner, tombstone
 from taskmux_mongodb.records import Document
 from taskmux_mongodb.schema import COUNTED, EXPIRY, LINE
 from taskmux_mongodb.settings import settings
@@ -20,10 +21,11 @@ __all__ = ["prune"]
 async def prune(store: Store, ask: PruneAsk) -> int:
     """Remove finished records; see `Driver.prune`. The server removes old ones by itself too.
 
-    Gates that keep nothing back go, too, and what producers that died have left undone in the ring
-    is put right.
+    Gates that keep nothing back go, too, and what processes that died have left undone is put
+    right: in the ring, and with jobs that wait for the owner of their key.
     """
     gone = 0
+    await hand_over_all(store, ask.queue, ask.limit)
     await lines_holds.forget_open(store, ask.queue)
     await lines_ring.mend(store, ask.queue, await settings(store, ask.queue))
     for state in sorted(TERMINAL):
@@ -77,22 +79,30 @@ async def _delete(
 ) -> int:
     """Remove what is wanted. Of `young` ones a tombstone stays: their fences may be ahead of time.
 
+    So does one of what owns a key for a time that is not over.
+
     A claim raises a fence by one, and many claims within a few milliseconds take it beyond the
     time, or beyond what another producer takes to be the time (P1).
     """
     if limit <= 0:
         return 0
-    shown = {"_id": 1, "rev": 1, "fence": 1, "born": 1, "ops": 1} if young else {"_id": 1}
+    shown = dict.fromkeys(("_id", "rev", "fence", "born", "ops", "owns", "until"), 1)
     found = store.jobs.find(wanted, shown).hint(index).sort(order, ASCENDING).limit(limit)
     documents = await found.to_list(None)
     if not documents:
         return 0
-    if young:
+    now, gone = store.clock.earliest(), 0
+    buried = [one for one in documents if young or one.get("until", 0) > now]
+    if buried:
         writes = [
-            ReplaceOne({"_id": one["_id"], "rev": one["rev"]}, tombstone(store, one))
-            for one in documents
+            ReplaceOne(
+                {"_id": one["_id"], "rev": one["rev"]}, tombstone(store, one) | owner(one, now)
+            )
+            for one in buried
         ]
-        return (await store.write(writes)).matched
-    keys = [one["_id"] for one in documents]
+        gone = (await store.write(writes)).matched
+    keys = [one["_id"] for one in documents if one not in buried]
+    if not keys:
+        return gone
     deleted = await store.jobs.delete_many(wanted | {"_id": {"$in": keys}})
-    return int(deleted.deleted_count)
+    return gone + int(deleted.deleted_count)

@@ -10,18 +10,20 @@ import msgspec
 from msgspec.structs import replace
 from pymongo import ReplaceOne
 from pymongo.errors import BulkWriteError
-from taskmux.driver import PENDING, JobRecord, NewJob, Op, Pushed, PushStatus, State, StoreBusy
+from taskmux.driver import PENDING, NewJob, Op, Pushed, PushStatus, State, StoreBusy
 
 from taskmux_mongodb import lines_ring
 from taskmux_mongodb.bell import RINGS_AGAIN
 from taskmux_mongodb.deadlines import allowance, parts
+from taskmux_mongodb.dedup import owners_of
 from taskmux_mongodb.failures import store_error
 from taskmux_mongodb.lines_count import over, sizes_of
-from taskmux_mongodb.records import LINED, REMOVED, Document, key_of, new_document
+from taskmux_mongodb.records import LINED, REMOVED, Document, key_of, new_document, owned_by
+from taskmux_mongodb.replacing import Replacement, meet, replace_all, replaced_before
 from taskmux_mongodb.restrictions import Restriction
 from taskmux_mongodb.store import DUPLICATE_KEY, Store
 
-__all__ = ["moved_queues", "owner_of", "placed", "push"]
+__all__ = ["moved_queues", "placed", "push"]
 
 _ROUNDS: Final = 100
 """How often a batch is looked at again: each round settles an item, or somebody else made way."""
@@ -40,6 +42,14 @@ class _Item(msgspec.Struct):
     key: str
     rev: int = 0
     inserted: bool = False
+    waits: bool = True
+    """False: it was stored behind the owner of its key."""
+
+    @property
+    def replaces(self) -> bool:
+        """Whether it may get its content into another job."""
+        dedup = self.new.job.dedup
+        return dedup is not None and (dedup.replace or dedup.latest)
 
 
 async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
@@ -121,7 +131,7 @@ async def _line_up(store: Store, items: list[_Item], answers: dict[int, Pushed])
     known: set[lines_ring.Place] = set()
     for item in items:
         job = item.new.job
-        if job.group is None or job.state is not State.WAITING:
+        if job.group is None or job.state is not State.WAITING or not item.waits:
             continue
         if item.inserted:
             come.setdefault((job.queue, job.group), item.rev)
@@ -136,6 +146,15 @@ async def _line_up(store: Store, items: list[_Item], answers: dict[int, Pushed])
 async def _round(store: Store, items: list[_Item], answers: dict[int, Pushed]) -> list[_Item]:
     """Try the first item of each id and key; return what must be tried again."""
     first, later = _first_of_each(items)
+    replacing = {item.born: item for item in first if item.replaces}
+    if replacing:
+        news = {born: item.new for born, item in replacing.items()}
+        for born, answer in (await replaced_before(store, news)).items():
+            answers[replacing[born].place] = answer
+        # Mostly there is an owner, so that an insert would be in vain.
+        unknown = [item for item in replacing.values() if item.place not in answers]
+        await _explain(store, unknown, answers)
+        first = [item for item in first if item.place not in answers]
     refused = await _insert(store, first)
     for item in first:
         if item.place not in refused:
@@ -167,6 +186,14 @@ def placed(store: Store, new: NewJob, born: str, fence: int = 0) -> Document:
 
 
 def _placed(store: Store, new: NewJob, born: str, now: int, seq: int) -> Document:
+    job = new.job
+    if job.dedup is not None:
+        document = _ranked(store, new, born, now, seq)
+        return document | owned_by(job, store.clock.latest())
+    return _ranked(store, new, born, now, seq)
+
+
+def _ranked(store: Store, new: NewJob, born: str, now: int, seq: int) -> Document:
     job = new.job
     if job.state is State.WAITING:
         return new_document(job, born, now, -seq if job.lifo else seq, rank=job.priority)
@@ -210,47 +237,62 @@ async def _explain(store: Store, items: list[_Item], answers: dict[int, Pushed])
     shown = {"born": 1, "state": 1, "rev": 1, "ops": 1, "fence": 1}
     found = store.jobs.find({"_id": {"$in": [item.key for item in items]}}, shown)
     there = {one["_id"]: one for one in await found.to_list(None)}
+    owners = await owners_of(store, [item.new.job for item in items if item.key not in there])
+    planned: list[tuple[_Item, Replacement]] = []
     for item in items:
         document = there.get(item.key)
         job = item.new.job
         if document is None:
-            await _find_owner(store, item, answers)
+            planned += await _meet_owner(store, item, answers, owners.get(item.key))
         elif document.get("born") == item.born:
             answers[item.place] = Pushed(PushStatus.CREATED, job.id)
         elif document.get("state") != REMOVED:
             answers[item.place] = Pushed(PushStatus.DUPLICATE, job.id)
         else:
-            await _replace(store, item, document, answers)
+            planned += await _replace(store, item, document, answers)
+    if planned and await replace_all(store, [one for _, one in planned]):
+        answers |= {item.place: one.answer for item, one in planned}
 
 
-async def _find_owner(store: Store, item: _Item, answers: dict[int, Pushed]) -> None:
-    owner = await owner_of(store.jobs, item.new.job)
-    if owner is not None:
-        answers[item.place] = Pushed(PushStatus.DEDUPLICATED, owner)
-
-
-async def owner_of(collection: Any, job: JobRecord, session: Any = None) -> str | None:
-    """Return the id of the job that owns this one's deduplication key."""
-    if job.dedup is None:
-        return None
-    owned = {"queue": job.queue, "dedup": job.dedup.key, "finished_at": None}
-    owner = await collection.find_one(owned, {"_id": 1}, session=session)
-    return None if owner is None else owner["_id"][len(job.queue) + 1 :]
+async def _meet_owner(
+    store: Store,
+    item: _Item,
+    answers: dict[int, Pushed],
+    owner: Document | None,
+    tombstone: Document | None = None,
+) -> list[tuple[_Item, Replacement]]:
+    """Answer a job whose key has an owner, unless another job is to get its content."""
+    if owner is None:
+        return []
+    met = await meet(store, item.new, item.born, owner, tombstone)
+    if isinstance(met, Pushed):
+        answers[item.place] = met
+    elif isinstance(met, Replacement):
+        return [(item, met)]
+    elif met is not None:
+        item.rev, item.inserted, item.waits = met["rev"], True, False
+        answers[item.place] = Pushed(PushStatus.CREATED, item.new.job.id)
+    return []
 
 
 async def _replace(
     store: Store, item: _Item, tombstone: Document, answers: dict[int, Pushed]
-) -> None:
-    """Put a new job where a removed one was; what that remembered stays remembered."""
+) -> list[tuple[_Item, Replacement]]:
+    """Put a new job where a removed one was; what that remembered stays remembered.
+
+    If its key has an owner, that is met as by `_meet_owner`.
+    """
     document = placed(store, item.new, item.born, fence=tombstone["fence"])
     document["ops"] = tombstone["ops"]
     there = {"_id": item.key, "rev": tombstone["rev"]}
     written = await store.write([ReplaceOne(there, document)])
     if written.errors:
-        await _find_owner(store, item, answers)
-    elif written.matched:
+        owners = await owners_of(store, [item.new.job])
+        return await _meet_owner(store, item, answers, owners.get(item.key), tombstone)
+    if written.matched:
         item.rev, item.inserted = document["rev"], True
         answers[item.place] = Pushed(PushStatus.CREATED, item.new.job.id)
+    return []
 
 
 async def _take_back(

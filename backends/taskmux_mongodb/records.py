@@ -15,7 +15,9 @@ document has:
 - `unwaited`: it was created delayed or blocked, and has not been waiting yet; its `seq` is then no
   place in line.
 - `claim`, `lapsed`: while active, the operation that leased it, and the worker it was taken from.
-- `dedup`: its deduplication key, owned while `finished_at` is absent.
+- `dedup`, `ttl`: its deduplication key, and for how long it owns that when it takes it.
+- `owns`, `until`, `follows`, `followed`: how keys are owned; see `taskmux_mongodb.dedup`. `heed`:
+  its end has to be looked at more closely, since it owns a key for a time, or somebody follows.
 - `expires`, `keep_count`, `expire_at`: when a finished one may go; the server removes it itself
   after `expire_at`.
 """
@@ -43,6 +45,8 @@ __all__ = [
     "key_of",
     "new_document",
     "outline",
+    "owned_by",
+    "owned_key",
     "packed",
     "readable",
     "record",
@@ -245,7 +249,25 @@ def new_document(job: JobRecord, born: str, now: int, seq: int, rank: int) -> Do
         document["line"] = job.group
     if job.dedup is not None:
         document["dedup"] = job.dedup.key
+        if job.dedup.ttl is not None:
+            document["ttl"] = job.dedup.ttl
+        document |= owned_by(job, now)
     return document
+
+
+def owned_key(queue: str, key: str) -> str:
+    """Return what a document that owns a deduplication key of a queue has in `owns`."""
+    return f"{queue}/{key}"
+
+
+def owned_by(job: JobRecord, now: int) -> Document:
+    """Return the fields by which a job owns its key from now on."""
+    if job.dedup is None:
+        return {}
+    owns = {"owns": owned_key(job.queue, job.dedup.key)}
+    if job.dedup.ttl is None:
+        return owns
+    return owns | {"until": now + job.dedup.ttl, "heed": True}
 
 
 def record(document: Document) -> JobRecord:

@@ -29,10 +29,11 @@ __all__ = [
 
 logger = Log("taskmux.mongodb")
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """The version of the documents that this driver reads and writes.
 
-Version 1 knew no lines: its jobs all stand in the common one, and stay there.
+Version 1 knew no lines: its jobs all stand in the common one, and stay there. Until version 2 an
+unfinished job owned the key in `dedup`.
 """
 
 LINE: Final = "line"
@@ -72,10 +73,16 @@ _JOBS: Final = (
         partialFilterExpression={"line": {"$exists": True}},
     ),
     IndexModel(
-        _keys("queue", "dedup"),
+        _keys("owns"),
         name="dedup",
         unique=True,
-        partialFilterExpression={"dedup": {"$exists": True}, "finished_at": None},
+        partialFilterExpression={"owns": {"$exists": True}},
+    ),
+    IndexModel(
+        _keys("follows"),
+        name="follows",
+        unique=True,
+        partialFilterExpression={"follows": {"$exists": True}},
     ),
     IndexModel(_keys("expire_at"), name=EXPIRY, expireAfterSeconds=0, sparse=True),
     IndexModel(
@@ -94,6 +101,7 @@ _INDEXES: Final = {
     "gates": _GATES,
     "workers": _WORKERS,
     "reclaims": _RECLAIMS,
+    "replacements": _RECLAIMS,
 }
 
 
@@ -119,14 +127,27 @@ async def prepare(store: Store, where: str) -> None:
 async def _check_schema(store: Store, where: str) -> None:
     with suppress(DuplicateKeyError):  # its majority write shows that there is a majority
         await store.meta.insert_one({"_id": "schema", "version": SCHEMA, "store": uuid4().hex})
-    await store.meta.update_one({"_id": "schema", "version": 1}, {"$set": {"version": SCHEMA}})
     found = await store.meta.find_one({"_id": "schema"})
     version = None if found is None else found.get("version")
+    if version in {1, 2}:
+        await _to_version_3(store)
+        known = {"_id": "schema", "version": version}
+        await store.meta.update_one(known, {"$set": {"version": SCHEMA}})
+        version = SCHEMA
     if version != SCHEMA:
         raise StoreIncompatible(
             f"The database at {where} has taskmux documents of version {version!r}, and this "
             f"driver knows {SCHEMA}. Use the taskmux that wrote them, or another database."
         )
+
+
+async def _to_version_3(store: Store) -> None:
+    """Let each unfinished job own its key in the new way. It may be done again."""
+    owning = {"dedup": {"$exists": True}, "finished_at": None, "owns": {"$exists": False}}
+    owns = {"$concat": ["$queue", "/", "$dedup"]}
+    with suppress(OperationFailure):  # there is none, or another process has dropped it
+        await store.jobs.drop_index("dedup")
+    await store.jobs.update_many(owning, [{"$set": {"owns": owns}}])
 
 
 async def identity(database: Any, session: Any = None) -> str | None:
@@ -187,12 +208,11 @@ async def _one_owner_each(store: Store) -> None:
 
     The others stay and run; they own nothing.
     """
-    owners: dict[tuple[str, str], Any] = {}
-    owning = {"dedup": {"$exists": True}, "finished_at": None}
-    async for one in store.jobs.find(owning, {"queue": 1, "dedup": 1}):
-        owner = owners.setdefault((one["queue"], one["dedup"]), one["_id"])
-        if owner != one["_id"]:
-            await store.jobs.update_one({"_id": one["_id"]}, {"$unset": {"dedup": ""}})
+    for field in ("owns", "follows"):
+        first: dict[str, Any] = {}
+        async for one in store.jobs.find({field: {"$exists": True}}, {field: 1}):
+            if first.setdefault(one[field], one["_id"]) != one["_id"]:
+                await store.jobs.update_one({"_id": one["_id"]}, {"$unset": {field: ""}})
 
 
 async def missing(store: Store) -> list[str]:

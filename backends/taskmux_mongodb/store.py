@@ -78,6 +78,7 @@ class Store:
         self.gates = self.database.get_collection("gates")
         self.hasty_gates = self.gates.with_options(write_concern=WriteConcern(1))
         self.workers = self.database.get_collection("workers")
+        self.replacements = self.database.get_collection("replacements")
         self.reclaims = self.database.get_collection("reclaims")
         self.meta = self.database.get_collection("meta")
         self.clock = Clock(self._server_ms)
@@ -152,6 +153,6 @@ class Store:
     async def set_aside(self, keys: Sequence[Any]) -> None:
         """Take documents that cannot be read out of their queue; they stay to be looked at."""
         if keys:
-            dropped = dict.fromkeys(("claim", "dedup", "expire_at", "keep_count"), "")
+            dropped = dict.fromkeys(("claim", "owns", "follows", "expire_at", "keep_count"), "")
             aside = {"$set": {"state": CORRUPT}, "$unset": dropped}
             await self.jobs.update_many({"_id": {"$in": list(keys)}}, aside)

@@ -11,13 +11,22 @@ from uuid import uuid4
 
 import msgspec
 from pymongo.errors import PyMongoError
-from taskmux.driver import NewJob, Pushed, PushStatus, State, StoreBusy, StoreError, errors
+from taskmux.driver import (
+    JobRecord,
+    NewJob,
+    Pushed,
+    PushStatus,
+    State,
+    StoreBusy,
+    StoreError,
+    errors,
+)
 
 from taskmux_mongodb import lines_ring
 from taskmux_mongodb.failures import FAULTS, translate
 from taskmux_mongodb.lines_count import over, sizes_of
-from taskmux_mongodb.push import moved_queues, owner_of, placed
-from taskmux_mongodb.records import REMOVED, key_of
+from taskmux_mongodb.push import moved_queues, placed
+from taskmux_mongodb.records import REMOVED, key_of, owned_key
 from taskmux_mongodb.schema import identity
 from taskmux_mongodb.store import Store
 
@@ -173,7 +182,7 @@ async def _push(store: Store, collection: Any, session: Any, new: NewJob) -> Pus
     there = await collection.find_one({"_id": key_of(job.ref)}, shown, session=session)
     if there is not None and there.get("state") != REMOVED:
         return Pushed(PushStatus.DUPLICATE, job.id)
-    owner = await owner_of(collection, job, session)
+    owner = await _owner(store, collection, session, job)
     if owner is not None:
         return Pushed(PushStatus.DEDUPLICATED, owner)
     born = uuid4().hex
@@ -183,6 +192,21 @@ async def _push(store: Store, collection: Any, session: Any, new: NewJob) -> Pus
         document = placed(store, new, born, fence=there["fence"]) | {"ops": there["ops"]}
         await collection.replace_one({"_id": document["_id"]}, document, session=session)
     return Pushed(PushStatus.CREATED, job.id)
+
+
+async def _owner(store: Store, collection: Any, session: Any, job: JobRecord) -> str | None:
+    """Return the id of the job that owns this one's key; one whose time is over makes way."""
+    if job.dedup is None:
+        return None
+    owned = {"owns": owned_key(job.queue, job.dedup.key)}
+    owner = await collection.find_one(owned, {"until": 1}, session=session)
+    if owner is None:
+        return None
+    if "until" in owner and owner["until"] <= store.clock.earliest():
+        free = {"$unset": {"owns": "", "until": ""}, "$set": {"rev": store.numbers.next()}}
+        await collection.update_one({"_id": owner["_id"]}, free, session=session)
+        return None
+    return str(owner["_id"][len(job.queue) + 1 :])
 
 
 def _mapped(error: BaseException, store: Store) -> BaseException:

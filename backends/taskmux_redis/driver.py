@@ -49,6 +49,7 @@ from taskmux_redis.clients import (
     where_is,
 )
 from taskmux_redis.connection import Connection
+from taskmux_redis.dedup import dedup_owner, release_dedup
 from taskmux_redis.events import events
 from taskmux_redis.home import Home
 from taskmux_redis.keys import check_prefix
@@ -192,6 +193,14 @@ class RedisDriver(Driver):
     async def prune(self, ask: PruneAsk) -> int:
         """See `Driver.prune`."""
         return await prune(self._store, ask)
+
+    async def dedup_owner(self, queue: str, key: str) -> str | None:
+        """See `Driver.dedup_owner`."""
+        return await dedup_owner(self._store, queue, key)
+
+    async def release_dedup(self, queue: str, key: str, owner: str) -> bool:
+        """See `Driver.release_dedup`."""
+        return await release_dedup(self._store, queue, key, owner)
 
     # -- settings, wake-ups, presence -----------------------------------------------------------
 

@@ -15,6 +15,8 @@ from taskmux_redis.store import Store
 __all__ = ["push"]
 
 _PUSH = script("push")
+_OTHERS = {"D": PushStatus.DEDUPLICATED, "R": PushStatus.REPLACED}
+"""Answers that name another job."""
 _STATUSES = {"C": PushStatus.CREATED, "U": PushStatus.DUPLICATE, "F": PushStatus.FULL}
 
 
@@ -53,8 +55,8 @@ def _pushed(news: Sequence[NewJob], reply: Sequence[bytes]) -> list[Pushed]:
         status = _STATUSES.get(code)
         if status is not None:
             answer.append(Pushed(status, new.job.id))
-        elif code == "D":
-            answer.append(Pushed(PushStatus.DEDUPLICATED, next(owners).decode()))
+        elif code in _OTHERS:
+            answer.append(Pushed(_OTHERS[code], next(owners).decode()))
         else:
             answer.append(Pushed(PushStatus.MOVED, others[0].decode()))
     return answer

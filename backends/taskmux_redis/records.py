@@ -122,6 +122,28 @@ def _same(value: bytes) -> bytes:
     return value
 
 
+_SEPARATOR: Final = "\x1f"
+_MODES: Final = {"r": "replace", "e": "extend", "l": "latest"}
+
+
+def _dedup_text(dedup: Dedup) -> str:
+    """Return what is stored of a key: the key alone, or with its ttl and the letters of modes."""
+    if dedup.is_plain:
+        return dedup.key
+    modes = "".join(letter for letter, name in _MODES.items() if getattr(dedup, name))
+    ttl = "" if dedup.ttl is None else str(dedup.ttl)
+    return _SEPARATOR.join((dedup.key, ttl, modes))
+
+
+def _dedup(stored: bytes) -> Dedup:
+    key, *more = stored.decode().split(_SEPARATOR)
+    if not more:
+        return Dedup(key)
+    ttl, modes = more
+    said = {name: letter in modes for letter, name in _MODES.items()}
+    return Dedup(key, int(ttl) if ttl else None, **said)
+
+
 FIELDS: Final = (
     Field(b"n", "attempts", _number, int),
     Field(b"m", "crashes", _number, int),
@@ -133,7 +155,7 @@ FIELDS: Final = (
     Field(b"c", "cause", str.encode, lambda value: BlockedCause(value.decode())),
     Field(b"i", "children", _number, int),
     Field(b"l", "lifo", _number, _flag),
-    Field(b"k", "dedup", lambda dedup: dedup.key.encode(), lambda value: Dedup(value.decode())),
+    Field(b"k", "dedup", lambda dedup: _dedup_text(dedup).encode(), _dedup),
     Field(b"r", "run_at", _number, int),
     Field(b"e", "finished_at", _number, int),
     Field(b"b", "payload", _same, _same),

@@ -26,6 +26,7 @@ from taskmux.driver import (
     judge,
 )
 
+from taskmux_sqlite.dedup import let_go, take_again
 from taskmux_sqlite.gates import read_gate, write_gate
 from taskmux_sqlite.records import (
     IN_JOBS,
@@ -41,6 +42,8 @@ from taskmux_sqlite.transaction import Transaction
 __all__ = ["BY_FENCE", "Found", "apply", "find_job", "update_query"]
 
 BY_FENCE: Final = "queue = ? AND id = ? AND state = 'active' AND fence = ? AND cancel_requested = 0"
+_ENDS: Final = f"{BY_FENCE} AND followed IS NULL"
+"""The plain end of a run: no job waits for it."""
 BY_NUMBER: Final = "number = ?"
 
 _STATES: Final = {state.value: state for state in State}
@@ -56,6 +59,9 @@ class Found(msgspec.Struct, gc=False):
     number: int
     sequence: int
     job: JobRecord
+    key: str | None = None
+    followed: bool = False
+    follows: bool = False
 
 
 def apply(transaction: Transaction, op: Op, transitions: Sequence[Transition]) -> Sequence[Applied]:
@@ -78,13 +84,14 @@ def apply(transaction: Transaction, op: Op, transitions: Sequence[Transition]) -
 def find_job(transaction: Transaction, ref: Ref) -> Found | None:
     """Return a job; None if there is none, or only a row that was set aside."""
     row = transaction.execute(
-        "SELECT number, sequence, state, cause, fence, children, cancel_requested, line FROM jobs"
+        "SELECT number, sequence, state, cause, fence, children, cancel_requested, line,"
+        " coalesce(dedup, throttle), followed, follows FROM jobs"
         " WHERE queue = ? AND id = ?",
         (ref.queue, ref.id),
     ).fetchone()
     if row is None or row[2] not in _STATES:
         return None
-    number, sequence, state, cause, fence, children, cancel_requested, line = row
+    number, sequence, state, cause, fence, children, cancel_requested, line, *keys = row
     job = JobRecord(
         queue=ref.queue,
         id=ref.id,
@@ -96,7 +103,8 @@ def find_job(transaction: Transaction, ref: Ref) -> Found | None:
         cancel_requested=cancel_requested == 1,
         group=line,
     )
-    return Found(number, sequence, job)
+    key, followed, follows = keys
+    return Found(number, sequence, job, key, followed == 1, follows is not None)
 
 
 def _plain(one: Transition) -> Applied:
@@ -122,13 +130,22 @@ def _apply(transaction: Transaction, one: Transition) -> Applied:
         transaction.execute("DELETE FROM jobs WHERE number = ?", (found.number,))
         transaction.removed(one.ref.queue, [found.job.fence])
         transaction.tell(one.ref.queue, What.REMOVED, one.ref.id, None, one.tells)
+        _let_go(transaction, one.ref, found, removed=True)
     elif not _write(transaction, found, one, move):
         return Applied(ApplyStatus.CONFLICT, found.job.state)  # its key has another owner now
     elif move.state is not found.job.state:
         transaction.tell(one.ref.queue, What.STATE, one.ref.id, move.state, one.tells)
+        if move.ended:
+            _let_go(transaction, one.ref, found, removed=False)
     came = not move.removes and move.state in (State.WAITING, State.DELAYED)
     transaction.brought |= move.left_active or came
     return move.answer
+
+
+def _let_go(transaction: Transaction, ref: Ref, found: Found, *, removed: bool) -> None:
+    if found.key is not None and (found.followed or removed):
+        followed = found.followed
+        let_go(transaction, ref.queue, ref.id, found.key, followed=followed, removed=removed)
 
 
 def _end(transaction: Transaction, one: Transition) -> bool:
@@ -137,7 +154,7 @@ def _end(transaction: Transaction, one: Transition) -> bool:
     columns = to_columns(given(one.changes)) | _ending(one.to)
     columns |= _retention(one.retention, transaction.now)
     key = (one.ref.queue, one.ref.id, one.guard.fence)
-    if _update(transaction, columns, BY_FENCE, key) == 0:
+    if _update(transaction, columns, _ENDS, key) == 0:
         return False
     transaction.tell(one.ref.queue, What.STATE, one.ref.id, one.to, one.tells)
     transaction.brought |= transaction.queue(one.ref.queue).limited  # there is room for another
@@ -168,8 +185,14 @@ def _write(transaction: Transaction, found: Found, one: Transition, move: Move) 
         columns["sequence"] = transaction.queue(one.ref.queue).place(move.place, found.sequence)
     if move.ended:
         columns |= _retention(one.retention, now)
+        columns["followed"] = None
+    if found.follows and move.state is not State.BLOCKED:
+        columns["follows"] = None
     if move.revived:
-        columns |= _NO_RETENTION
+        keyed = take_again(transaction, found.number)
+        if keyed is None:
+            return False
+        columns |= _NO_RETENTION | keyed
     if _update(transaction, columns, BY_NUMBER, (found.number,)) == 0:
         return False
     others = {name: value for name, value in move.fields.items() if name not in IN_JOBS}

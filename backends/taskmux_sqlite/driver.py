@@ -39,7 +39,7 @@ from taskmux.driver import (
     hookimpl,
 )
 
-from taskmux_sqlite import apply, claim, events, lines, presence, prune, push, read
+from taskmux_sqlite import apply, claim, dedup, events, lines, presence, prune, push, read
 from taskmux_sqlite.address import parse
 from taskmux_sqlite.leases import extend, reclaim
 from taskmux_sqlite.notes import annotate
@@ -176,6 +176,14 @@ class SQLiteDriver(Driver):
     async def prune(self, ask: PruneAsk) -> int:
         """See `Driver.prune`."""
         return await self._write(partial(prune.prune, ask=ask))
+
+    async def dedup_owner(self, queue: str, key: str) -> str | None:
+        """See `Driver.dedup_owner`. One whose time is over makes way: that is a write."""
+        return await self._write(partial(dedup.dedup_owner, queue=queue, key=key))
+
+    async def release_dedup(self, queue: str, key: str, owner: str) -> bool:
+        """See `Driver.release_dedup`."""
+        return await self._write(partial(dedup.release_dedup, queue=queue, key=key, owner=owner))
 
     # -- settings, wake-ups, presence -----------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from taskmux.driver import PruneAsk, What
 
+from taskmux_sqlite.dedup import end_throttles
 from taskmux_sqlite.transaction import Transaction
 
 __all__ = ["prune"]
@@ -47,6 +48,7 @@ def prune(transaction: Transaction, ask: PruneAsk) -> int:
     forget = transaction.now - max(ask.memory, MEMORY_MS)
     transaction.execute("DELETE FROM operations WHERE at < ?", (forget,))
     transaction.execute("DELETE FROM gates WHERE empty_at <= ?", (transaction.now,))
+    end_throttles(transaction, ask.queue, ask.limit)
     expired = (ask.queue, transaction.now, ask.limit)
     gone = _delete(transaction, ask.queue, EXPIRED, expired)
     for state, count in transaction.execute(COUNTED, (ask.queue,)).fetchall():

@@ -5,12 +5,25 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
-from taskmux.driver import JobRecord, NewJob, Op, Place, Pushed, PushStatus, State, StoreFull, What
+from taskmux.driver import (
+    BlockedCause,
+    JobRecord,
+    Meeting,
+    NewJob,
+    Op,
+    Place,
+    Pushed,
+    PushStatus,
+    State,
+    StoreFull,
+    What,
+)
 
+from taskmux_sqlite.dedup import due, meet, owner_of, owning
 from taskmux_sqlite.records import new_body, new_columns, new_notes
 from taskmux_sqlite.transaction import Transaction
 
@@ -36,7 +49,7 @@ def push(transaction: Transaction, op: Op, jobs: Sequence[NewJob]) -> Sequence[P
     _require_room(transaction)
     bodies: list[tuple[int, bytes]] = []
     replies = [_push(transaction, new, bodies) for new in jobs]
-    transaction.executemany("INSERT INTO bodies VALUES (?, ?)", bodies)
+    _write_bodies(transaction, bodies)
     others = {
         index: reply
         for index, reply in enumerate(replies)
@@ -44,6 +57,11 @@ def push(transaction: Transaction, op: Op, jobs: Sequence[NewJob]) -> Sequence[P
     }
     transaction.remember(op, "push", msgspec.msgpack.encode(others))
     return replies
+
+
+def _write_bodies(transaction: Transaction, bodies: list[tuple[int, bytes]]) -> None:
+    transaction.executemany("INSERT INTO bodies VALUES (?, ?)", bodies)
+    bodies.clear()
 
 
 def _require_room(transaction: Transaction) -> None:
@@ -60,12 +78,21 @@ def _push(transaction: Transaction, new: NewJob, bodies: list[tuple[int, bytes]]
     queue = transaction.queue(new.job.queue)
     if queue.settings.moved_to is not None:
         return Pushed(PushStatus.MOVED, queue.settings.moved_to)
+    keyed: dict[str, Any] = {}
+    if new.job.dedup is not None:
+        met = _met(transaction, new, new.job.dedup.key, bodies)
+        if isinstance(met, Pushed):
+            return met
+        if met is Meeting.SUCCEEDS:
+            keyed = {"follows": new.job.dedup.key}
+            new = _following(transaction, new)
     if _is_full(transaction, new.job, queue.settings.size(new.job.group)):
         return _in_place_of(transaction, new.job) or Pushed(PushStatus.FULL, new.job.id)
     job, sequence = _stored(new, transaction.now, queue.fence_of_removed), 0
     if job.state is State.WAITING:
         sequence = queue.place(Place.FRONT if job.lifo else Place.BACK)
-    columns = new_columns(job, sequence)
+    keyed = keyed or owning(transaction, job)
+    columns = new_columns(job, sequence) | keyed
     cursor = transaction.execute(_insert(tuple(columns)), tuple(columns.values()))
     if cursor.rowcount == 0:
         known = _in_place_of(transaction, job)
@@ -83,6 +110,18 @@ def _push(transaction: Transaction, new: NewJob, bodies: list[tuple[int, bytes]]
     return _created(job)
 
 
+def _met(
+    transaction: Transaction, new: NewJob, key: str, bodies: list[tuple[int, bytes]]
+) -> Pushed | Meeting | None:
+    """Say who has the id, or how the job meets the owner of its key; None: there is neither."""
+    known = _in_place_of(transaction, new.job)
+    owner = None if known else owner_of(transaction, new.job.queue, key)
+    if owner is None:
+        return known
+    _write_bodies(transaction, bodies)  # the owner may be of this batch
+    return meet(transaction, new, owner)
+
+
 def _is_full(transaction: Transaction, job: JobRecord, size: int | None) -> bool:
     """Return whether the job's group has as many waiting jobs as it may have."""
     if size is None or job.state is not State.WAITING:
@@ -94,7 +133,7 @@ def _is_full(transaction: Transaction, job: JobRecord, size: int | None) -> bool
 
 @cache
 def _insert(columns: tuple[str, ...]) -> str:
-    """Return the statement that creates a job, unless its id or its key is taken."""
+    """Return the statement that creates a job, unless its id is taken."""
     names, marks = ", ".join(columns), ", ".join("?" * len(columns))
     return f"INSERT INTO jobs ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608 - no user's text
 
@@ -111,15 +150,14 @@ def _created(job: JobRecord) -> Pushed:
     return Pushed(PushStatus.CREATED, job.id)
 
 
+def _following(transaction: Transaction, new: NewJob) -> NewJob:
+    """Return a new job as it waits for the owner of its key to end."""
+    run_at = due(transaction, new) if new.job.state is State.DELAYED else new.job.run_at
+    return NewJob(replace(new.job, state=State.BLOCKED, cause=BlockedCause.DEDUP, run_at=run_at))
+
+
 def _in_place_of(transaction: Transaction, job: JobRecord) -> Pushed | None:
-    """Say who has the id, or else the deduplication key."""
+    """Say who has the id."""
     query = "SELECT 1 FROM jobs WHERE queue = ? AND id = ?"
-    if transaction.execute(query, (job.queue, job.id)).fetchone() is not None:
-        return Pushed(PushStatus.DUPLICATE, job.id)
-    if job.dedup is None:
-        return None
-    owner = transaction.execute(
-        "SELECT id FROM jobs WHERE queue = ? AND dedup = ? AND expires_at IS NULL",
-        (job.queue, job.dedup.key),
-    ).fetchone()
-    return None if owner is None else Pushed(PushStatus.DEDUPLICATED, owner[0])
+    found = transaction.execute(query, (job.queue, job.id)).fetchone()
+    return None if found is None else Pushed(PushStatus.DUPLICATE, job.id)

@@ -189,8 +189,6 @@ def new_columns(job: JobRecord, sequence: int) -> dict[str, Any]:
     columns = zip(_NEW_COLUMNS, values, strict=True)
     found = {column: value for column, value in columns if value is not None}
     found["sequence"] = sequence
-    if job.dedup is not None:
-        found["dedup"] = _key(job.dedup)
     return found
 
 

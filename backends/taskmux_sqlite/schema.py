@@ -224,6 +224,23 @@ _THIRD = (
     "ALTER TABLE queues ADD COLUMN fence_of_removed INTEGER NOT NULL DEFAULT 0",
 )
 
+_FOURTH = (
+    "ALTER TABLE jobs ADD COLUMN throttle TEXT",  # the key that it owns for a time
+    "ALTER TABLE jobs ADD COLUMN follows TEXT",  # the key whose owner it waits for to end
+    "ALTER TABLE jobs ADD COLUMN followed INTEGER",  # 1: a job waits for this one to end
+    "CREATE UNIQUE INDEX jobs_following ON jobs (queue, follows) WHERE follows IS NOT NULL",
+    """
+    CREATE TABLE throttles (               -- keys that are owned for a time
+        queue TEXT NOT NULL,
+        key TEXT NOT NULL,
+        id TEXT NOT NULL,                  -- of the owner, which may be pruned
+        until INTEGER NOT NULL,
+        PRIMARY KEY (queue, key)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX throttles_over ON throttles (queue, until)",
+)
+
 _EVENTS = (
     """
     CREATE TABLE events (                  -- a row for each transaction and queue
@@ -237,7 +254,7 @@ _EVENTS = (
     """,
 )
 
-_MIGRATIONS: Final = (_FIRST, _SECOND, _THIRD, _EVENTS)
+_MIGRATIONS: Final = (_FIRST, _SECOND, _THIRD, _FOURTH, _EVENTS)
 """Each makes the next version out of the one before; an empty file has version 0."""
 
 VERSION: Final = len(_MIGRATIONS)

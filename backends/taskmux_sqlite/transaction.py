@@ -210,7 +210,12 @@ class Transaction:
         """Take rows that cannot be read out of every queue, and free their keys and places."""
         self.brought |= bool(numbers)
         self.executemany(
-            "UPDATE jobs SET state = ?, dedup = NULL, finished_at = NULL, expires_at = NULL,"
-            " keep_count = NULL WHERE number = ?",
+            "DELETE FROM throttles WHERE (queue, id) IN"
+            " (SELECT queue, id FROM jobs WHERE number = ?)",
+            [(number,) for number in numbers],
+        )
+        self.executemany(
+            "UPDATE jobs SET state = ?, dedup = NULL, throttle = NULL, follows = NULL,"
+            " finished_at = NULL, expires_at = NULL, keep_count = NULL WHERE number = ?",
             [(CORRUPT, number) for number in numbers],
         )

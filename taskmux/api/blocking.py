@@ -203,6 +203,15 @@ class BlockingQueue(BlockingSearches, BlockingBulkVerbs):
         """Return a job's record; see `Queue.get`."""
         return self._run(lambda: self._queue.get(job_id))
 
+    def dedup_owner(self, key: str) -> BlockingHandle[object] | None:
+        """Return the job that owns a deduplication key; see `Queue.dedup_owner`."""
+        owner = self._run(lambda: self._queue.dedup_owner(key))
+        return None if owner is None else BlockingHandle(owner, self._portal)
+
+    def release_dedup(self, key: str) -> bool:
+        """Free a deduplication key; see `Queue.release_dedup`."""
+        return self._run(lambda: self._queue.release_dedup(key))
+
     def settings(self) -> QueueSettings:
         """Return the queue's stored settings; see `Queue.settings`."""
         return self._run(self._queue.settings)

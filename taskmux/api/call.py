@@ -8,11 +8,12 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from taskmux.api.dedup import superseding
 from taskmux.api.options import Parsed, decode_defaults
-from taskmux.driver import NewJob
+from taskmux.driver import NewJob, PushStatus
 from taskmux.model.errors import DeclarationError
 from taskmux.model.ids import new_id
-from taskmux.model.job import JobRecord, Policy, State
+from taskmux.model.job import Dedup, JobRecord, Policy, State
 from taskmux.model.queue import QueueSettings
 
 __all__ = ["Call", "Terms", "task_line"]
@@ -51,11 +52,17 @@ class Terms(msgspec.Struct, frozen=True):
         """Return the terms of a call with these options.
 
         Raises:
-            DeclarationError: a group is given, and the task has a line of its own.
+            DeclarationError: a group is given, and the task has a line of its own; `supersede` has
+                no key to go by; or a transaction cannot do what the key's mode wants.
         """
         options = said.over(base)
         if line is not None and options.group is not UNSET:
             raise _two_lines(options.group, line[1:])
+        if options.supersede is True:
+            dedup = superseding(None if options.dedup is UNSET else options.dedup)
+            said, options = (replace(one, dedup=dedup) for one in (said, options))
+        if options.session is not UNSET:
+            _check_session(options)
         queue = "default" if options.queue is UNSET else options.queue
         wait = options.enqueue_timeout
         wait = ENQUEUE_TIMEOUT_MS if wait is UNSET else wait
@@ -102,6 +109,25 @@ class Call(Generic[R_co]):
         return self.terms.queue
 
     @property
+    def dedup(self) -> Dedup | None:
+        """Its deduplication key, if it has one."""
+        return None if self.options.dedup is UNSET else self.options.dedup
+
+    @property
+    def supersedes(self) -> bool:
+        """Whether a job that runs under its key is to be cancelled."""
+        return self.options.supersede is True
+
+    def is_refused(self, status: PushStatus) -> bool:
+        """Say whether an answer of the store is an error to whoever enqueued it."""
+        if status in (PushStatus.MOVED, PushStatus.FULL):
+            return True
+        return self.options.on_duplicate == "raise" and status in (
+            PushStatus.DUPLICATE,
+            PushStatus.DEDUPLICATED,
+        )
+
+    @property
     def session(self) -> Any:
         """The application's transaction that it goes into, or None."""
         session = self.options.session
@@ -133,7 +159,7 @@ class Call(Generic[R_co]):
             group=line if said.group is UNSET else said.group,
             tags=() if said.tags is UNSET else said.tags,
             headers={} if said.headers is UNSET else said.headers,
-            dedup=None if said.dedup is UNSET else said.dedup,
+            dedup=self.dedup,
             state=State.DELAYED if later else State.WAITING,
             run_at=run_at,
         )
@@ -151,6 +177,15 @@ def _two_lines(group: str, task: str) -> DeclarationError:
         f"group={group!r} and task {task!r}, which has a line of its own by concurrency=, rate= or "
         f"own_line=: a job stands in one line. Drop one of them."
     )
+
+
+def _check_session(options: Parsed) -> None:
+    dedup = options.dedup
+    if dedup is not UNSET and (dedup.replace or dedup.latest):
+        raise DeclarationError(
+            "session= with a Dedup that replaces jobs, or with supersede: another job would change "
+            "before the transaction commits. Enqueue after the commit, or use a key alone."
+        )
 
 
 def task_line(task: str) -> str:

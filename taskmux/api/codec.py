@@ -73,6 +73,7 @@ class Signature:
     def __init__(self, function: Callable[..., Any], name: str, context: type) -> None:
         self.name = name
         self._what = f"The payload of task {name!r}"
+        self.what_returns = f"The result of task {name!r}"
         hints = _hints(function, name)
         parameters = [
             one.replace(annotation=hints.get(one.name, one.empty))

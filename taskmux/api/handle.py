@@ -96,6 +96,11 @@ class JobHandle(Generic[R_co]):
         return self.pushed in (PushStatus.DUPLICATE, PushStatus.DEDUPLICATED)
 
     @property
+    def replaced(self) -> bool:
+        """Whether the enqueue made no new job, but gave this one its content; see `Dedup`."""
+        return self.pushed is PushStatus.REPLACED
+
+    @property
     def blocking(self) -> BlockingHandle[R_co]:
         """The same for code without an event loop."""
         return BlockingHandle(self, self._portal)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from taskmux.api.dedup import Dedup, parse_dedup, parse_on_duplicate
 from taskmux.api.retention import Retention, parse_retention
+from taskmux.model import job as model
 from taskmux.model.backoff import Backoff, BackoffFunction, BackoffLike, as_backoff
 from taskmux.model.errors import DeclarationError
-from taskmux.model.job import Dedup, Keep, Policy
+from taskmux.model.job import Keep, Policy
 from taskmux.model.units import (
     Duration,
     brief,
@@ -67,7 +69,8 @@ class JobOptions(QueueOptions, total=False):
     `delay` and `run_at` exclude each other. No run begins after `deadline`.
     `session` is a transaction of the application's own, in a store that has them.
     `group` is a line of its own in the queue: groups take fair turns, and may have limits.
-    `dedup` is a key that at most one unfinished job of the queue owns.
+    `dedup` is a key that one job of the queue owns; see `Dedup`. With `supersede` the key's running
+    job is cancelled, and this one is next. `on_duplicate="raise"`: a taken id or key is an error.
     `enqueue_timeout` is how long enqueueing waits for the store, 15 seconds by default; with None
     as long as its driver tries, which takes up to a minute. It raises `StoreUnavailable` then, and
     the job may be stored all the same.
@@ -79,7 +82,9 @@ class JobOptions(QueueOptions, total=False):
     run_at: datetime
     deadline: datetime
     group: str
-    dedup: str
+    dedup: str | Dedup
+    supersede: bool
+    on_duplicate: Literal["return", "raise"]
     session: Any
     enqueue_timeout: Duration | None
 
@@ -116,7 +121,9 @@ class Parsed(Shared, frozen=True):
     deadline: int | UnsetType = UNSET
     backoff: Backoff | BackoffFunction | UnsetType = UNSET
     group: str | UnsetType = UNSET
-    dedup: Dedup | UnsetType = UNSET
+    dedup: model.Dedup | UnsetType = UNSET
+    supersede: bool | UnsetType = UNSET
+    on_duplicate: str | UnsetType = UNSET
     session: Any = UNSET
     enqueue_timeout: int | None | UnsetType = UNSET
 
@@ -180,7 +187,8 @@ def parse_shared(options: JobOptions) -> Parsed:
     Raises:
         DeclarationError: also for what only a single call can say.
     """
-    if misplaced := sorted({"id", "run_at", "deadline", "dedup", "session"} & set(options)):
+    single = {"id", "run_at", "deadline", "dedup", "supersede", "session"}
+    if misplaced := sorted(single & set(options)):
         raise DeclarationError(
             f"{misplaced[0]} belongs to a single call, not to a task or an app: "
             f"task.options({misplaced[0]}=...).enqueue(...)."
@@ -291,10 +299,6 @@ def _time_limit(name: str, what_0_means: str) -> Callable[[Any], dict[str, Any]]
     return parse
 
 
-def _backoff(value: Any) -> dict[str, Any]:
-    return {"backoff": as_backoff(value)}
-
-
 def _tags(value: Any) -> dict[str, Any]:
     listed = isinstance(value, Sequence) and not isinstance(value, str)
     if not listed or len(value) > 32:  # noqa: PLR2004 - tags are labels, not data
@@ -325,7 +329,7 @@ _PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "lifo": _flag("lifo"),
     "max_attempts": _count("max_attempts", 1),
     "max_crashes": _count("max_crashes", 0),
-    "backoff": _backoff,
+    "backoff": lambda value: {"backoff": as_backoff(value)},
     "timeout": _time_limit("timeout", "would end every run at once"),
     "keep_result": _flag("keep_result"),
     "retention": parse_retention,
@@ -334,7 +338,9 @@ _PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "tags": _tags,
     "headers": _headers,
     "group": lambda value: {"group": check_name(value, "group")},
-    "dedup": lambda value: {"dedup": Dedup(check_name(value, "dedup key"))},
+    "dedup": parse_dedup,
+    "supersede": _flag("supersede"),
+    "on_duplicate": parse_on_duplicate,
     "session": lambda value: {"session": value},
     "enqueue_timeout": _time_limit("enqueue_timeout", "would store nothing"),
 }

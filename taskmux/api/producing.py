@@ -16,8 +16,16 @@ from taskmux.api.call import Call
 from taskmux.api.connection import Connection
 from taskmux.api.handle import Connect, JobHandle
 from taskmux.api.options import QueueOptions, declared_defaults, parse_defaults
+from taskmux.api.superseding import supersede
 from taskmux.driver import Pushed, PushStatus
-from taskmux.model.errors import GroupFull, InvalidArguments, JobError, Moved, StoreUnavailable
+from taskmux.model.errors import (
+    DuplicateJob,
+    GroupFull,
+    InvalidArguments,
+    JobError,
+    Moved,
+    StoreUnavailable,
+)
 from taskmux.model.job import Ref
 from taskmux.model.queue import QueueSettings
 from taskmux.plugins.instrument import Hooks
@@ -79,6 +87,9 @@ class Producing:
                 pushed = await connection.push(new, deadline)
             else:
                 (pushed,) = await _within(wait, connection.push_many([new], call.session))
+            if call.supersedes:
+                async with asyncio.timeout_at(None if wait is None else deadline):
+                    await supersede(connection, Ref(call.queue, pushed.id), call.dedup)
         except TimeoutError:
             raise _too_late(wait) from None
         return self._handle(call, pushed)
@@ -102,10 +113,14 @@ class Producing:
         for connection, session, places in await self._routes(calls):
             pushed = await self._push_all(connection, session, [calls[place] for place in places])
             answers.update(zip(places, pushed, strict=True))
+            for place in places:
+                if calls[place].supersedes:
+                    call, ref = calls[place], Ref(calls[place].queue, answers[place].id)
+                    await _within(call.terms.wait, supersede(connection, ref, call.dedup))
         answered = [(call, answers[place]) for place, call in enumerate(calls)]
-        stored = [self._handle(call, one) for call, one in answered if one.status not in _REFUSED]
+        stored = [self._handle(*one) for one in answered if not one[0].is_refused(one[1].status)]
         if len(stored) < len(calls):
-            refused = [(call, one) for call, one in answered if one.status in _REFUSED]
+            refused = [(call, one) for call, one in answered if call.is_refused(one.status)]
             raise _refusal(*refused[0], len(refused), len(calls))
         return stored
 
@@ -168,7 +183,7 @@ class Producing:
         return await connection.settings(queue)
 
     def _handle(self, call: Call[R], pushed: Pushed) -> JobHandle[R]:
-        if pushed.status in _REFUSED:
+        if call.is_refused(pushed.status):
             raise _refusal(call, pushed)
         ref = Ref(call.queue, pushed.id)
         if self._hooks.enqueued is not None:
@@ -232,9 +247,6 @@ def _too_late(wait: float | None) -> StoreUnavailable:
     )
 
 
-_REFUSED = frozenset({PushStatus.MOVED, PushStatus.FULL})
-
-
 def _refusal(call: Call[Any], pushed: Pushed, refused: int = 1, of: int = 1) -> JobError:
     """Return the error for a job that was not stored, or for the first of several."""
     rest = "" if of == 1 else f" {refused} of {of} jobs were not stored, the others were."
@@ -242,6 +254,14 @@ def _refusal(call: Call[Any], pushed: Pushed, refused: int = 1, of: int = 1) -> 
         return Moved(
             f"Queue {call.queue!r} has moved to {pushed.id}. Point this app there: TASKMUX_URL or "
             f"routes={{...}}.{rest}"
+        )
+    if pushed.status is not PushStatus.FULL:
+        taken = "id" if pushed.status is PushStatus.DUPLICATE else "deduplication key"
+        return DuplicateJob(
+            f"Job {Ref(call.queue, pushed.id)} has this job's {taken}, so none was stored for "
+            f"{call.task!r}. Go on with that one, mux.job({call.queue!r}, {pushed.id!r}), or leave "
+            f"out on_duplicate='raise'.{rest}",
+            pushed.id,
         )
     return GroupFull(
         f"The group of a job for {call.task!r} has as many waiting jobs as queue {call.queue!r} "

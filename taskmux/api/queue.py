@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from taskmux.api.batch import resend
 from taskmux.api.blocking import BlockingQueue, Portal
 from taskmux.api.bulk_verbs import BulkVerbs
 from taskmux.api.call import task_line
@@ -100,6 +101,34 @@ class Queue(Searches, BulkVerbs, Striking):
             JobNotFound: there is none (any more).
         """
         return await self.job(job_id).record()
+
+    # -- deduplication keys ---------------------------------------------------------------------
+
+    async def dedup_owner(self, key: str) -> JobHandle[object] | None:
+        """Return a handle on the job that owns a deduplication key now; None if it is free.
+
+        The record of one that owns it for a time (`ttl`) may be gone already.
+
+        Raises:
+            InvalidName: no job can have this key.
+        """
+        driver, key = (await self._connection()).driver, check_name(key, "dedup key")
+        owner = await resend(lambda: driver.dedup_owner(self.name, key), tries=3)
+        return None if owner is None else self.job(owner)
+
+    async def release_dedup(self, key: str) -> bool:
+        """Free a deduplication key; return whether somebody owned it.
+
+        The owner itself is left alone. A job that waits for its end goes on.
+
+        Raises:
+            InvalidName: no job can have this key.
+        """
+        driver, owner = (await self._connection()).driver, await self.dedup_owner(key)
+        if owner is not None:
+            owner_id = owner.id
+            await resend(lambda: driver.release_dedup(self.name, key, owner_id), tries=3)
+        return owner is not None
 
     # -- what is stored about the queue ---------------------------------------------------------
 

@@ -246,6 +246,16 @@ class FaultyDriver(Driver):
         """See `Driver.prune`."""
         return await self._send("prune", lambda: self.wrapped.prune(ask))
 
+    async def dedup_owner(self, queue: str, key: str) -> str | None:
+        """See `Driver.dedup_owner`."""
+        return await self._send("dedup_owner", lambda: self.wrapped.dedup_owner(queue, key))
+
+    async def release_dedup(self, queue: str, key: str, owner: str) -> bool:
+        """See `Driver.release_dedup`."""
+        return await self._send(
+            "release_dedup", lambda: self.wrapped.release_dedup(queue, key, owner)
+        )
+
     async def settings(self, queue: str) -> QueueSettings:
         """See `Driver.settings`."""
         return await self._send("settings", lambda: self.wrapped.settings(queue))

@@ -21,7 +21,7 @@ from taskmux.driver import (
     Transition,
 )
 
-__all__ = ["answer", "differences", "leased", "moved", "noted", "pushed"]
+__all__ = ["answer", "differences", "leased", "moved", "noted", "pushed", "replaced"]
 
 
 def pushed(new: NewJob, now: int, *, fence: int) -> JobRecord:
@@ -31,6 +31,18 @@ def pushed(new: NewJob, now: int, *, fence: int) -> JobRecord:
     if job.state is State.DELAYED and run_at is None:
         run_at = now + new.delay
     return replace(job, created_at=now, fence=fence, run_at=run_at)
+
+
+def replaced(owner: JobRecord, new: NewJob, now: int) -> JobRecord:
+    """Return the record of an owner or a successor that got a new job's content at `now` (P9)."""
+    stays = ("id", "created_at", "fence", "group", "state", "cause", "run_at")
+    record = replace(new.job, **{name: getattr(owner, name) for name in stays})
+    dedup = new.job.dedup
+    if dedup is None or not dedup.extend or new.job.state is not State.DELAYED:
+        return record
+    due = now + new.delay if new.job.run_at is None else new.job.run_at
+    is_blocked = owner.state is State.BLOCKED
+    return replace(record, run_at=due, state=State.BLOCKED if is_blocked else State.DELAYED)
 
 
 def leased(job: JobRecord, ask: ClaimAsk, now: int, *, fence: int) -> JobRecord:

@@ -11,6 +11,7 @@ from taskmux.conformance.bench import Bench
 from taskmux.conformance.cases.apply import ApplyCases
 from taskmux.conformance.cases.cancelled import CancelledCases
 from taskmux.conformance.cases.claim import ClaimCases
+from taskmux.conformance.cases.dedup import DedupCases
 from taskmux.conformance.cases.events import EventCases
 from taskmux.conformance.cases.faulty import FaultyCases
 from taskmux.conformance.cases.fields import FieldCases
@@ -41,6 +42,7 @@ __all__ = ["DriverSuite"]
 class DriverSuite(
     LifeCases,
     PushCases,
+    DedupCases,
     ClaimCases,
     OrderCases,
     LineCases,

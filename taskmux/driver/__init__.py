@@ -52,6 +52,7 @@ from taskmux.driver.presence import Beat, BeatReply, Presence
 from taskmux.driver.required import PROMOTE_LIMIT, Driver
 from taskmux.driver.transactions import Transactions
 from taskmux.model import errors, transition
+from taskmux.model.dedup import Meeting, meeting, replaced, succeeding
 from taskmux.model.errors import (
     ConfigError,
     CorruptRecord,
@@ -121,6 +122,7 @@ __all__ = [
     "LineSettings",
     "Lines",
     "Log",
+    "Meeting",
     "Move",
     "NewJob",
     "Note",
@@ -160,7 +162,10 @@ __all__ = [
     "holds",
     "hookimpl",
     "judge",
+    "meeting",
+    "replaced",
     "require",
     "split_url",
+    "succeeding",
     "transition",
 ]

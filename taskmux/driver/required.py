@@ -97,9 +97,11 @@ class Driver(ABC):
            its fence, one number a queue being enough, and starts the next job above it.)
         P2 A job whose (queue, id) exists in any state is not created: DUPLICATE, the record
            untouched.
-        P3 A job whose `dedup.key` is owned by another unfinished job of its queue is not created:
-           DEDUPLICATED, with the owner's id. A created job owns its key until it is terminal or
-           removed. The id is checked before the key.
+        P3 A job whose `dedup.key` another job of its queue owns is not created: DEDUPLICATED, with
+           the owner's id, unless P9 or P10 holds. A created job owns its key until it is terminal
+           or removed; with `dedup.ttl` until so many milliseconds have passed or it is removed,
+           whether it has finished and was pruned, or not. An owner that was never stored, or is
+           set aside, owns nothing. The id is checked before the key.
         P4 The same op again answers as before and creates nothing, even if the job has meanwhile
            finished or was removed by `prune` within the ask's `memory`; and so does a copy that
            runs beside the first one.
@@ -109,6 +111,20 @@ class Driver(ABC):
         P7 A job that becomes WAITING goes to the back of its priority, or with `lifo` to the
            front; so does a delayed one that a claim promotes. (An applied transition says its
            place itself: A5.)
+        P9 With `dedup.replace` or `dedup.latest`, while the owner is WAITING or DELAYED and the new
+           job is not BLOCKED: REPLACED, with the owner's id. The owner's record becomes the new
+           job's, but for its `id`, `created_at`, `fence`, `group`, `state`, `run_at` and its place
+           in line (a new priority moves it, keeping its sequence); a `dedup.ttl` begins anew. With
+           `dedup.extend`, if the new job is DELAYED, the owner is DELAYED until that is due. A
+           repeat (P4) replaces nothing again.
+        P10 With `dedup.latest`, while the owner is ACTIVE and the new job is not BLOCKED, the new
+           job is stored BLOCKED, cause DEDUP, as the owner's only successor: CREATED. If there is
+           a successor already, whatever the owner's state, it is replaced as in P9: REPLACED, with
+           the successor's id; of `extend` the new job's `run_at` is what counts. A successor that
+           is moved or removed by a transition succeeds nobody any more.
+        P11 When the owner of a key is terminal, removed, released (D2), or its ttl is over, its
+           successor owns the key and becomes WAITING, at the back; DELAYED if its `run_at` is
+           ahead. In the same step, or at the latest in the queue's next `prune`.
         """
 
     @abstractmethod
@@ -154,9 +170,9 @@ class Driver(ABC):
         A5 WAITING places: BACK takes a new sequence, FRONT one before all others of its
            priority, KEEP the one it had when it was last waiting, whatever state it was in since
            (as BACK for a job that never waited).
-        A6 A terminal target or a removal frees the job's deduplication key if it still owns it.
-           Leaving a terminal state takes the key again; owned by another: CONFLICT, nothing
-           written.
+        A6 A terminal target frees the job's deduplication key if it still owns it, but for a ttl
+           that is not over; a removal frees it in any case. Leaving a terminal state takes the key
+           again, as a new job would; owned by another: CONFLICT, nothing written.
         A7 A job with `cancel_requested` that would leave ACTIVE for a non-terminal state becomes
            CANCELLED instead, with the changes as given, but for `cause`, which only a BLOCKED job
            has, and `retention` counting from now; the answer is APPLIED with state CANCELLED. Its
@@ -250,6 +266,23 @@ class Driver(ABC):
         T2 With a retention count n, the newest n of its queue and state stay until their age has
            passed; older ones go, save within `spare`.
         T3 At most about `limit` go in one call, so the caller can share the store.
+        """
+
+    # -- deduplication keys ---------------------------------------------------------------------
+
+    @abstractmethod
+    async def dedup_owner(self, queue: str, key: str) -> str | None:
+        """Return the id of the job that owns a deduplication key now; None if it is free.
+
+        D1 As `push` would see it. The record of one that owns by its ttl may be pruned already.
+        """
+
+    @abstractmethod
+    async def release_dedup(self, queue: str, key: str, owner: str) -> bool:
+        """Free a deduplication key if this job owns it; return whether it did.
+
+        D2 The job itself is untouched, and does not take the key again before it has been terminal
+           (A6). A successor follows (P11). A repeat finds the key free, or another's: False.
         """
 
     # -- settings and wake-ups --------------------------------------------------------------

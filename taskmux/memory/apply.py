@@ -11,15 +11,14 @@ from taskmux.driver import (
     What,
     judge,
 )
-from taskmux.memory.store import MemoryStore, QueueStore, Stored
+from taskmux.memory.dedup import Keys
+from taskmux.memory.store import QueueStore, Stored
 
 __all__ = ["Transitions"]
 
 
-class Transitions:
+class Transitions(Keys):
     """How a transition goes. The driver holds the lock."""
-
-    store: MemoryStore
 
     def _apply(self, one: Transition) -> Applied:
         queue = self.store.queues.get(one.ref.queue)
@@ -30,8 +29,7 @@ class Transitions:
         if move.revived and self._key_taken(queue, stored.job):
             return Applied(ApplyStatus.CONFLICT, stored.job.state)
         if move.removes:
-            queue.remove(stored)
-            self.store.tell(queue, What.REMOVED, stored.job, one.tells)
+            self._remove(queue, stored, one.tells)
         else:
             self._move(queue, stored, one, move)
         return move.answer
@@ -40,7 +38,16 @@ class Transitions:
         return judge(one, job)
 
     def _key_taken(self, queue: QueueStore, job: JobRecord) -> bool:
-        return job.dedup is not None and job.dedup.key in queue.dedup
+        owner = None if job.dedup is None else self._owner(queue, job.dedup.key)
+        return owner is not None and owner.id != job.id
+
+    def _remove(self, queue: QueueStore, stored: Stored, tells: bytes | None) -> None:
+        key = stored.job.dedup
+        owned = self._owns(queue, stored.job)
+        queue.remove(stored)
+        self.store.tell(queue, What.REMOVED, stored.job, tells)
+        if owned and key is not None:
+            self._free(queue, key.key)
 
     def _move(self, queue: QueueStore, stored: Stored, one: Transition, move: Move) -> None:
         now = self.store.clock()
@@ -58,3 +65,7 @@ class Transitions:
         self.store.announce(queue, stored)
         if move.left_active and queue.lines.made_room(group):
             self.store.wake(queue)
+        if move.revived and not self._owns(queue, stored.job):
+            self._own(queue, stored.job)
+        elif move.ended:
+            self._ended(queue, stored.job)

@@ -205,10 +205,26 @@ class MemoryDriver(Pushes, Claims, Transitions, Followed, Driver):
         """See `Driver.prune`."""
         with self.store.lock:
             queue = self.store.queue(ask.queue)
+            self._sweep(queue)
             gone = prune(queue, self.store.clock(), ask)
             for stored in gone:
                 self.store.tell(queue, What.REMOVED, stored.job)
             return len(gone)
+
+    async def dedup_owner(self, queue: str, key: str) -> str | None:
+        """See `Driver.dedup_owner`."""
+        with self.store.lock:
+            owner = self._owner(self.store.queue(queue), key)
+            return None if owner is None else owner.id
+
+    async def release_dedup(self, queue: str, key: str, owner: str) -> bool:
+        """See `Driver.release_dedup`."""
+        with self.store.lock:
+            found = self._owner(self.store.queue(queue), key)
+            if found is None or found.id != owner:
+                return False
+            self._free(self.store.queue(queue), key)
+            return True
 
     async def standing(self, ref: Ref) -> Standing | None:
         """See `Lines.standing`."""

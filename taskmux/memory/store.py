@@ -14,7 +14,6 @@ import msgspec
 
 from taskmux.driver import (
     EVENT_DATA,
-    TERMINAL,
     Command,
     JobRecord,
     Keep,
@@ -27,7 +26,7 @@ from taskmux.driver import (
 )
 from taskmux.memory.lines import Line, Lines, Spot
 
-__all__ = ["MemoryStore", "QueueStore", "Stored", "Waiter"]
+__all__ = ["MemoryStore", "Owner", "QueueStore", "Stored", "Waiter"]
 
 
 def epoch_ms() -> int:
@@ -50,6 +49,14 @@ class Stored(msgspec.Struct):
     retention: Keep = Keep()
 
 
+class Owner(msgspec.Struct):
+    """Who owns a deduplication key, until when (None: until it is finished), and who is next."""
+
+    id: str
+    until: int | None = None
+    successor: str | None = None
+
+
 class QueueStore:
     """One queue: its records, its lines, its timetable and its leases.
 
@@ -62,7 +69,7 @@ class QueueStore:
         self.lines = Lines(self._active, self._waits_at)
         self.timetable: list[tuple[int, int, str]] = []
         self.leases: set[str] = set()
-        self.dedup: dict[str, str] = {}
+        self.dedup: dict[str, Owner] = {}
         self.settings = QueueSettings()
         self.counts = dict.fromkeys(State, 0)
         self.version = 0
@@ -84,8 +91,6 @@ class QueueStore:
             heapq.heappush(self.timetable, (job.run_at or 0, stored.created, job.id))
         elif job.state is State.ACTIVE:
             self.leases.add(job.id)
-        if job.dedup is not None and job.state not in TERMINAL:
-            self.dedup[job.dedup.key] = job.id
 
     def leave(self, stored: Stored) -> None:
         """Undo `enter`; heap entries go stale by themselves."""
@@ -109,8 +114,6 @@ class QueueStore:
         self.counts[job.state] -= 1
         if job.state is State.ACTIVE:
             self.leases.discard(job.id)
-        if job.dedup is not None and self.dedup.get(job.dedup.key) == job.id:
-            del self.dedup[job.dedup.key]
 
     def write(self, stored: Stored, job: JobRecord) -> None:
         """Replace a record and its index entries; a line that it stays in keeps its turn."""

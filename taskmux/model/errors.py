@@ -14,7 +14,7 @@ TaskmuxError
 │   ├── StoreIncompatible, StoreDenied
 │   └── CorruptRecord
 └── JobError             about one job
-    ├── JobNotFound, JobConflict, Moved, GroupFull
+    ├── JobNotFound, JobConflict, DuplicateJob, Moved, GroupFull
     ├── JobFailed, JobCancelled, ResultNotKept, ResultTimeout
     └── LeaseLost
 ```
@@ -29,6 +29,7 @@ __all__ = [
     "ConfigError",
     "CorruptRecord",
     "DeclarationError",
+    "DuplicateJob",
     "GroupFull",
     "InvalidArguments",
     "InvalidName",
@@ -149,6 +150,22 @@ class JobNotFound(JobError, LookupError):
 
 class JobConflict(JobError):
     """The job's state, or the owner of its deduplication key, forbids this now."""
+
+
+class DuplicateJob(JobError):
+    """Another job has the id or the deduplication key (`on_duplicate="raise"`).
+
+    Attributes:
+        job_id: that job's id.
+    """
+
+    def __init__(self, message: str, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+    def __reduce__(self) -> tuple[type[DuplicateJob], tuple[str, str]]:
+        """Return how it is made again in another process."""
+        return type(self), (str(self), self.job_id)
 
 
 class Moved(JobError):

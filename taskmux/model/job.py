@@ -97,10 +97,25 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     dead: Keep = Keep(30 * DAY_MS)
 
 
-class Dedup(msgspec.Struct, frozen=True, gc=False):
-    """A deduplication key. At most one unfinished job of a queue owns a key."""
+class Dedup(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A deduplication key, which one job of a queue owns, and how a second job with it is met.
+
+    `ttl`: the job owns the key for so many milliseconds, whether it finishes or not; None: until
+    it is finished. `replace`: a job that has not begun takes the second one's place and content;
+    with `extend` its delay, too. `latest`: the same, and behind a running owner the second one
+    waits as its only successor.
+    """
 
     key: str
+    ttl: int | None = None
+    replace: bool = False
+    extend: bool = False
+    latest: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it says nothing but the key."""
+        return self.ttl is None and not (self.replace or self.latest)
 
 
 class Parent(msgspec.Struct, frozen=True, gc=False):

@@ -219,7 +219,7 @@ class Runner:
     def _completed(self, job: JobRecord, task: AnyTask, value: Any) -> Outcome:
         if not job.policy.keep_result or value is None:
             return Completed(None)
-        what, limits = f"The result of task {job.task!r}", self._with.limits
+        what, limits = task.signature.what_returns, self._with.limits
         encode = encode_value if task.signature.result is None else task.signature.result.encode
         try:
             return Completed(encode(value, what, limits.result))

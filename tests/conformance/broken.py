@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 from taskmux.driver import Claimed, Guard, LineSettings, Place, Policy, State, holds
 from taskmux.memory import MemoryDriver
+from taskmux.memory.store import Owner
 
 
 class NoFenceCheck(MemoryDriver):
@@ -119,7 +120,7 @@ class KeepsKeyWhenFinished(MemoryDriver):
     def _move(self, queue, stored, one, move):
         super()._move(queue, stored, one, move)
         if stored.job.dedup is not None:
-            queue.dedup[stored.job.dedup.key] = stored.job.id
+            queue.dedup[stored.job.dedup.key] = Owner(stored.job.id)
 
 
 class TakesKeyOfAnother(MemoryDriver):

@@ -44,7 +44,21 @@ __all__ = ["KINDS", "Choose", "Chosen"]
 
 T = TypeVar("T")
 
-KEYS = {"a": Dedup("key"), "b": Dedup("key"), "c": Dedup("another")}
+ENDING = (
+    Dedup("key"),
+    Dedup("key"),
+    Dedup("key", replace=True),
+    Dedup("key", replace=True, extend=True),
+    Dedup("key", latest=True),
+    Dedup("key", latest=True),
+)
+TIMED = (
+    Dedup("another"),
+    Dedup("another", ttl=LONG),
+    Dedup("another", ttl=LONG, replace=True, extend=True),
+)
+KEYS = {"a": ENDING, "b": ENDING, "c": TIMED, "d": TIMED}
+"""How jobs share keys: until one is finished, or for a time."""
 WORKERS = ("w0", "w1")
 BUSY = ("q", "q", "q", "r")
 """Most happens in one queue, so that jobs meet."""
@@ -129,12 +143,14 @@ class New:
     run_at: int | None
     keep: Keep
     group: str | None
+    dedup: Dedup | None
 
     @classmethod
     def chosen(cls, choose: Choose) -> Self:
         waiting, delayed, blocked = State.WAITING, State.DELAYED, State.BLOCKED
+        name = choose(NAMES)
         return cls(
-            ref=Ref(choose(BUSY), choose(NAMES)),
+            ref=Ref(choose(BUSY), name),
             state=choose((waiting, waiting, waiting, delayed, delayed, blocked)),
             priority=choose((1, 1, 2)),
             lifo=choose((False, False, True)),
@@ -142,6 +158,7 @@ class New:
             run_at=choose((None, None, None, PAST, FAR)),
             keep=choose((Keep(), Keep(0), Keep(LONG, 0))),
             group=choose((None, None, "g", "g", "h")),
+            dedup=choose(KEYS[name]) if name in KEYS else None,
         )
 
     def job(self, player: Player) -> NewJob:
@@ -156,7 +173,7 @@ class New:
             lifo=self.lifo,
             run_at=self.run_at if delayed else None,
             group=self.group if player.lines else None,
-            dedup=KEYS.get(self.ref.id),
+            dedup=self.dedup,
             policy=Policy(completed=self.keep, cancelled=self.keep, dead=self.keep),
         )
         return NewJob(record, delay=self.delay if delayed else 0)

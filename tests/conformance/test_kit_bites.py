@@ -14,6 +14,7 @@ from taskmux.memory import MemoryDriver, MemoryStore
 from tests.conformance import (
     broken,
     broken_events,
+    broken_keys,
     broken_operations,
     broken_reading,
     broken_records,
@@ -266,6 +267,95 @@ BITES: Sequence[Bite] = (
         broken_events.TellsOfRepeats,
         "test_e4_an_operation_sent_again_makes_no_event",
         {"faults": [lost]},
+    ),
+    Bite(
+        broken_keys.EndsThrottlesWithTheJob,
+        "test_p3_a_ttl_outlives_its_job",
+        {"state": "completed"},
+    ),
+    Bite(broken_keys.ThrottlesForEver, "test_p3_a_ttl_ends_after_the_record"),
+    Bite(
+        broken_keys.EndsThrottlesEarly,
+        "test_p3_a_ttl_ends_by_the_stores_clock",
+        {"state": "waiting"},
+    ),
+    Bite(broken_keys.KeepsKeysOfTheRemoved, "test_p3_a_removal_ends_a_ttl", {"state": "completed"}),
+    Bite(broken_keys.ForgetsThrottlesOfThePruned, "test_p3_a_ttl_outlives_the_record"),
+    Bite(broken_keys.ForgetsModes, "test_p3_a_mode_comes_back_equal", {"mode": "throttle"}),
+    Bite(broken_keys.AsksOthersBeforeEveryMove, "test_a6_a_job_whose_time_is_over_goes_on"),
+    Bite(broken_keys.RedrivesWithoutItsKey, "test_a6_a_redriven_job_has_a_whole_ttl_again"),
+    Bite(
+        broken_keys.ReplacesNothing,
+        "test_p9_an_owner_gets_the_new_content",
+        {"state": "waiting", "first": "plain", "mode": "replace"},
+    ),
+    Bite(
+        broken_keys.ReplacesAnybody,
+        "test_p9_an_owner_that_does_not_wait_is_untouched",
+        {"state": "active", "mode": "replace"},
+    ),
+    Bite(broken_keys.KeepsFormerSteps, "test_p9_nothing_of_the_former_content_is_left"),
+    Bite(broken_keys.KeepsFormerAttempts, "test_p9_nothing_of_the_former_content_is_left"),
+    Bite(broken_keys.LosesItsPlace, "test_p9_an_owner_keeps_its_place_or_moves_to_a_priority"),
+    Bite(
+        broken_keys.ExtendsNoDelay,
+        "test_p9_extend_begins_the_delay_anew",
+        {"state": "delayed", "run_at": None},
+    ),
+    Bite(broken_keys.ExtendsEveryDelay, "test_p9_without_extend_the_time_stays"),
+    Bite(broken_keys.KeepsTheFirstTtl, "test_p9_a_ttl_begins_anew"),
+    Bite(
+        broken_keys.FollowsNobody, "test_p10_behind_a_running_owner_one_waits", {"first": "plain"}
+    ),
+    Bite(
+        broken_keys.HasManySuccessors,
+        "test_p10_a_later_one_replaces_the_successor",
+        {"state": "active"},
+    ),
+    Bite(
+        broken_keys.ReplacesOwnersFirst,
+        "test_p10_a_later_one_replaces_the_successor",
+        {"state": "delayed"},
+    ),
+    Bite(
+        broken_keys.CountsTheGoneAsSuccessors,
+        "test_p10_a_successor_that_went_is_succeeded",
+        {"way": "cancel"},
+    ),
+    Bite(
+        broken_keys.ForgetsSuccessors,
+        "test_p11_a_successor_waits_when_its_owner_ended",
+        {"first": "plain", "end": "complete"},
+    ),
+    Bite(broken_keys.ForgetsSuccessors, "test_p11_none_is_lost_while_owners_end"),
+    Bite(broken_keys.LetsSuccessorsGoEarly, "test_p11_a_successor_is_never_early"),
+    Bite(broken_keys.HandsOverAtARetry, "test_p11_a_retry_of_the_owner_ends_nothing"),
+    Bite(broken_keys.SuccessorsOwnNothing, "test_p11_a_key_goes_from_successor_to_successor"),
+    Bite(
+        broken_keys.HidesThrottledOwners,
+        "test_d1_the_owner_is_known_while_it_owns",
+        {"mode": "throttle"},
+    ),
+    Bite(
+        broken_keys.ReleasesForAnybody,
+        "test_d2_a_released_key_is_free",
+        {"mode": "plain", "state": "waiting"},
+    ),
+    Bite(
+        broken_keys.RemovesTheReleased,
+        "test_d2_a_released_key_is_free",
+        {"mode": "plain", "state": "waiting"},
+    ),
+    Bite(
+        broken_keys.TakesKeysInTwoSteps,
+        "test_p3_of_many_producers_one_owns_each_key",
+        {"mode": "plain"},
+    ),
+    Bite(broken.ForgetsPush, "test_p4_a_repeat_replaces_nothing_again", {"mode": "replace"}),
+    Bite(
+        broken.ForgetsPush,
+        "test_p4_a_replacement_is_known_after_its_job_ended",
+        {"end": "complete"},
     ),
 )
 

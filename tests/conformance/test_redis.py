@@ -59,9 +59,17 @@ def leaks(client: Any, prefix: str = "tm") -> list[str]:
         found += [f"{base!r}: {name!r} is in no index" for name in work - set(indexed) - aside]
         for what, names in (("indexed", set(indexed)), ("live", live), ("noted", notes)):
             found += [f"{base!r}: {name!r} is {what} without a record" for name in names - work]
-        for owner in client.hvals(key("dedup")):
-            if owner not in work:
+        throttled = set(client.zrange(key("throttled"), 0, -1))
+        owned = client.hgetall(key("dedup"))
+        for name, owner in owned.items():
+            if owner not in work and name not in throttled:
                 found.append(f"{base!r}: {owner!r} owns a key without a record")
+        blocked = {member[STAMP:] for member in client.zrange(key("blocked"), 0, -1)}
+        for name, successor in client.hgetall(key("successors")).items():
+            if successor not in blocked or name not in owned:
+                found.append(f"{base!r}: {successor!r} succeeds nobody, or does not wait for it")
+        for name in throttled - set(owned):
+            found.append(f"{base!r}: {name!r} is throttled without an owner")
         found += [f"{base!r}: {what}" for what in lines_leak(client, base + b"}:")]
     return found
 

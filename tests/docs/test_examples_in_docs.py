@@ -180,5 +180,8 @@ def test_examples_run(script, backend, tmp_path):
         assert "6 x ConnectionError: the mail server <address> does not answer" in done.stdout
         assert done.stdout.endswith("7 completed, 0 dead.\n")
     assert [said for said in SAID.get(script.name, ()) if said not in done.stdout] == []
+    if script.name == "idempotent_payment.py":
+        assert "11 requests, 9 of them for a payment that there was." in done.stdout
+        assert "Charged: {'order-1': 1, 'order-2': 1}" in done.stdout
     if script.name == "rate_limited_api.py":
         assert float(re.search(r"for ([\d.]+) s", done.stdout)[1]) >= 0.9

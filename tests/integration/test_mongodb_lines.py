@@ -23,7 +23,7 @@ from tests import mongo_jobs
 from tests.integration.test_mongodb_plans import Profile
 from tests.mongo_jobs import LONG, created, job, limit, needs_mongod
 
-from taskmux_mongodb import MongoDriver
+from taskmux_mongodb import MongoDriver, schema
 
 pytestmark = needs_mongod
 server = mongo_jobs.server
@@ -313,6 +313,6 @@ async def test_documents_of_version_1_are_taken_over(server) -> None:
         change = {"$set": {"state": "waiting"}, "$unset": {"line": ""}}
         client["old"]["jobs"].update_one({"_id": "q/a"}, change)
         client["old"]["ring"].delete_many({})
-        assert client["old"]["meta"].find_one({"_id": "schema"})["version"] == 2
+        assert client["old"]["meta"].find_one({"_id": "schema"})["version"] == schema.SCHEMA
     assert await Worker(driver).ids(5) == ["plain", "a"]
     await driver.close()

@@ -375,7 +375,8 @@ class TestBlocking:
         def verbs(kind: type) -> set[str]:
             return {name for name in dir(kind) if not name.startswith("_")}
 
-        assert verbs(JobHandle) - verbs(BlockingHandle) == {"blocking", "queue", "duplicate"}
+        told_at_enqueue = {"duplicate", "replaced"}
+        assert verbs(JobHandle) - verbs(BlockingHandle) == {"blocking", "queue", *told_at_enqueue}
         assert verbs(Queue) - verbs(BlockingQueue) == {"blocking"}
 
     async def test_the_other_verbs_of_a_job(self, mux):

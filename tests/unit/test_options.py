@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from taskmux import Exponential, Fixed, Taskmux
 from taskmux.api.call import Call, Terms
 from taskmux.api.options import _PARSERS, JobOptions, Parsed, parse_call, parse_options
+from taskmux.model import job as model
 from taskmux.model.errors import DeclarationError, InvalidName, TaskmuxError
 from taskmux.model.job import Keep, State
 
@@ -34,6 +35,8 @@ GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
     "tags": (["a", "b"], {"tags": ("a", "b")}),
     "headers": ({"traceparent": "00-1"}, {"headers": {"traceparent": "00-1"}}),
     "group": ("acme", {"group": "acme"}),
+    "supersede": (True, {"supersede": True}),
+    "on_duplicate": ("raise", {"on_duplicate": "raise"}),
     "session": ("a transaction", {"session": "a transaction"}),
     "enqueue_timeout": ("5s", {"enqueue_timeout": 5_000}),
 }
@@ -76,6 +79,10 @@ WRONG = [
     ("headers", {"a": "x" * 8192}),
     ("group", "@task"),
     ("dedup", "a\x00"),
+    ("dedup", 7),
+    ("dedup", model.Dedup("k")),
+    ("supersede", 1),
+    ("on_duplicate", "ignore"),
     ("colour", "red"),
 ]
 
@@ -161,7 +168,7 @@ class TestPrecedence:
         with pytest.raises(DeclarationError, match="cannot be stored"):
             parse_call({"backoff": lambda attempt, error: 1})
 
-    @pytest.mark.parametrize("name", ["id", "run_at", "dedup", "session"])
+    @pytest.mark.parametrize("name", ["id", "run_at", "dedup", "supersede", "session"])
     def test_what_only_a_call_can_say(self, name):
         value: Any = MIDNIGHT if name == "run_at" else "x"
         with pytest.raises(DeclarationError, match="single call"):

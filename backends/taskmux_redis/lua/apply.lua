@@ -112,10 +112,25 @@ local function leave_state(state, job, id)
   end
 end
 
-local function free_key(key, id)
-  if key and redis.call('HGET', dedup, key) == id then
-    redis.call('HDEL', dedup, key)
+-- What jobs with a deduplication key need.
+local keyed
+
+local function with_key()
+  if keyed then
+    return keyed
   end
+  local function state_of(id)
+    if states[id] == nil then
+      return redis.call('HGET', live, id)
+    end
+    return states[id]
+  end
+  local function put_state(id, state)
+    states[id], written[id] = state, state
+  end
+--! include owners
+  keyed = {let_go = let_go, take_again = take_again}
+  return keyed
 end
 
 local function enter_line(way, job, id)
@@ -275,7 +290,6 @@ end
 
 local function remove(job, id)
   leave_state(job.state, job, id)
-  free_key(job.fields.k, id)
   redis.call('HDEL', work, id)
   redis.call('HDEL', live, id)
   if sub(job.flags, 3) == '1' then
@@ -283,6 +297,9 @@ local function remove(job, id)
   end
   keep_fence(job.fence, now)
   states[id], written[id], gone[id] = false, nil, true
+  if job.fields.k then
+    with_key().let_go(job.fields.k, id, true)
+  end
   return 'A-'
 end
 
@@ -319,16 +336,13 @@ local function settle(way, id, fence, setting, kind)
     return remove(job, id)
   end
   local target, key = target_of(way, job), job.fields.k
-  if key and not FINAL[target] then
-    local owner = redis.call('HGET', dedup, key)
-    if owner and owner ~= id then
-      return 'C' .. job.state
-    end
-    redis.call('HSET', dedup, key, id)
+  local was_final = FINAL[job.state]
+  if key and was_final and not FINAL[target] and not with_key().take_again(key, id) then
+    return 'C' .. job.state
   end
   move(way, job, id, target, setting)
-  if FINAL[target] then
-    free_key(key, id)
+  if key and FINAL[target] and not was_final then
+    with_key().let_go(key, id)
   end
   return 'A' .. target
 end

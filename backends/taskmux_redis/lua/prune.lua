@@ -1,7 +1,7 @@
 -- Remove finished jobs whose retention has passed, and the memory of origins that are gone.
 --
--- KEYS: base, work, live, ready, ring, parked, completed, dead, cancelled, moved, counted, looked,
---   ages, sequence, marker, ops, settings, events, numbers
+-- KEYS: base, work, live, ready, grouped, ring, parked, delayed, blocked, completed, dead, cancelled,
+--   moved, counted, looked, ages, dedup, sequence, marker, ops, settings, events, numbers
 -- ARGV: limit, spare, memory
 -- Returns: how many jobs went.
 --
@@ -9,9 +9,13 @@
 -- are kept by count, too, in one of their own (`<age>c`). An entry is the instant and the id; one
 -- whose job has finished anew since, or is gone, says nothing, and goes when it is the first.
 --! include clock
+--! include chunks
+--! include order
+--! include stamp
 --! include live
 --! include fences
 --! include wake
+--! include lines
 --! include tell
 
 local FINAL = {c = completed, f = dead, k = cancelled, m = moved}
@@ -113,6 +117,27 @@ if redis.call('EXISTS', ready) == 1 and not redis.call('ZSCORE', ring, '')
   and not redis.call('ZSCORE', parked, '') then
   redis.call('ZADD', ring, redis.call('INCR', sequence), '')
   wake(1)
+end
+
+-- Deduplication keys whose time is over go to their successors, or are free.
+local function end_throttles(over)
+  local function flush()
+  end
+  local function state_of(id)
+    return redis.call('HGET', live, id)
+  end
+  local function put_state(id, state)
+    redis.call('HSET', live, id, state)
+  end
+--! include owners
+  for i = 1, #over do
+    owner_of(over[i])
+  end
+end
+
+local over = redis.call('ZRANGEBYSCORE', base .. 'throttled', '-inf', now, 'LIMIT', 0, limit)
+if #over > 0 then
+  end_throttles(over)
 end
 local origins = redis.call('HSCAN', ops, 0, 'COUNT', 100)[2]
 for i = 1, #origins, 2 do

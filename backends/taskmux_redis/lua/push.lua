@@ -8,7 +8,8 @@
 --   then field and value pairs), and its fields; the field `d`, milliseconds until a delayed job
 --   is due, becomes `r`, the instant.
 -- Returns: {codes, owner...}: a letter a job, C created, U duplicate, D deduplicated (then its
---   owner follows), F its line is full, M moved (the new store's URL follows, once). Before them
+--   owner follows), R replaced (then the job that has its content follows), F its line is full,
+--   M moved (the new store's URL follows, once). Before them
 --   stands `+` if the queue never had a job before.
 --
 -- The first write may need memory, so a full store refuses the whole batch and keeps nothing.
@@ -90,18 +91,61 @@ local function enter(id, line, stamp, state, fields)
   end
 end
 
+-- What jobs with a deduplication key need.
+local keyed
+
+-- Jobs of this batch by id, and the letters of the states that they began in.
+local created, letters, is_any = {}, {}, false
+
+-- Write what was collected.
+local function flush()
+  in_chunks('HSET', work, new_work)
+  in_chunks('HSET', live, new_live)
+  for key, one in pairs(keys) do
+    keyed.own(key, one.id, one.ttl)
+  end
+  join_all()
+  in_chunks('ZADD', delayed, timetable)
+  in_chunks('ZADD', blocked, blocking)
+  new_work, new_live, keys, timetable, blocking = {}, {}, {}, {}, {}
+end
+
+local function with_keys()
+  local function state_of(id)
+    return redis.call('HGET', live, id)
+  end
+  local function put_state(id, state)
+    redis.call('HSET', live, id, state)
+  end
+--! include owners
+--! include meeting
+  return {read = dedup_in, own = own, owner_of = owner_of, meet = meet, follow = follow}
+end
+
 local function create_live(i, id, line, stamp)
   local state, flag = string.sub(states[i], 1, 1), string.sub(states[i], 2, 2)
   local fields = parse(string.sub(states[i], 3))
-  local owner = fields.k and (keys[fields.k] or redis.call('HGET', dedup, fields.k))
-  if owner then
-    reply[#reply + 1] = owner
-    return 'D'
-  elseif state == 'w' and is_full(line) then
+  local key, ttl
+  if fields.k then
+    keyed = keyed or with_keys()
+    key, ttl = keyed.read(fields.k)
+    local owner = keys[key] and keys[key].id or keyed.owner_of(key)
+    if owner then
+      local code, other = keyed.meet(owner, i, fields)
+      if code ~= 'S' then
+        reply[#reply + 1] = other
+        return code
+      end
+      keyed.follow(key, id, i, fields)
+      key, state = nil, 'b'
+      states[i] = 'b' .. string.sub(states[i], 2)
+    end
+  end
+  if state == 'w' and is_full(line) then
     return 'F'
   end
-  if fields.k then
-    keys[fields.k] = id
+  if key then
+    keys[key] = {id = id, ttl = ttl}
   end
   if line ~= '' then
     fields.g = line
@@ -124,7 +168,6 @@ local function create(i, id, line, stamp)
   return 'C'
 end
 
-local created, letters, is_any = {}, {}, false
 for i = 1, count do
   local id = ids[i]
   turn = turn + 1
@@ -134,7 +177,7 @@ for i = 1, count do
     local stamp = stamp_of(now, turn)
     codes[i] = create(i, id, group_in(works[i], 0), stamp)
     if codes[i] == 'C' then
-      created[id] = true
+      created[id] = i
       append(new_work, id, stamp .. works[i])
       letters[i], is_any = states[i] == '' and 'w' or string.sub(states[i], 1, 1), true
       if notes[i] then
@@ -144,14 +187,7 @@ for i = 1, count do
   end
   letters[i] = letters[i] or '-'
 end
-in_chunks('HSET', work, new_work)
-in_chunks('HSET', live, new_live)
-for key, id in pairs(keys) do
-  redis.call('HSET', dedup, key, id)
-end
-join_all()
-in_chunks('ZADD', delayed, timetable)
-in_chunks('ZADD', blocked, blocking)
+flush()
 wake(waiting + (due_before(soonest) and 1 or 0))
 reply[1] = table.concat(codes)
 remember(now, cjson.encode(reply))

@@ -46,7 +46,7 @@ from taskmux.driver import (
     split_url,
 )
 
-from taskmux_files import verbs
+from taskmux_files import keys, verbs
 from taskmux_files.files import Directory, Queue
 
 __all__ = ["FilesDriver", "taskmux_driver"]
@@ -180,6 +180,14 @@ class FilesDriver(Driver):
     async def prune(self, ask: PruneAsk) -> int:
         """See `Driver.prune`."""
         return await self._do(ask.queue, partial(verbs.prune, ask=ask))
+
+    async def dedup_owner(self, queue: str, key: str) -> str | None:
+        """See `Driver.dedup_owner`."""
+        return await self._do(queue, partial(keys.dedup_owner, key=key))
+
+    async def release_dedup(self, queue: str, key: str, owner: str) -> bool:
+        """See `Driver.release_dedup`."""
+        return await self._do(queue, partial(keys.release_dedup, key=key, owner=owner))
 
     async def settings(self, queue: str) -> QueueSettings:
         """See `Driver.settings`."""

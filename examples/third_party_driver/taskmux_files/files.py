@@ -45,12 +45,23 @@ class Remembered(msgspec.Struct):
     answer: bytes
 
 
+class Owner(msgspec.Struct):
+    """Who owns a deduplication key."""
+
+    id: str
+    until: int | None = None
+    """None: until it is finished."""
+    successor: str | None = None
+    """The job that waits for its end."""
+
+
 class Saved(msgspec.Struct):
     """A queue's file. Jobs are encoded one by one, so that a bad one spoils no other."""
 
     jobs: dict[str, bytes] = {}
     corrupt: dict[str, bytes] = {}
     memory: dict[str, Remembered] = {}
+    owners: dict[str, Owner] = {}
     settings: QueueSettings = QueueSettings()
     fence_of_removed: int = 0
     """The highest fence of all jobs that were removed."""

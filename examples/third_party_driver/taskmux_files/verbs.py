@@ -39,6 +39,7 @@ from taskmux.driver import (
 )
 
 from taskmux_files.files import Queue, Stored
+from taskmux_files.keys import due, following, let_go, may_go_on, meet, own, owner_of, place
 
 
 def push(queue: Queue, op: Op, jobs: Sequence[NewJob]) -> Sequence[Pushed]:
@@ -55,34 +56,20 @@ def _push(queue: Queue, new: NewJob) -> Pushed:
         return Pushed(PushStatus.MOVED, queue.saved.settings.moved_to)
     if job.id in queue.jobs:  # P2
         return Pushed(PushStatus.DUPLICATE, job.id)
-    owner = _owner(queue, job)
-    if owner is not None:  # P3
-        return Pushed(PushStatus.DEDUPLICATED, owner)
-    run_at = job.run_at
-    if job.state is State.DELAYED and run_at is None:
-        run_at = queue.now + new.delay
+    met = meet(queue, new)
+    if isinstance(met, Pushed):
+        return met
+    if met is None:
+        own(queue, job)
+    else:
+        job = following(queue, new).job
+    run_at = due(queue, new) if job.state is State.DELAYED else job.run_at
     fence = max(queue.now, queue.saved.fence_of_removed + 1)
     job = replace(job, created_at=queue.now, fence=fence, run_at=run_at)  # P1
     stored = queue.jobs[job.id] = Stored(job, number=queue.tick())
     if job.state is State.WAITING:
-        _place(queue, stored, Place.FRONT if job.lifo else Place.BACK)  # P6, P7
+        place(queue, stored, Place.FRONT if job.lifo else Place.BACK)  # P6, P7
     return Pushed(PushStatus.CREATED, job.id)
-
-
-def _owner(queue: Queue, job: JobRecord) -> str | None:
-    """Return the other unfinished job that owns this one's deduplication key."""
-    if job.dedup is None:
-        return None
-    others = (stored.job for stored in queue.jobs.values() if stored.job.id != job.id)
-    unfinished = (other for other in others if other.state not in TERMINAL)
-    return next((other.id for other in unfinished if other.dedup == job.dedup), None)
-
-
-def _place(queue: Queue, stored: Stored, place: Place) -> None:
-    tick = queue.tick()  # whatever becomes waiting wakes who waits (W1)
-    if place is Place.KEEP and stored.sequence:
-        return
-    stored.sequence = -tick if place is Place.FRONT else tick
 
 
 def claim(queue: Queue, op: Op, ask: ClaimAsk) -> Claimed:
@@ -104,7 +91,7 @@ def _promote(queue: Queue) -> None:
     for stored in delayed[:PROMOTE_LIMIT]:  # C2
         if (stored.job.run_at or 0) <= queue.now:
             stored.job = replace(stored.job, state=State.WAITING)
-            _place(queue, stored, Place.FRONT if stored.job.lifo else Place.BACK)
+            place(queue, stored, Place.FRONT if stored.job.lifo else Place.BACK)
 
 
 def _lease(queue: Queue, ask: ClaimAsk) -> list[JobRecord]:
@@ -137,14 +124,16 @@ def _apply(queue: Queue, one: Transition) -> Applied:
         return move if isinstance(move, Applied) else Applied(ApplyStatus.GONE)
     if move.removes:
         queue.remove(stored)
+        let_go(queue, stored.job, removed=True)
         return move.answer
-    if move.revived and _owner(queue, stored.job) is not None:  # A6
+    if move.revived and not may_go_on(queue, stored.job):  # A6
         return Applied(ApplyStatus.CONFLICT, stored.job.state)
     stored.job = move.record(stored.job, queue.now)
     if move.ended:
         stored.retention = one.retention
+        let_go(queue, stored.job, removed=False)
     if move.place is not None:
-        _place(queue, stored, move.place)  # A5
+        place(queue, stored, move.place)  # A5
     if move.delay is not None:
         queue.tick()  # W1
     return move.answer
@@ -266,6 +255,8 @@ def counts(queue: Queue) -> dict[State, int]:
 def prune(queue: Queue, ask: PruneAsk) -> int:
     """See `Driver.prune`."""
     queue.forget()
+    for key in tuple(queue.saved.owners):
+        owner_of(queue, key)  # P11
     gone: list[Stored] = []
     for state in TERMINAL:
         newest = sorted(queue.in_state(state), key=_order, reverse=True)

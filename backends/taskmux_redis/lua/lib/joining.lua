@@ -19,4 +19,5 @@ local function join_all()
     end
     take_turn(line, joining[line].turn)
   end
+  joining, joined = {}, {}
 end
