@@ -56,7 +56,7 @@ _SHOWN: Final = {
     "ns.coll": 1,
     "wallTime": 1,
     "clusterTime": 1,
-    **{f"fullDocument.{name}": 1 for name in ("state", "paused", "rev", "flipped")},
+    **{f"fullDocument.{name}": 1 for name in ("state", "paused", "rev", "flipped", "restated")},
     **{
         f"updateDescription.updatedFields.{name}": 1
         for name in ("state", "progress", "lapsed", "told")
@@ -234,9 +234,10 @@ def _events(change: Document, prefix: int) -> Iterator[StoreEvent]:
     if operation == "delete" or whole.get("state") == REMOVED:
         yield StoreEvent(cursor, What.REMOVED, job, at)
     elif operation in {"insert", "replace"}:
-        state = _state_of(whole.get("state"))
-        if state is not None:
-            yield StoreEvent(cursor, What.ADDED, job, at, state)
+        state, restated = _state_of(whole.get("state")), whole.get("restated")
+        if state is not None and restated is not False:
+            what = What.ADDED if restated is None else What.STATE
+            yield StoreEvent(cursor, what, job, at, state)
     else:
         updated: Document = (change.get("updateDescription") or {}).get("updatedFields") or {}
         yield from _of_update(updated, cursor, job, at)

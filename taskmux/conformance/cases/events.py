@@ -15,6 +15,7 @@ from taskmux.driver import (
     EVENT_DATA,
     BlockedCause,
     ClaimAsk,
+    Dedup,
     Driver,
     EventPage,
     Events,
@@ -158,6 +159,37 @@ class EventCases:
         states = [State.WAITING, State.ACTIVE]
         delayed = ("job", What.ADDED, State.DELAYED)
         assert await follower.told() == [delayed, *(_state("job", state) for state in states)]
+
+    @needs("events")
+    @pytest.mark.parametrize("way", ["complete", "cancel", "release"])
+    async def test_e1_a_successor_that_is_let_go_is_told_of(self, bench: Bench, way: str) -> None:
+        follower = await _follow(bench)
+        key = Dedup("key", latest=True)
+        owner = await bench.running("owner", dedup=key)
+        await bench.created(bench.job("next", dedup=key))
+        if way == "complete":
+            await bench.applied(transition.complete(owner, None))
+        elif way == "cancel":
+            await bench.applied(transition.release(owner))
+            await bench.applied(transition.cancel(owner.ref, Keep(LONG)))
+        else:
+            await bench.driver.release_dedup(bench.queue, "key", "owner")
+        told = [one for one in await follower.told() if one[0] == "next"]
+        assert told == [("next", What.ADDED, State.BLOCKED), _state("next", State.WAITING)]
+
+    @needs("events")
+    @pytest.mark.parametrize("state", [State.WAITING, State.DELAYED])
+    async def test_e1_a_replaced_job_tells_its_state_if_that_is_another(
+        self, bench: Bench, state: State
+    ) -> None:
+        follower = await _follow(bench)
+        key = Dedup("key", ttl=LONG, replace=True, extend=True)
+        await bench.created(bench.job("owner", dedup=key))
+        (answer,) = await bench.push(NewJob(bench.job("again", dedup=key, state=state), delay=LONG))
+        assert answer.status is PushStatus.REPLACED
+        added = ("owner", What.ADDED, State.WAITING)
+        others = [] if state is State.WAITING else [_state("owner", state)]
+        assert await follower.told() == [added, *others]
 
     @needs("events")
     async def test_e1_a_lease_taken_over_is_told_of(self, bench: Bench) -> None:
