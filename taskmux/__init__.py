@@ -7,8 +7,9 @@ from taskmux.api.call import Call
 from taskmux.api.context import BlockingContext, Context, Sent
 from taskmux.api.dead import DeadLetters
 from taskmux.api.dedup import Dedup
+from taskmux.api.events import Event, EventStream
 from taskmux.api.filters import FilterOptions
-from taskmux.api.handle import JobHandle
+from taskmux.api.handle import JobHandle, Update
 from taskmux.api.options import JobOptions, QueueOptions
 from taskmux.api.queue import Counts, Queue
 from taskmux.api.retention import Keep, Retention
@@ -83,6 +84,8 @@ __all__ = [
     "DuplicateJob",
     "Duration",
     "ErrorInfo",
+    "Event",
+    "EventStream",
     "Explanation",
     "Exponential",
     "Fail",
@@ -136,6 +139,7 @@ __all__ = [
     "TaskmuxError",
     "UnknownScheme",
     "UnsupportedFeature",
+    "Update",
     "Worker",
     "WorkerInfo",
     "hookimpl",

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar, Unpack
 from taskmux.api.blocking import BackgroundLoop
 from taskmux.api.call import Call, Terms
 from taskmux.api.codec import encode_mapping
+from taskmux.api.events import EventStream
 from taskmux.api.handle import JobHandle
 from taskmux.api.naming import task_name
 from taskmux.api.options import JobOptions, QueueOptions, parse_call, parse_shared
@@ -261,6 +262,10 @@ class Taskmux:
         """
         ref = Ref(check_queue(queue), check_name(job_id, "job id"))
         return JobHandle(ref, self._stores.connect, self)
+
+    def events(self, queue: str | None = None, *, after: str | None = None) -> EventStream:
+        """Return what happens in a queue, or in all, from now on; see `EventStream`."""
+        return EventStream(self._stores.connect, self._stores.queues, queue, after)
 
     async def queues(self) -> list[str]:
         """Return the names of all queues in this app's stores, sorted."""

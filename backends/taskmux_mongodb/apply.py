@@ -187,7 +187,7 @@ def _likeness(item: _Item) -> Any:
     one = item.one
     if one.to is State.WAITING:
         return item.place  # a claim sees by its `rev` whether a waiting job is as it was read
-    return one.guard.fence, one.to, one.delay, one.run_at, one.changes, one.retention
+    return one.guard.fence, one.to, one.delay, one.run_at, one.changes, one.retention, one.tells
 
 
 def _assumed(one: Transition) -> JobRecord:

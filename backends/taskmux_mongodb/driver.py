@@ -19,6 +19,7 @@ from taskmux.driver import (
     Claimed,
     Command,
     Driver,
+    EventPage,
     Extended,
     FindAsk,
     HeldLease,
@@ -59,6 +60,7 @@ from taskmux_mongodb import (
 from taskmux_mongodb.address import DATABASE, Address, check_database, connect, parse
 from taskmux_mongodb.claim_jobs import ClaimMemory
 from taskmux_mongodb.deadlines import longer
+from taskmux_mongodb.events import Ask, Streams, follow
 from taskmux_mongodb.failures import FAULTS, translate
 from taskmux_mongodb.home import Home
 from taskmux_mongodb.leases import extend, reclaim
@@ -97,6 +99,7 @@ class MongoDriver(Driver):
         self._database = self._address.database
         self._store: Store | None = None
         self._claims: Final = ClaimMemory()
+        self._streams: Final = Streams()
         self._sent: Final[set[asyncio.Task[Any]]] = set()
 
     @classmethod
@@ -159,6 +162,7 @@ class MongoDriver(Driver):
     async def _close(self, store: Store) -> None:
         if self._sent:
             await asyncio.wait(self._sent, timeout=_LAST_SENT)
+        await self._streams.close(store)
         await store.bell.close()
         await self._watch.close()
         await self._caretaker.close()
@@ -271,6 +275,17 @@ class MongoDriver(Driver):
             return await self._send(lambda store: wait.look(store, queues, self._claims.blocked))
 
         return await self._at_home(lambda: wait.wait(bell, queues, timeout, look))
+
+    async def events(
+        self,
+        queue: str,
+        after: str | None,
+        limit: int,
+        timeout: float,  # noqa: ASYNC109 - the interface's
+    ) -> EventPage:
+        """See `Events.events`."""
+        ask = Ask(queue, after, limit, 0)
+        return await follow(self._send, self._streams, ask, timeout)
 
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""

@@ -59,6 +59,8 @@ def update(
         "state": stored_state(move.state, job.group),
     }
     dropped: Document = dict.fromkeys(("claim", "lapsed") if move.left_active else (), "")
+    if one.tells is not None:
+        given["told"] = [given["rev"], one.tells]  # the number makes it a change that is seen
     if move.delay is not None:
         values["run_at"] = store.clock.latest() + move.delay
     if move.ended:

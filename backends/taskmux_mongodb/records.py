@@ -14,6 +14,7 @@ document has:
 - `born`, `ops`: the operation that created it, and the last ones that changed it.
 - `unwaited`: it was created delayed or blocked, and has not been waiting yet; its `seq` is then no
   place in line.
+- `restated`: it has the content of a later push; whether that brought it into another state.
 - `claim`, `lapsed`: while active, the operation that leased it, and the worker it was taken from.
 - `dedup`, `ttl`: its deduplication key, and for how long it owns that when it takes it.
 - `owns`, `until`, `follows`, `followed`: how keys are owned; see `taskmux_mongodb.dedup`. `heed`:

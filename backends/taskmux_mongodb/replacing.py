@@ -128,6 +128,7 @@ def _planned(
         "fence": was.fence,
         "rev": store.numbers.next(),
         "ops": [*before.get("ops", ()), mark][-OPS_KEPT:],
+        "restated": job.state is not was.state,
     }
     del written["owns"]
     written.pop("unwaited", None)

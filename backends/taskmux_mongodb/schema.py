@@ -117,6 +117,7 @@ async def prepare(store: Store, where: str) -> None:
             f"The MongoDB server at {where} is older than 4.4. Upgrade it, or use another one."
         )
     # A router (mongos) says so; both speak for servers that have transactions.
+    store.opened_at = store.opened_at or hello.get("operationTime")
     store.transactional = "setName" in hello or hello.get("msg") == "isdbgrid"
     await _check_schema(store, where)
     await _make_bell(store, where)

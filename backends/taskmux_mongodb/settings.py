@@ -35,6 +35,9 @@ async def put_settings(store: Store, queue: str, new: QueueSettings, call: str) 
     `call` tells a call that is sent again from another one.
     """
     fields: dict[str, Any] = msgspec.to_builtins(replace(new, rev=new.rev + 1))
+    before = await store.queues.find_one({"_id": queue}, {"paused": 1})
+    if bool((before or {}).get("paused")) is not new.paused:
+        fields["flipped"] = new.rev + 1  # for its event
     document = {"_id": queue, "call": call} | fields
     if new.rev:
         known = {"_id": queue, "rev": new.rev}

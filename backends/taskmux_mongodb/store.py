@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from bson.codec_options import CodecOptions
+from bson.timestamp import Timestamp
 from pymongo import (
     AsyncMongoClient,
     DeleteOne,
@@ -66,6 +67,8 @@ class Store:
         self.name = database
         self.database = self.database_of(client)
         self.transactional = False
+        self.opened_at: Timestamp | None = None
+        """The server's logical time when this was opened; None where it has none."""
         self.jobs = self.database.get_collection("jobs")
         # Hasty writes do not wait for a majority: a later write does, or only an order is lost.
         self.hasty_jobs = self.jobs.with_options(write_concern=WriteConcern(1))

@@ -44,7 +44,11 @@ _LONGEST_OWN: Final = 65_536
 server's limit (512 MB) to itself."""
 
 _ways: Final = attrgetter(
-    *(name for name in Transition.__struct_fields__ if name not in {"ref", "guard", "changes"})
+    *(
+        name
+        for name in Transition.__struct_fields__
+        if name not in {"ref", "guard", "changes", "tells"}
+    )
 )
 _changed: Final = attrgetter(*(name for name in Changes.__struct_fields__ if name != "result"))
 
@@ -135,7 +139,10 @@ def encode_transitions(transitions: Sequence[Transition]) -> list[Any]:
     settings: dict[bytes, int] = {}
     known: dict[Hashable, bytes] = {}
     plan: list[bytes] = []
-    for one in transitions:
+    told: list[Any] = []
+    for place, one in enumerate(transitions, 1):
+        if one.tells is not None:
+            told += (place, one.tells)
         result = one.changes.result
         own = large = b""
         if isinstance(result, bytes):
@@ -160,7 +167,7 @@ def encode_transitions(transitions: Sequence[Transition]) -> list[Any]:
         fence, job_id = guard.fence or 0, one.ref.id.encode()
         plan.append(b"%b%013d%04d%010d%b%b" % (way, fence, len(job_id), len(own), job_id, own))
     spelt = [part for shape in shapes for part in shape.spelt()]
-    return [len(shapes), len(settings), len(plan), b"".join(plan), *spelt, *settings]
+    return [len(shapes), len(settings), len(plan), b"".join(plan), *spelt, *settings, *told]
 
 
 def _described(one: Transition) -> tuple[bytes, _Shape]:

@@ -15,7 +15,15 @@ from taskmux.driver import StoreIncompatible
 from taskmux_redis.address import Address
 from taskmux_redis.sentinels import Sentinels
 
-__all__ = ["Client", "check_client", "connect", "disconnect", "longest_block", "where_is"]
+__all__ = [
+    "Client",
+    "check_client",
+    "connect",
+    "connections",
+    "disconnect",
+    "longest_block",
+    "where_is",
+]
 
 Client = Any
 """`redis.asyncio.Redis` or `RedisCluster`: what they share is `execute_command` and `aclose`."""
@@ -118,13 +126,18 @@ def check_client(client: object) -> None:
             "The Redis client decodes replies, and jobs are bytes. Make one for taskmux with "
             "decode_responses=False."
         )
-    most = getattr(getattr(client, "connection_pool", None), "max_connections", _FEWEST)
-    if getattr(client, "single_connection_client", False) or most < _FEWEST:
+    if getattr(client, "single_connection_client", False) or connections(client) < _FEWEST:
         raise StoreIncompatible(
             "The Redis client has one connection only, and a worker that waits for jobs in it "
             "could send nothing else. Make one without single_connection_client=True and with "
             "max_connections of 10 or more."
         )
+
+
+def connections(client: Client) -> int:
+    """Return how many connections a client may have; of a cluster's, to each node."""
+    pool = getattr(client, "connection_pool", None)
+    return int(getattr(pool, "max_connections", _CONNECTIONS))
 
 
 def where_is(client: Client) -> str:

@@ -15,6 +15,7 @@ from taskmux.driver import (
     Claimed,
     Command,
     Driver,
+    EventPage,
     Extended,
     FindAsk,
     HeldLease,
@@ -39,9 +40,17 @@ from taskmux_redis.address import parse
 from taskmux_redis.apply import apply
 from taskmux_redis.checks import check_server
 from taskmux_redis.claim import claim
-from taskmux_redis.clients import Client, check_client, connect, longest_block, where_is
+from taskmux_redis.clients import (
+    Client,
+    check_client,
+    connect,
+    connections,
+    longest_block,
+    where_is,
+)
 from taskmux_redis.connection import Connection
 from taskmux_redis.dedup import dedup_owner, release_dedup
+from taskmux_redis.events import events
 from taskmux_redis.home import Home
 from taskmux_redis.keys import check_prefix
 from taskmux_redis.leases import extend, reclaim
@@ -215,6 +224,16 @@ class RedisDriver(Driver):
             self._may_have_missed = True
             raise
 
+    async def events(
+        self,
+        queue: str,
+        after: str | None,
+        limit: int,
+        timeout: float,  # noqa: ASYNC109 - the interface's
+    ) -> EventPage:
+        """See `Events.events`."""
+        return await events(self._store, queue, after, limit, timeout)
+
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""
         return await presence.beat(self._store, beat)
@@ -240,6 +259,7 @@ class ClientDriver(RedisDriver):
         is_cluster = isinstance(client, RedisCluster)
         self._store = Store(self._connection, prefix, Known(), is_cluster=is_cluster)
         self._store.longest_block = longest_block(client)
+        self._store.followers = min(self._store.followers, connections(client) // 4)
 
     def _connect(self) -> Client:
         return self._client

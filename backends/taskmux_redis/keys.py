@@ -16,10 +16,11 @@ _PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,31}\Z")
 OF_A_QUEUE = {
     **dict.fromkeys(("work", "live", "dedup", "successors", "ops"), "hash"),
     **dict.fromkeys(("settings", "corrupt"), "hash"),
-    **dict.fromkeys(("gate", "full", "sequence", "looked"), "string"),
+    **dict.fromkeys(("gate", "full", "sequence", "looked", "numbers"), "string"),
     **dict.fromkeys(("ready", "grouped", "ring", "parked", "rests", "marker"), "zset"),
     **dict.fromkeys(("delayed", "blocked", "leases", "throttled"), "zset"),
     **dict.fromkeys(("completed", "dead", "cancelled", "moved", "ages", "counted"), "zset"),
+    "events": "stream",
 }
 """The type of each key that a queue has once. `docs/redis.md` lists them."""
 OF_THE_STORE = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from taskmux.driver import Applied, Note
+from taskmux.driver import EVENT_DATA, Applied, Note
 
 from taskmux_redis.apply import answers
 from taskmux_redis.batches import Part, by_queue
@@ -22,7 +22,7 @@ async def annotate(store: Store, notes: Sequence[Note]) -> list[Applied]:
 
     async def send(queue: str, part: Part, some: Sequence[Note]) -> list[Applied]:
         arguments = [argument for note in some for argument in _spelt(note)]
-        return answers(await store.run(queue, _ANNOTATE, *arguments, size=part.size))
+        return answers(await store.run(queue, _ANNOTATE, EVENT_DATA, *arguments, size=part.size))
 
     return await by_queue(notes, lambda note: note.ref.queue, send, _size)
 

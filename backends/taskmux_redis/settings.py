@@ -52,7 +52,7 @@ async def put_settings(store: Store, queue: str, new: QueueSettings) -> bool:
 
 def _flat(new: QueueSettings) -> dict[str, str | bytes]:
     """Return the fields of the settings hash: what scripts read, and the whole as JSON."""
-    flat: dict[str, str | bytes] = {"data": msgspec.json.encode(new), "paused": f"{new.paused:d}"}
+    flat: dict[str, str | bytes] = {"paused": f"{new.paused:d}", "data": msgspec.json.encode(new)}
     if new.moved_to is not None:
         flat["moved"] = new.moved_to
     if new.limited:
@@ -63,6 +63,8 @@ def _flat(new: QueueSettings) -> dict[str, str | bytes]:
         flat["limits"] = _limits(paused=new.paused, concurrency=new.concurrency, rate=new.rate)
     if new.groups != LineSettings():
         flat["groups"] = _line_limits(new.groups)
+    if new.events != QueueSettings().events:
+        flat["events"] = f"{new.events}"
     if new.lines:
         flat["named"] = f"{len(new.lines)}"
     return flat | {f"l:{name}": _line_limits(line) for name, line in new.lines.items()}

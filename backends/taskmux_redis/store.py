@@ -59,6 +59,8 @@ class Store:
         self.is_cluster = is_cluster
         self.longest_block = 5.0
         """Seconds of one blocking command: a dead connection is noticed soon after."""
+        self.followers = 8
+        """How many may block in the server for events at once; others look now and then."""
         self._keys: dict[str, QueueKeys] = {}
 
     def keys(self, queue: str) -> QueueKeys:

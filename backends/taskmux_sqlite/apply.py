@@ -21,6 +21,7 @@ from taskmux.driver import (
     Ref,
     State,
     Transition,
+    What,
     given,
     judge,
 )
@@ -128,11 +129,14 @@ def _apply(transaction: Transaction, one: Transition) -> Applied:
     if move.removes:
         transaction.execute("DELETE FROM jobs WHERE number = ?", (found.number,))
         transaction.removed(one.ref.queue, [found.job.fence])
+        transaction.tell(one.ref.queue, What.REMOVED, one.ref.id, None, one.tells)
         _let_go(transaction, one.ref, found, removed=True)
     elif not _write(transaction, found, one, move):
         return Applied(ApplyStatus.CONFLICT, found.job.state)  # its key has another owner now
-    elif move.ended:
-        _let_go(transaction, one.ref, found, removed=False)
+    elif move.state is not found.job.state:
+        transaction.tell(one.ref.queue, What.STATE, one.ref.id, move.state, one.tells)
+        if move.ended:
+            _let_go(transaction, one.ref, found, removed=False)
     came = not move.removes and move.state in (State.WAITING, State.DELAYED)
     transaction.brought |= move.left_active or came
     return move.answer
@@ -152,6 +156,7 @@ def _end(transaction: Transaction, one: Transition) -> bool:
     key = (one.ref.queue, one.ref.id, one.guard.fence)
     if _update(transaction, columns, _ENDS, key) == 0:
         return False
+    transaction.tell(one.ref.queue, What.STATE, one.ref.id, one.to, one.tells)
     transaction.brought |= transaction.queue(one.ref.queue).limited  # there is room for another
     return True
 

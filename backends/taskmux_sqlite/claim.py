@@ -6,7 +6,7 @@ from functools import cache
 from typing import Final
 
 from msgspec.structs import replace
-from taskmux.driver import PROMOTE_LIMIT, ClaimAsk, Claimed, Op, Place, State
+from taskmux.driver import PROMOTE_LIMIT, ClaimAsk, Claimed, Op, Place, State, What
 
 from taskmux_sqlite.leases import decode_leases, still_leased
 from taskmux_sqlite.lines import Turns, kept_back
@@ -17,7 +17,7 @@ from taskmux_sqlite.wait import ACTIVE
 __all__ = ["claim"]
 
 DUE: Final = """
-SELECT number, lifo FROM jobs
+SELECT number, lifo, id FROM jobs
 WHERE queue = ? AND state = 'delayed' AND run_at <= ? ORDER BY run_at, number LIMIT ?
 """
 
@@ -78,8 +78,10 @@ def _promote(transaction: Transaction, queue: str) -> None:
     row = transaction.queue(queue)
     transaction.executemany(
         "UPDATE jobs SET state = 'waiting', sequence = ? WHERE number = ?",
-        [(row.place(Place.FRONT if lifo else Place.BACK), number) for number, lifo in due],
+        [(row.place(Place.FRONT if lifo else Place.BACK), number) for number, lifo, _ in due],
     )
+    for *_, job_id in due:
+        transaction.tell(queue, What.STATE, job_id, State.WAITING)
     transaction.brought |= bool(due)
 
 
@@ -103,6 +105,8 @@ def _lease(transaction: Transaction, op: Op, ask: ClaimAsk, most: int) -> Claime
         for number, job in taken
     ]
     _activate(transaction, ask, [number for number, _ in leases])
+    for _, job in leases:
+        transaction.tell(ask.queue, What.STATE, job.id, State.ACTIVE)
     turns.finish()
     if not leases:
         shut, opens_in = kept_back(transaction, ask.queue) if most > 0 else (False, None)

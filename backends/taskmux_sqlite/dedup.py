@@ -20,6 +20,7 @@ from taskmux.driver import (
     Pushed,
     PushStatus,
     State,
+    What,
     meeting,
     replaced,
     succeeding,
@@ -211,6 +212,7 @@ def _hand_over(transaction: Transaction, queue: str, key: str) -> None:
     if state is State.WAITING:
         columns["sequence"] = transaction.queue(queue).place(Place.BACK)
     _set(transaction, number, columns)
+    transaction.tell(queue, What.STATE, job.id, state)
     transaction.brought = True
 
 
@@ -226,6 +228,8 @@ def _replace(
     notes = new_notes(job)
     if notes is not None:
         transaction.execute("INSERT INTO notes VALUES (?, ?, ?, ?)", (number, *notes))
+    if job.state is not was.state:
+        transaction.tell(job.queue, What.STATE, job.id, job.state)
     transaction.brought |= job.state is not State.BLOCKED
 
 

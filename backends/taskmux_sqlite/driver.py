@@ -17,6 +17,7 @@ from taskmux.driver import (
     Command,
     CorruptRecord,
     Driver,
+    EventPage,
     Extended,
     FindAsk,
     HeldLease,
@@ -38,7 +39,7 @@ from taskmux.driver import (
     hookimpl,
 )
 
-from taskmux_sqlite import apply, claim, dedup, lines, presence, prune, push, read
+from taskmux_sqlite import apply, claim, dedup, events, lines, presence, prune, push, read
 from taskmux_sqlite.address import parse
 from taskmux_sqlite.leases import extend, reclaim
 from taskmux_sqlite.notes import annotate
@@ -197,6 +198,25 @@ class SQLiteDriver(Driver):
     async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109 - the interface's
         """See `Driver.wait`."""
         return await self._opened().wait(queues, timeout)
+
+    async def events(
+        self,
+        queue: str,
+        after: str | None,
+        limit: int,
+        timeout: float,  # noqa: ASYNC109 - the interface's
+    ) -> EventPage:
+        """See `Events.events`."""
+
+        def read_page(transaction: Transaction) -> EventPage:
+            kept = transaction.queue(queue).settings.events
+            return events.page(transaction.connection, queue, kept, after, limit)
+
+        page = await self._read(read_page)
+        if after is None or page.events or page.gap or timeout <= 0:
+            return page
+        ready = partial(events.are_events, queue=queue, after=page.cursor)
+        return await self._read(read_page) if await self._opened().follow(ready, timeout) else page
 
     async def beat(self, beat: Beat) -> BeatReply:
         """See `Presence.beat`."""

@@ -15,6 +15,7 @@ from taskmux.driver import (
     LeaseStatus,
     Op,
     ReclaimAsk,
+    What,
 )
 
 from taskmux_sqlite.records import ROW, Row, encode, readable
@@ -73,6 +74,8 @@ def _reclaim(transaction: Transaction, op: Op, ask: ReclaimAsk) -> list[JobRecor
             "UPDATE jobs SET fence = ?, worker = ?, lease_until = ? WHERE number = ?",
             [(job.fence, ask.worker, lease_until, number) for number, job in leased],
         )
+        for _, job in leased:
+            transaction.tell(ask.queue, What.TAKEN_OVER, job.id)
         reply = [(number, job.fence, job.worker) for number, job in leased]
         transaction.remember(op, "reclaim", encode(reply), ask.queue)
     return [job for _, job in leased]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from taskmux.driver import Applied, ApplyStatus, Guard, Note, holds
+from taskmux.driver import Applied, ApplyStatus, Guard, Note, What, holds
 
 from taskmux_sqlite.apply import find_job
 from taskmux_sqlite.records import decode_logs, decode_steps, encode
@@ -30,6 +30,8 @@ def _annotate(transaction: Transaction, note: Note) -> Applied:
     except (msgspec.MsgspecError, TypeError):  # the notes so far cannot be read
         transaction.set_aside([found.number])
         return Applied(ApplyStatus.GONE)
+    if note.progress is not None:
+        transaction.tell(note.ref.queue, What.PROGRESS, note.ref.id, None, note.progress)
     return Applied(ApplyStatus.APPLIED, found.job.state)
 
 

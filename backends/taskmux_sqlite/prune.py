@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from taskmux.driver import PruneAsk
+from taskmux.driver import PruneAsk, What
 
 from taskmux_sqlite.dedup import end_throttles
 from taskmux_sqlite.transaction import Transaction
@@ -17,7 +17,7 @@ MEMORY_MS: Final = 600_000
 EXPIRED: Final = """
 DELETE FROM jobs WHERE number IN (
     SELECT number FROM jobs WHERE queue = ? AND expires_at <= ? ORDER BY expires_at LIMIT ?
-) RETURNING fence
+) RETURNING fence, id
 """
 
 COUNTED: Final = """
@@ -37,7 +37,7 @@ DELETE FROM jobs WHERE number IN (
     WHERE queue = ? AND state = ? AND keep_count = ?
     AND finished_at <= ? AND (finished_at, number) < (?, ?)
     ORDER BY finished_at, number LIMIT ?
-) RETURNING fence
+) RETURNING fence, id
 """
 
 _AFTER_ALL: Final = (2**63 - 1, 0)
@@ -72,6 +72,8 @@ def _prune_beyond(
 
 
 def _delete(transaction: Transaction, queue: str, query: str, arguments: tuple[Any, ...]) -> int:
-    fences = [fence for (fence,) in transaction.execute(query, arguments).fetchall()]
-    transaction.removed(queue, fences)
-    return len(fences)
+    gone = transaction.execute(query, arguments).fetchall()
+    transaction.removed(queue, [fence for fence, _ in gone])
+    for _, job_id in gone:
+        transaction.tell(queue, What.REMOVED, job_id)
+    return len(gone)

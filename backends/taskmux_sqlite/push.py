@@ -20,6 +20,7 @@ from taskmux.driver import (
     PushStatus,
     State,
     StoreFull,
+    What,
 )
 
 from taskmux_sqlite.dedup import due, meet, owner_of, owning
@@ -97,6 +98,7 @@ def _push(transaction: Transaction, new: NewJob, bodies: list[tuple[int, bytes]]
         known = _in_place_of(transaction, job)
         assert known is not None  # nothing else keeps a job out
         return known
+    transaction.tell(job.queue, What.ADDED, job.id, job.state)
     transaction.brought |= job.state in (State.WAITING, State.DELAYED)
     queue.changed = True  # a queue is known from its first job on, even if that is not waiting
     number = cursor.lastrowid

@@ -241,7 +241,20 @@ _FOURTH = (
     "CREATE INDEX throttles_over ON throttles (queue, until)",
 )
 
-_MIGRATIONS: Final = (_FIRST, _SECOND, _THIRD, _FOURTH)
+_EVENTS = (
+    """
+    CREATE TABLE events (                  -- a row for each transaction and queue
+        queue TEXT NOT NULL,
+        last INTEGER NOT NULL,             -- the number of its last event, counted from 1
+        first INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (queue, last)
+    ) WITHOUT ROWID
+    """,
+)
+
+_MIGRATIONS: Final = (_FIRST, _SECOND, _THIRD, _FOURTH, _EVENTS)
 """Each makes the next version out of the one before; an empty file has version 0."""
 
 VERSION: Final = len(_MIGRATIONS)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,6 +38,7 @@ class Session:
         self._calls: Final[queue.SimpleQueue[Callable[[Store], None] | None]] = queue.SimpleQueue()
         self._pid: Final = os.getpid()
         self._waiting = 0
+        self._following = 0
         self._thread: threading.Thread | None = None
         self._closed: asyncio.Future[None] | None = None
 
@@ -98,11 +100,28 @@ class Session:
 
     async def wait(self, queues: Sequence[str], timeout: float) -> bool:  # noqa: ASYNC109 - the interface's
         """Return True as soon as work may be there, False after `timeout` seconds."""
+        return await self._sleep(queues, None, timeout)
+
+    async def follow(self, ready: Callable[[sqlite3.Connection], bool], timeout: float) -> bool:  # noqa: ASYNC109 - as above
+        """Return True as soon as `ready` is, False after `timeout` seconds."""
+        self._following += 1
+        try:
+            return await self._sleep((), ready, timeout)
+        finally:
+            self._following -= 1
+
+    async def _sleep(
+        self,
+        queues: Sequence[str],
+        ready: Callable[[sqlite3.Connection], bool] | None,
+        timeout: float,  # noqa: ASYNC109 - as above
+    ) -> bool:
         woken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         waiter = Waiter(
             queues,
             waits=lambda: not woken.done(),
             wake=lambda: _settle(woken, lambda: woken.set_result(True)),
+            ready=ready,
         )
         self._waiting += 1
         try:
@@ -170,10 +189,13 @@ class Session:
             failure.__cause__ = error
         _settle(reply, partial(reply.set_exception, failure))
 
-    def _nudge_others(self) -> None:
-        """Make sessions of this process that wait on this file look at once, not at a poll."""
+    def _nudge_others(self, work: bool) -> None:  # noqa: FBT001 - a callback's only argument
+        """Make sessions of this process that wait on this file look at once, not at a poll.
+
+        Without `work`, those that follow events.
+        """
         for one in tuple(_LIVE):
-            if one is not self:
+            if one is not self and (work or one._following):  # noqa: SLF001 - of this class
                 one._nudge(self._address.file)  # noqa: SLF001 - of this class
 
     def _nudge(self, file: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
-from taskmux.driver import QueueSettings
+from taskmux.driver import QueueSettings, What
 
+from taskmux_sqlite import events
 from taskmux_sqlite.lines import readmit
 from taskmux_sqlite.records import encode
 from taskmux_sqlite.transaction import Transaction
@@ -27,6 +28,11 @@ def put_settings(transaction: Transaction, queue: str, new: QueueSettings) -> bo
         " ON CONFLICT (name) DO UPDATE SET settings = excluded.settings",
         (queue, encode(replace(new, rev=new.rev + 1))),
     )
+    was_paused, row.settings = row.settings.paused, new
+    if not new.events:
+        events.forget(transaction.connection, queue, transaction.now)
+    elif new.paused is not was_paused:
+        transaction.tell(queue, What.PAUSED if new.paused else What.RESUMED)
     transaction.set_gate(queue, row.gate.let_go())
     transaction.execute("UPDATE gates SET held_until = 0 WHERE queue = ?", (queue,))
     readmit(transaction, queue)

@@ -29,7 +29,7 @@ class Store:
     Args:
         address: the file and its options.
         clock: returns epoch milliseconds.
-        brought: called after a commit that left more to claim.
+        brought: called after a commit that left more to claim, or (False) events alone.
 
     Raises:
         StoreUnavailable: there is no such directory, or the path is one; or the file was open in
@@ -40,7 +40,7 @@ class Store:
     """
 
     def __init__(
-        self, address: Address, clock: Callable[[], int], brought: Callable[[], None]
+        self, address: Address, clock: Callable[[], int], brought: Callable[[bool], None]
     ) -> None:
         self._address = address
         self._clock = clock
@@ -89,9 +89,10 @@ class Store:
         has to start over.
         """
         reply, transaction = self._locked("BEGIN IMMEDIATE", do)
-        if transaction.brought:
+        if transaction.brought or (transaction.told and self.watch.follows()):
             self.watch.brought()
-            self._brought()
+        if transaction.brought or transaction.told:
+            self._brought(transaction.brought)
         return reply
 
     def add(self, waiter: Waiter) -> bool:

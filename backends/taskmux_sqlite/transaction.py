@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
-from taskmux.driver import CorruptRecord, Op, Place, QueueSettings, StoreIncompatible
+from taskmux.driver import (
+    EVENT_DATA,
+    CorruptRecord,
+    Op,
+    Place,
+    QueueSettings,
+    State,
+    StoreIncompatible,
+    What,
+)
 
+from taskmux_sqlite import events
 from taskmux_sqlite.gates import Gate, gate_of
 from taskmux_sqlite.records import LARGEST, decode_settings
 from taskmux_sqlite.schema import CORRUPT
@@ -72,6 +83,7 @@ class Transaction:
     def __init__(
         self, connection: sqlite3.Connection, now: int, watch: Watch, directory: Path
     ) -> None:
+        self.connection: Final = connection
         self.execute: Final = connection.execute
         self.executemany: Final = connection.executemany
         self.now: Final = now
@@ -80,6 +92,7 @@ class Transaction:
         self.brought = False
         """Whether there is more to claim, now or at a due time, so that waiters should look."""
         self._queues: dict[str, QueueRow] = {}
+        self._told: defaultdict[str, list[events.Told]] = defaultdict(list)
 
     def queue(self, name: str) -> QueueRow:
         """Return the queue's row; a queue that is not stored has an empty one.
@@ -102,6 +115,24 @@ class Transaction:
         queue = self.queue(name)
         queue.gate, queue.changed = gate, True
 
+    @property
+    def told(self) -> bool:
+        """Whether it leaves events."""
+        return bool(self._told)
+
+    def tell(
+        self,
+        queue: str,
+        what: What,
+        job_id: str = "",
+        state: State | None = None,
+        data: bytes | None = None,
+    ) -> None:
+        """Leave an event of a job, or of the queue."""
+        if data is not None and len(data) > EVENT_DATA:
+            data = None
+        self._told[queue].append((what.value, job_id, None if state is None else state.value, data))
+
     def removed(self, name: str, fences: Iterable[object]) -> None:
         """Note the fences of removed jobs: those that are not below the time must not come again.
 
@@ -117,7 +148,10 @@ class Transaction:
             queue.changed = True
 
     def finish(self) -> None:
-        """Write the queues' rows that changed. Called before the commit."""
+        """Write the queues' rows that changed, and the events. Called before the commit."""
+        for name, told in self._told.items():
+            kept = self.queue(name).settings.events
+            events.store(self.connection, name, kept, self.now, told)
         self.executemany(
             "INSERT INTO queues"
             " (name, sequence, fence_of_removed, level, metered_at, held_until)"

@@ -48,11 +48,15 @@ Shut = tuple[int, Gate]
 
 
 class Waiter(msgspec.Struct, eq=False):
-    """Somebody who waits for work in some queues. `waits` and `wake` may be called anywhere."""
+    """Somebody who waits for work in some queues, or for something else that `ready` looks for.
+
+    `waits` and `wake` may be called anywhere.
+    """
 
     queues: Sequence[str]
     waits: Callable[[], bool]
     wake: Callable[[], None]
+    ready: Callable[[sqlite3.Connection], bool] | None = None
 
 
 class _Seen(msgspec.Struct, gc=False):
@@ -95,6 +99,8 @@ class Watch:
         W3 is kept because what a claim saw is compared with what is there now.
         """
         version = self._version()
+        if waiter.ready is not None and self._is_ready(waiter.ready):
+            return True
         for queue in waiter.queues:
             seen = self._seen.get(queue)
             if (seen is None or seen.version != version) and self._ready(queue):
@@ -126,7 +132,9 @@ class Watch:
         self._last = version
         self._interval = FASTEST
         for waiter in self._waiters:
-            if any(map(self._ready, waiter.queues)):
+            if any(map(self._ready, waiter.queues)) or (
+                waiter.ready is not None and self._is_ready(waiter.ready)
+            ):
                 waiter.wake()
         return True
 
@@ -135,6 +143,14 @@ class Watch:
         for waiter in self._waiters:
             waiter.wake()
         self._waiters = []
+
+    def _is_ready(self, ready: Callable[[sqlite3.Connection], bool]) -> bool:
+        assert self._connection is not None
+        return ready(self._connection)
+
+    def follows(self) -> bool:
+        """Return whether anybody waits for events."""
+        return any(waiter.ready is not None for waiter in self._waiters)
 
     def _version(self) -> Version:
         assert self._connection is not None

@@ -265,6 +265,10 @@ class BlockingQueue(BlockingSearches, BlockingBulkVerbs):
         """Lift a strike; see `Queue.lift`."""
         return self._run(lambda: self._queue.lift(strike))
 
+    def keep_events(self, count: int) -> None:
+        """Let the queue keep so many events; see `Queue.keep_events`."""
+        self._run(lambda: self._queue.keep_events(count))
+
     def set_defaults(self, **options: Unpack[QueueOptions]) -> None:
         """Store options for the queue's jobs; see `Queue.set_defaults`."""
         self._run(lambda: self._queue.set_defaults(**options))

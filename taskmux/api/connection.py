@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from taskmux.api.batch import Ops, Replies, resend
 from taskmux.api.begin import begin
+from taskmux.api.following import Following
 from taskmux.api.reconcile import applied_before, pushed_before, read_each
 from taskmux.driver import (
     Applied,
@@ -74,6 +75,7 @@ class Connection:
         self._bulk_ops = Ops()
         self._reads: Replies[Ref, JobRecord | None] = Replies(self._get)
         self._has_lines = isinstance(driver, Lines)
+        self.following = Following(driver)
         self._known: dict[str, tuple[float, asyncio.Future[QueueSettings]]] = {}
 
     async def open(self) -> None:
@@ -82,6 +84,7 @@ class Connection:
 
     async def close(self) -> None:
         """Let what is under way finish, then close the driver."""
+        await self.following.close()
         await self._pushes.close()
         await self._actions.close()
         await self._reads.close()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from taskmux.api.blocking import BlockingHandle, Portal
 from taskmux.api.connection import Connection
+from taskmux.api.following import Changes
 from taskmux.api.values import decode_value
 from taskmux.driver import Applied, ApplyStatus, PushStatus
 from taskmux.model import transition
@@ -34,16 +37,21 @@ from taskmux.model.units import (
 )
 from taskmux.policy.explain import Explanation
 
-__all__ = ["Connect", "JobHandle", "Portal"]
+__all__ = ["Connect", "JobHandle", "Portal", "Update"]
 
 R_co = TypeVar("R_co", covariant=True)
 Value = TypeVar("Value")
 
-FIRST_LOOK = 0.002
-LONGEST_LOOK = 0.25
-
 Connect = Callable[[str], Awaitable[Connection]]
 """Returns the open connection that serves a queue, on the running event loop."""
+
+
+class Update(msgspec.Struct, frozen=True):
+    """What `JobHandle.watch` sees: the state, the progress as plain JSON values, the record."""
+
+    state: State
+    progress: Any
+    job: JobRecord
 
 
 class JobHandle(Generic[R_co]):
@@ -145,7 +153,11 @@ class JobHandle(Generic[R_co]):
         """
         limit = None if timeout is None else milliseconds(timeout, "timeout") / 1000
         deadline = None if limit is None else time.monotonic() + limit
-        pause = FIRST_LOOK
+        connection = await self._connect(self.ref.queue)
+        with connection.following.changes(self.ref, ends=True) as changes:
+            return await self._result(changes, limit, deadline)
+
+    async def _result(self, changes: Changes, limit: float | None, deadline: float | None) -> R_co:
         while True:
             job = await self.record()
             if not job.policy.keep_result:
@@ -162,9 +174,29 @@ class JobHandle(Generic[R_co]):
                         f"Job {self.ref} is {job.state} after {limit:g} s. It goes on: ask again, "
                         f"or cancel() it. Is a worker running for queue {self.ref.queue!r}?"
                     )
-                pause = min(pause, left)
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, LONGEST_LOOK)
+            await changes.wait(math.inf if deadline is None else left)
+
+    async def watch(self) -> AsyncIterator[Update]:
+        """Yield the job's state and progress as they are now, and whenever they have changed.
+
+        It ends after a terminal state, and when the app is closed. Changes that follow each other
+        fast may be seen as one; `mux.events` has each.
+
+        Raises:
+            JobNotFound: there is no such job (any more).
+        """
+        connection = await self._connect(self.ref.queue)
+        last: Update | None = None
+        with connection.following.changes(self.ref, ends=False) as changes:
+            while not changes.closed:
+                job = await self.record()
+                update = Update(job.state, job.progress_value, job)
+                if last is None or (update.state, update.progress) != (last.state, last.progress):
+                    yield update
+                last = update
+                if job.state in TERMINAL:
+                    return
+                await changes.wait(math.inf)
 
     def _outcome(self, job: JobRecord) -> R_co:
         match job.state:
@@ -220,14 +252,14 @@ class JobHandle(Generic[R_co]):
 
     async def _ended(self, deadline: float) -> State:
         """Return the job's state when it is not active any more, or at the deadline."""
-        pause = FIRST_LOOK
-        while True:
-            state = (await self.record()).state
-            left = deadline - time.monotonic()
-            if state is not State.ACTIVE or left <= 0:
-                return state
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 1.5, LONGEST_LOOK)
+        connection = await self._connect(self.ref.queue)
+        with connection.following.changes(self.ref, ends=False) as changes:
+            while True:
+                state = (await self.record()).state
+                left = deadline - time.monotonic()
+                if state is not State.ACTIVE or left <= 0:
+                    return state
+                await changes.wait(left)
 
     async def retry(self) -> None:
         """Make a finished job (dead, cancelled or completed) wait again with fresh attempts.

@@ -29,6 +29,8 @@ from taskmux.policy.lines import change_groups, change_line, forget_line
 
 __all__ = ["Counts", "Queue", "declared_limits"]
 
+MAX_EVENTS = 1_000_000
+
 
 class Counts(msgspec.Struct, frozen=True):
     """How many jobs of a queue are in each state."""
@@ -228,6 +230,16 @@ class Queue(Searches, BulkVerbs, Striking):
             lambda settings: replace(settings, defaults=changed_defaults(settings.defaults, said)),
         )
 
+    async def keep_events(self, count: int) -> None:
+        """Let the queue keep at least its newest `count` events; 0: none are written any more.
+
+        Raises:
+            DeclarationError: the count is out of range.
+        """
+        kept = _number(count, "count", least=0, most=MAX_EVENTS)
+        connection = await self._connection()
+        await connection.change_settings(self.name, lambda settings: replace(settings, events=kept))
+
     async def _set_paused(self, group: str | None, task: str | None, *, paused: bool) -> None:
         line = _line(group, task)
         if line is None:
@@ -268,9 +280,13 @@ def _changed(settings: QueueSettings, line: str | None, changes: dict[str, Any])
 
 
 def _at_least_1(value: object, what: str = "concurrency") -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**6:
+    return _number(value, what, least=1, most=10**6, hint=" To stop a queue, pause it.")
+
+
+def _number(value: object, what: str, *, least: int, most: int, hint: str = "") -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise DeclarationError(
-            f"{what} {brief(value)} is not a number from 1 to 1000000. To stop a queue, pause it."
+            f"{what} {brief(value)} is not a number from {least} to {most}.{hint}"
         )
     return value
 

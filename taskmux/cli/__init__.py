@@ -1,4 +1,4 @@
-"""The command line: `taskmux worker`, `demo`, `drivers`, `enqueue`, `queue`, `job`, `dead`.
+"""The command line: worker, demo, drivers, enqueue, queue, job, dead, events.
 
 Exit codes: 0 done; 1 it failed; 2 wrong usage or configuration; 3 the store cannot be reached or
 does not fit; 4 no such job or worker; 130 interrupted.
@@ -13,6 +13,7 @@ from taskmux.cli.dead import dead
 from taskmux.cli.demo.command import demo
 from taskmux.cli.emptying import queue
 from taskmux.cli.enqueue import enqueue
+from taskmux.cli.events import events
 from taskmux.cli.inspect import drivers
 from taskmux.cli.verbs import job
 from taskmux.cli.workers import worker
@@ -42,5 +43,5 @@ def main() -> None:
     """  # noqa: D301 - click wants the character that it stands for
 
 
-for command in (worker, demo, drivers, enqueue, queue, job, dead):
+for command in (worker, demo, drivers, enqueue, queue, job, dead, events):
     main.add_command(command)

@@ -12,6 +12,7 @@ from taskmux.conformance.cases.apply import ApplyCases
 from taskmux.conformance.cases.cancelled import CancelledCases
 from taskmux.conformance.cases.claim import ClaimCases
 from taskmux.conformance.cases.dedup import DedupCases
+from taskmux.conformance.cases.events import EventCases
 from taskmux.conformance.cases.faulty import FaultyCases
 from taskmux.conformance.cases.fields import FieldCases
 from taskmux.conformance.cases.history import HistoryCases
@@ -62,6 +63,7 @@ class DriverSuite(
     CancelledCases,
     HistoryCases,
     PresenceCases,
+    EventCases,
     Hooks,
 ):
     """Every contract of the driver interface as a test. Inherit it, say where the driver is."""

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from taskmux.config import check_options, hide_credentials, split_url
 from taskmux.driver.capabilities import CAPABILITIES, capabilities_of, require
+from taskmux.driver.events import EVENT_DATA, EventPage, Events, StoreEvent, What
 from taskmux.driver.hook import hookimpl
 from taskmux.driver.lines import LINE_LIMIT, Lines
 from taskmux.driver.messages import (
@@ -87,6 +88,7 @@ from taskmux.policy import gcra
 
 __all__ = [
     "CAPABILITIES",
+    "EVENT_DATA",
     "LINE_LIMIT",
     "PENDING",
     "PROMOTE_LIMIT",
@@ -107,6 +109,8 @@ __all__ = [
     "Dedup",
     "Driver",
     "ErrorInfo",
+    "EventPage",
+    "Events",
     "Extended",
     "FindAsk",
     "Guard",
@@ -140,12 +144,14 @@ __all__ = [
     "StoreBusy",
     "StoreDenied",
     "StoreError",
+    "StoreEvent",
     "StoreFull",
     "StoreIncompatible",
     "StoreUnavailable",
     "Transactions",
     "Transition",
     "UnsupportedFeature",
+    "What",
     "WorkerInfo",
     "capabilities_of",
     "check_options",

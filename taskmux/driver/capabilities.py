@@ -6,6 +6,7 @@ startup, and a feature whose capability is missing is refused by name (`Unsuppor
 
 from __future__ import annotations
 
+from taskmux.driver.events import Events
 from taskmux.driver.lines import Lines
 from taskmux.driver.presence import Presence
 from taskmux.driver.transactions import Transactions
@@ -16,6 +17,7 @@ __all__ = ["CAPABILITIES", "capabilities_of", "require"]
 CAPABILITIES: dict[str, type] = {
     "presence": Presence,
     "lines": Lines,
+    "events": Events,
     "transactions": Transactions,
 }
 """Every capability by the name that errors and `taskmux drivers` use."""

@@ -8,6 +8,7 @@ from taskmux.driver import (
     JobRecord,
     Move,
     Transition,
+    What,
     judge,
 )
 from taskmux.memory.dedup import Keys
@@ -28,7 +29,7 @@ class Transitions(Keys):
         if move.revived and self._key_taken(queue, stored.job):
             return Applied(ApplyStatus.CONFLICT, stored.job.state)
         if move.removes:
-            self._remove(queue, stored)
+            self._remove(queue, stored, one.tells)
         else:
             self._move(queue, stored, one, move)
         return move.answer
@@ -40,10 +41,11 @@ class Transitions(Keys):
         owner = None if job.dedup is None else self._owner(queue, job.dedup.key)
         return owner is not None and owner.id != job.id
 
-    def _remove(self, queue: QueueStore, stored: Stored) -> None:
+    def _remove(self, queue: QueueStore, stored: Stored, tells: bytes | None) -> None:
         key = stored.job.dedup
         owned = self._owns(queue, stored.job)
         queue.remove(stored)
+        self.store.tell(queue, What.REMOVED, stored.job, tells)
         if owned and key is not None:
             self._free(queue, key.key)
 
@@ -56,7 +58,10 @@ class Transitions(Keys):
         group = stored.job.group
         if one.hold and move.answer.status is ApplyStatus.APPLIED:
             queue.lines.hold(group, now + one.hold, alone=one.hold_line)
+        was = stored.job.state
         queue.write(stored, move.record(stored.job, now))
+        if move.state is not was:
+            self.store.tell(queue, What.STATE, stored.job, one.tells)
         self.store.announce(queue, stored)
         if move.left_active and queue.lines.made_room(group):
             self.store.wake(queue)

@@ -6,7 +6,7 @@ import math
 
 from msgspec.structs import replace
 
-from taskmux.driver import PROMOTE_LIMIT, ClaimAsk, Claimed, JobRecord, Place, State
+from taskmux.driver import PROMOTE_LIMIT, ClaimAsk, Claimed, JobRecord, Place, State, What
 from taskmux.memory.store import MemoryStore, QueueStore
 
 __all__ = ["Claims"]
@@ -62,6 +62,7 @@ class Claims:
                 started=False,
             )
             queue.write(stored, job)
+            self.store.tell(queue, What.STATE, job)
             jobs.append(job)
         return jobs
 
@@ -72,6 +73,7 @@ class Claims:
                 return
             self.store.place(stored, Place.FRONT if stored.job.lifo else Place.BACK)
             queue.write(stored, replace(stored.job, state=State.WAITING))
+            self.store.tell(queue, What.STATE, stored.job)
 
     def _next_in(self, queue: QueueStore, now: int) -> int | None:
         stored = queue.first_delayed()

@@ -13,6 +13,7 @@ from taskmux.driver import (
     Pushed,
     PushStatus,
     State,
+    What,
     meeting,
     replaced,
     succeeding,
@@ -59,6 +60,7 @@ class Keys:
         if state is State.WAITING:
             self.store.place(successor, Place.BACK)
         queue.write(successor, replace(job, state=state, cause=None))
+        self.store.tell(queue, What.STATE, successor.job)
         self.store.announce(queue, successor)
 
     def _ended(self, queue: QueueStore, job: JobRecord) -> None:
@@ -95,7 +97,10 @@ class Keys:
                 return Pushed(PushStatus.DEDUPLICATED, owner.id)
 
     def _replace(self, queue: QueueStore, stored: Stored, new: NewJob) -> None:
+        was = stored.job.state
         queue.write(stored, replaced(stored.job, new.job, self._due(new)))
+        if stored.job.state is not was:
+            self.store.tell(queue, What.STATE, stored.job)
         self.store.announce(queue, stored)
 
     def _due(self, new: NewJob) -> int:

@@ -41,6 +41,7 @@ from taskmux.driver import (
     State,
     StoreError,
     Transition,
+    What,
     WorkerInfo,
     check_options,
     hide_credentials,
@@ -50,6 +51,7 @@ from taskmux.driver import (
 )
 from taskmux.memory.apply import Transitions
 from taskmux.memory.claim import Claims
+from taskmux.memory.events import Followed
 from taskmux.memory.push import Pushes
 from taskmux.memory.read import find, prune, standing
 from taskmux.memory.store import MemoryStore, Stored
@@ -59,7 +61,7 @@ __all__ = ["MemoryDriver", "taskmux_driver"]
 Reply = TypeVar("Reply")
 
 
-class MemoryDriver(Pushes, Claims, Transitions, Driver):
+class MemoryDriver(Pushes, Claims, Transitions, Followed, Driver):
     """The reference driver: every contract in its plainest form."""
 
     def __init__(self, url: str = "memory://", store: MemoryStore | None = None) -> None:
@@ -132,6 +134,8 @@ class MemoryDriver(Pushes, Claims, Transitions, Driver):
         if note.log is not None and note.log_index >= len(job.logs):
             job = replace(job, logs=(*job.logs, note.log))
         stored.job = job
+        if note.progress is not None:
+            self.store.tell(self.store.queue(job.queue), What.PROGRESS, job, note.progress)
         return Applied(ApplyStatus.APPLIED, job.state)
 
     async def extend(self, leases: Sequence[HeldLease], lease: int) -> Sequence[Extended]:
@@ -166,6 +170,7 @@ class MemoryDriver(Pushes, Claims, Transitions, Driver):
             job = replace(stored.job, fence=stored.job.fence + 1, lease_until=now + ask.lease)
             jobs.append(job)
             stored.job = replace(job, worker=ask.worker)
+            self.store.tell(queue, What.TAKEN_OVER, job)
         return Claimed(jobs, now)
 
     # -- reading --------------------------------------------------------------------------------
@@ -201,7 +206,10 @@ class MemoryDriver(Pushes, Claims, Transitions, Driver):
         with self.store.lock:
             queue = self.store.queue(ask.queue)
             self._sweep(queue)
-            return prune(queue, self.store.clock(), ask)
+            gone = prune(queue, self.store.clock(), ask)
+            for stored in gone:
+                self.store.tell(queue, What.REMOVED, stored.job)
+            return len(gone)
 
     async def dedup_owner(self, queue: str, key: str) -> str | None:
         """See `Driver.dedup_owner`."""
@@ -240,7 +248,12 @@ class MemoryDriver(Pushes, Claims, Transitions, Driver):
             found = self.store.queue(queue)
             if found.settings.rev != settings.rev:
                 return False
+            was_paused = found.settings.paused
             found.settings = replace(settings, rev=settings.rev + 1)
+            if not settings.events:
+                found.forget_events()
+            elif settings.paused is not was_paused:
+                self.store.tell(found, What.PAUSED if settings.paused else What.RESUMED)
             found.lines.begin_anew()
             self.store.wake(found)
             return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from taskmux.driver import BlockedCause, JobRecord, NewJob, Place, Pushed, PushStatus, State
+from taskmux.driver import BlockedCause, JobRecord, NewJob, Place, Pushed, PushStatus, State, What
 from taskmux.memory.dedup import Keys
 from taskmux.memory.store import QueueStore, Stored
 
@@ -48,6 +48,7 @@ class Pushes(Keys):
         if job.state is State.WAITING:
             self.store.place(stored, Place.FRONT if job.lifo else Place.BACK)
         queue.enter(stored)
+        self.store.tell(queue, What.ADDED, stored.job)
         self.store.announce(queue, stored)
 
     def _begun(self, queue: QueueStore, new: NewJob) -> JobRecord:

@@ -72,8 +72,8 @@ def standing(queue: QueueStore, stored: Stored, now: int) -> Standing:
     )
 
 
-def prune(queue: QueueStore, now: int, ask: PruneAsk) -> int:
-    """Remove finished records past their retention; return how many went.
+def prune(queue: QueueStore, now: int, ask: PruneAsk) -> list[Stored]:
+    """Remove finished records past their retention; return those that went.
 
     A backlog is met from its old end, so a call costs as much as it removes.
     """
@@ -94,7 +94,7 @@ def prune(queue: QueueStore, now: int, ask: PruneAsk) -> int:
             gone += beyond(finished(queue, state), now, ask)
     for stored in gone[: ask.limit]:
         queue.remove(stored)
-    return len(gone[: ask.limit])
+    return gone[: ask.limit]
 
 
 def order(stored: Stored) -> tuple[int, int]:

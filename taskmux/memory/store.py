@@ -6,28 +6,36 @@ import asyncio
 import heapq
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from taskmux.driver import (
+    EVENT_DATA,
     Command,
     JobRecord,
     Keep,
     Place,
     QueueSettings,
     State,
+    StoreEvent,
+    What,
     WorkerInfo,
 )
 from taskmux.memory.lines import Line, Lines, Spot
 
-__all__ = ["MemoryStore", "Owner", "QueueStore", "Stored"]
+__all__ = ["MemoryStore", "Owner", "QueueStore", "Stored", "Waiter"]
 
 
 def epoch_ms() -> int:
     """Return the machine's clock in milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Event]
+"""Somebody who sleeps, on whichever loop."""
 
 
 class Stored(msgspec.Struct):
@@ -66,6 +74,10 @@ class QueueStore:
         self.counts = dict.fromkeys(State, 0)
         self.version = 0
         """Rises with everything that may end a wait."""
+        self.events: deque[StoreEvent] = deque()
+        self.told = 0
+        """How many events there were; an event's cursor is its number."""
+        self.followers: set[Waiter] = set()
         self.fence_of_removed = 0
         """The highest fence of all jobs that were removed: new ones start above it (P1)."""
 
@@ -92,6 +104,11 @@ class QueueStore:
         self.leave(stored)
         del self.jobs[stored.job.id]
         self.fence_of_removed = max(self.fence_of_removed, stored.job.fence)
+
+    def forget_events(self) -> None:
+        """Keep none. The number left out is a gap to whoever comes later."""
+        self.events.clear()
+        self.told += 1
 
     def _leave_all_but_line(self, job: JobRecord) -> None:
         self.counts[job.state] -= 1
@@ -146,7 +163,7 @@ class MemoryStore:
         self.memory: dict[tuple[str, str], tuple[int, Any]] = {}
         self.sequence = 0
         self.created = 0
-        self.waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self.waiters: set[Waiter] = set()
 
     def queue(self, name: str) -> QueueStore:
         """Return the queue's store, made at first use."""
@@ -159,6 +176,25 @@ class MemoryStore:
         self.sequence += 1
         stored.sequence = -self.sequence if place is Place.FRONT else self.sequence
 
+    def tell(
+        self, queue: QueueStore, what: What, job: JobRecord | None = None, data: bytes | None = None
+    ) -> None:
+        """Leave an event of a job, or of the queue, and wake those who follow."""
+        kept = queue.settings.events
+        if not kept:
+            return
+        queue.told += 1
+        state = job.state if job is not None and what in (What.ADDED, What.STATE) else None
+        if data is not None and len(data) > EVENT_DATA:
+            data = None
+        job_id = "" if job is None else job.id
+        event = StoreEvent(str(queue.told), what, job_id, self.clock(), state, data)
+        queue.events.append(event)
+        while len(queue.events) > kept:
+            queue.events.popleft()
+        _rouse(queue.followers)
+        queue.followers.clear()
+
     def announce(self, queue: QueueStore, stored: Stored) -> None:
         """Wake sleepers if this job may run now, or is the next one that becomes due."""
         state = stored.job.state
@@ -168,8 +204,12 @@ class MemoryStore:
     def wake(self, queue: QueueStore) -> None:
         """Tell every waiter, on whichever loop, that work may be there."""
         queue.version += 1
-        for loop, event in tuple(self.waiters):
-            try:
-                loop.call_soon_threadsafe(event.set)
-            except RuntimeError:  # that loop is closed: nobody waits there
-                self.waiters.discard((loop, event))
+        _rouse(self.waiters)
+
+
+def _rouse(waiters: set[Waiter]) -> None:
+    for loop, event in tuple(waiters):
+        try:
+            loop.call_soon_threadsafe(event.set)
+        except RuntimeError:  # that loop is closed: nobody waits there
+            waiters.discard((loop, event))

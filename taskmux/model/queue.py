@@ -38,7 +38,8 @@ class QueueSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     lines, by name; `groups` is for every other group, and `group_size` is how many waiting jobs a
     group may have: a line whose name begins with `@` is a task's own, and no group. `defaults`:
     options for jobs that do not say otherwise. `strikes`: jobs that are set aside instead of begun.
-    Both are JSON of the core's own; a driver never reads them.
+    Both are JSON of the core's own; a driver never reads them. `events`: how many events of the
+    queue are kept; 0: none are written.
     """
 
     rev: int = 0
@@ -51,6 +52,7 @@ class QueueSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     lines: dict[str, LineSettings] = msgspec.field(default_factory=dict)
     defaults: bytes | None = None
     strikes: bytes | None = None
+    events: int = 10_000
 
     def line(self, name: str | None) -> LineSettings:
         """Return what holds for a line; None is the common one, which has no limits of its own."""

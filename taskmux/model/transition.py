@@ -83,6 +83,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     `reason` of the changes, and answer REQUESTED.
     `hold`: keep the job's queue, or with `hold_line` its line, from giving jobs for so many
     milliseconds from the store's now.
+    `tells`: JSON for the event of this change, which a driver with events passes on unread.
     """
 
     ref: Ref
@@ -97,6 +98,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     flag: bool = False
     hold: int = 0
     hold_line: bool = False
+    tells: bytes | None = None
 
 
 class ApplyStatus(StrEnum):
@@ -120,6 +122,21 @@ class Applied(msgspec.Struct, frozen=True, gc=False):
 
     status: ApplyStatus
     state: State | None = None
+
+
+_LONGEST_TOLD: Final = 500
+
+
+def _told(changes: Changes) -> bytes:
+    """Return what events tell of these changes: why, what was raised, and which attempt it was."""
+    said: dict[str, str | int] = {}
+    if isinstance(changes.reason, str):
+        said["reason"] = changes.reason
+    if isinstance(changes.error, ErrorInfo):
+        said["error"] = f"{changes.error.type}: {changes.error.message}"[:_LONGEST_TOLD]
+    if isinstance(changes.attempts, int):
+        said["attempt"] = changes.attempts
+    return msgspec.json.encode(said)
 
 
 # -- of a running job: guarded by its fence -------------------------------------------------
@@ -160,6 +177,7 @@ def again(job: JobRecord, changes: Changes, delay: int) -> Transition:
         delay=delay,
         changes=changes,
         retention=job.policy.cancelled,
+        tells=_told(changes),
     )
 
 
@@ -196,6 +214,7 @@ def limited(job: JobRecord, changes: Changes, hold: int, *, line: bool = False) 
         retention=job.policy.cancelled,
         hold=hold,
         hold_line=line,
+        tells=_told(changes),
     )
 
 
@@ -207,6 +226,7 @@ def bury(job: JobRecord, changes: Changes) -> Transition:
         to=State.DEAD,
         changes=changes,
         retention=job.policy.dead,
+        tells=_told(changes),
     )
 
 
@@ -218,6 +238,7 @@ def cancelled(job: JobRecord, changes: Changes) -> Transition:
         to=State.CANCELLED,
         changes=changes,
         retention=job.policy.cancelled,
+        tells=_told(changes),
     )
 
 
@@ -230,12 +251,14 @@ def _from(states: AbstractSet[State], cause: BlockedCause | None = None) -> Guar
 
 def cancel(ref: Ref, retention: Keep, reason: str = "on request") -> Transition:
     """Pending -> cancelled; an active job is asked to cancel instead. Both keep the reason."""
+    changes = Changes(reason=reason)
     return Transition(
         ref=ref,
         guard=_from(PENDING),
         to=State.CANCELLED,
-        changes=Changes(reason=reason),
+        changes=changes,
         retention=retention,
+        tells=_told(changes),
         flag=True,
     )
 

@@ -34,7 +34,7 @@ class EndsThrottlesEarly(MemoryDriver):
 
 
 class KeepsKeysOfTheRemoved(MemoryDriver):
-    def _remove(self, queue, stored):
+    def _remove(self, queue, stored, tells):
         queue.remove(stored)
 
 

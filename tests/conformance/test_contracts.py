@@ -7,11 +7,11 @@ import re
 
 import pytest
 from taskmux.conformance import DriverSuite
-from taskmux.driver import lines, presence, required, transactions
+from taskmux.driver import events, lines, presence, required, transactions
 
 CONTRACTS = sorted(
     number
-    for module in (required, lines, presence, transactions)
+    for module in (required, lines, presence, transactions, events)
     for number in re.findall(r"^ +([A-Z]\d+) \S", inspect.getsource(module), re.MULTILINE)
 )
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from taskmux.conformance import Bench, DriverSuite
-from taskmux.conformance.cases import holds, waiting
+from taskmux.conformance import Bench, DriverSuite, lost
+from taskmux.conformance.cases import events, holds, waiting
 from taskmux.driver import QueueSettings, State, StoreError
 from taskmux.memory import MemoryDriver, MemoryStore
 from tests.conformance import (
     broken,
+    broken_events,
     broken_keys,
     broken_operations,
     broken_reading,
@@ -248,6 +249,25 @@ BITES: Sequence[Bite] = (
         {"state": State.DEAD, "newest": False},
     ),
     Bite(broken_reading.KnowsNoTime, "test_f5_a_page_tells_the_time_of_the_store"),
+    Bite(broken_events.TellsOfNoClaim, "test_e1_a_job_is_told_of_in_the_order_of_its_life"),
+    Bite(broken_events.TellsOfStarts, "test_e1_a_job_is_told_of_in_the_order_of_its_life"),
+    Bite(broken_events.TellsBackwards, "test_e1_a_batch_tells_each_of_its_jobs"),
+    Bite(broken_events.PassesNothingOn, "test_e1_what_a_transition_tells_is_passed_on"),
+    Bite(broken_events.TellsLargeProgress, "test_e1_progress_is_told_with_what_it_is"),
+    Bite(broken_events.TellsOfNoPrune, "test_e1_a_removal_is_told_of", {"way": "prune"}),
+    Bite(broken_events.TellsOfNoTakeover, "test_e1_a_lease_taken_over_is_told_of"),
+    Bite(broken_events.TellsOfAllSettings, "test_e1_a_pause_is_told_of"),
+    Bite(broken_events.TellsOfAllQueues, "test_e1_a_queue_tells_of_its_own_jobs_only"),
+    Bite(broken_events.BeginsAtTheBeginning, "test_e2_none_is_from_now_on"),
+    Bite(broken_events.HidesGaps, "test_e2_what_is_no_cursor_is_a_gap", {"cursor": "-1"}),
+    Bite(broken_events.HidesGaps, "test_e3_the_newest_are_kept_and_lost_ones_are_told_of"),
+    Bite(broken_events.KeepsThemAnyway, "test_e3_none_are_kept_if_none_are_wanted"),
+    Bite(broken_events.TellsOfDuplicates, "test_e4_what_is_refused_makes_no_event"),
+    Bite(
+        broken_events.TellsOfRepeats,
+        "test_e4_an_operation_sent_again_makes_no_event",
+        {"faults": [lost]},
+    ),
     Bite(
         broken_keys.EndsThrottlesWithTheJob,
         "test_p3_a_ttl_outlives_its_job",
@@ -359,6 +379,8 @@ async def test_a_broken_driver_fails_the_case_named_for_it(bite: Bite) -> None:
             "test_w1_a_delayed_job_that_is_due_first_ends_the_wait",
         ),
         (broken_records.TellsNoSettings, "test_w1_new_settings_end_any_wait"),
+        (broken_events.WakesNobody, "test_e2_an_event_ends_the_wait"),
+        (broken_events.SkipsOne, "test_e2_pages_tell_each_event_once"),
     ],
 )
 async def test_a_deaf_driver_fails(
@@ -366,7 +388,7 @@ async def test_a_deaf_driver_fails(
 ) -> None:
     params = {"by": "postpone"} if "due_first" in case else {}
     await run(MemoryDriver, case, **params)
-    for cases in (holds, waiting):
+    for cases in (events, holds, waiting):
         monkeypatch.setattr(cases, "AGES", 0.01)
     with pytest.raises(AssertionError):
         await run(kind, case, **params)

@@ -181,5 +181,5 @@ class TestScripts:
         )
 
     def test_a_header_may_go_on_for_lines(self):
-        assert scripts.script("apply").keys[-1] == "ops"
+        assert scripts.script("apply").keys[-1] == "numbers"
         assert "counted" in scripts.script("apply").keys

@@ -1,15 +1,16 @@
 -- Apply guarded transitions in order.
 --
 -- KEYS: base, work, live, ready, grouped, ring, parked, delayed, blocked, leases, completed, dead,
---   cancelled, moved, counted, ages, dedup, sequence, gate, full, marker, ops
--- ARGV: origin, number, shapes, settings, count, plan, items...
+--   cancelled, moved, counted, ages, dedup, sequence, gate, full, marker, ops, settings, events, numbers
+-- ARGV: origin, number, shapes, changes, count, plan, items...
 --   plan: for each transition its shape (3 digits), the fields that it sets (3), its fence (13),
 --   the lengths of its id (4) and of what it sets of its own (10), the id, and fields of its own;
 --   items: the shapes, what transitions of this batch share: states, cause, to, run_at, delay,
 --   place, age, keep, flags, unset (letters of the fields to drop); of the flags, `r` removes, `f`
 --   asks an active job to cancel, for the reason among the fields, `z0` `z1` `g0` `g1` set whether it is asked to and has started,
 --   `h` and `l` let the queue or the job's line rest for the milliseconds that follow;
---   then the fields to set, as live strings have them. Without states, the fence is the guard.
+--   then the fields to set, as live strings have them; then what events tell beside the state: a
+--   transition's place, from 1, and text. Without states, the fence is the guard.
 -- Returns: two letters a transition: A applied, S stale, G gone, C conflict, Q requested,
 --   P repeated; then the state, or `-` for none.
 --! include clock
@@ -23,6 +24,7 @@
 --! include due
 --! include wake
 --! include lines
+--! include tell
 
 local known = recall()
 if known then
@@ -55,6 +57,7 @@ end
 -- indexes as its first transition left them.
 local leaving, entering, gone, written, touched = {}, {}, {}, {}, {}
 local finished, freed, woken, stopped, soonest = {}, {}, 0, 0, math.huge
+local item, stays = 0, {}
 
 local function flush()
   for key, members in pairs(leaving) do
@@ -221,6 +224,7 @@ end
 local function move(way, job, id, target, setting)
   local state, priority, unset = job.state, job.fields.p, way.unset
   local is_asked = state == 'a' and sub(job.flags, 1, 1) == '1'
+  stays[item] = state == target or nil
   if is_asked and (target == 'c' or (target == 'k' and way.to ~= 'k')) then
     setting, unset = without_reason(way, target, setting)
   end
@@ -350,7 +354,7 @@ for i = 1, count do
     flush()
   end
   touched[id] = true
-  turn = turn + 1
+  turn, item = turn + 1, i
   local kind = sub(plan, at, at + 5)
   local setting = sets[sub(kind, 4)]
   codes[i] = settle(ways[sub(kind, 1, 3)], id, sub(plan, at + 6, at + 18),
@@ -373,4 +377,11 @@ end
 wake(woken + (was_full and stopped or 0) + (due_before(soonest) and 1 or 0))
 local reply = table.concat(codes)
 remember(now, reply)
+for i in pairs(stays) do
+  codes[i] = '--'
+end
+local letters = next(stays) and table.concat(codes) or reply
+if string.find(letters, 'A', 1, true) then
+  tell(redis.call('HGET', settings, 'events'), now, 'c', letters, ids, unpack(ARGV, items + 1))
+end
 return reply

@@ -1,7 +1,7 @@
 -- Lease waiting jobs to a worker, as the turns of lines and the order within each say.
 --
 -- KEYS: base, work, live, ready, grouped, ring, parked, delayed, leases, sequence, settings, gate,
---   full, marker, corrupt, ops
+--   full, marker, corrupt, ops, events, numbers
 -- ARGV: origin, number, worker, limit, lease, prefetch, promote, passed
 --   passed: how many lines that may not give one claim passes over at most
 -- Returns: {now, instant of the next chance or false, blocked by, repeated, limited, then for each
@@ -18,12 +18,13 @@
 --! include rows
 --! include wake
 --! include lines
+--! include tell
 
 local now = clock()
 local known = recall()
-local set = redis.call('HMGET', settings, 'paused', 'limited', 'limits', 'groups', 'named')
+local set = redis.call('HMGET', settings, 'paused', 'limited', 'limits', 'groups', 'named', 'events')
 local reply = {now, false, false, 0, set[2] == '1' and 1 or 0}
-local leased, until_then, states = {}, {}, {}
+local leased, until_then, states, given = {}, {}, {}, {}
 
 local function answer(blocked, opens)
   local due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
@@ -61,7 +62,7 @@ local function promote_due()
 --! include joining
   redis.call('ZREM', delayed, unpack(due))
   local turn = redis.call('INCRBY', sequence, #due) - #due
-  local ids, promoted = {}, {}
+  local ids, promoted, come = {}, {}, {}
   for i = 1, #due do
     ids[i] = string.sub(due[i], STAMP + 1)
   end
@@ -71,6 +72,7 @@ local function promote_due()
     local fields = state and string.sub(state, 1, 1) == 'd' and parse(fields_text(state))
     if fields then
       promoted[#promoted + 1] = ids[i]
+      come[#come + 1] = ids[i]
       promoted[#promoted + 1] = 'w' .. string.sub(state, 2)
       local score = (fields.l and front or back)(tonumber(fields.p or PRIORITY), turn + i)
       will_join(fields.g or '', score, ids[i], turn + i)
@@ -80,6 +82,7 @@ local function promote_due()
   end
   in_chunks('HSET', live, promoted)
   join_all()
+  tell(set[6], now, 's', 'w', come)
 end
 
 -- A claim that gives nothing remembers that; a full store allows it after a write that may free.
@@ -123,6 +126,7 @@ local function lease_out(id, job, state, score, group)
     .. sub(NOWHERE .. score, -16) .. me .. fields
   until_then[at + 1], until_then[at + 2] = lease_end, id
   leased[at + 1], leased[at + 2] = id, next_fence
+  given[#given + 1] = id
   at = 5 + 2 * at
   reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, job, state, notes
   return true
@@ -131,6 +135,7 @@ end
 local function save()
   in_chunks('HSET', live, states)
   in_chunks('ZADD', leases, until_then)
+  tell(set[6], now, 's', 'a', given)
 end
 
 local gates

@@ -1,6 +1,7 @@
 -- Say who owns a deduplication key, or free it.
 --
--- KEYS: base, work, live, ready, grouped, ring, parked, delayed, blocked, dedup, sequence, marker
+-- KEYS: base, work, live, ready, grouped, ring, parked, delayed, blocked, dedup, sequence, marker,
+--   settings, events, numbers
 -- ARGV: key, owner
 --   owner: free the key if this job owns it; '' only asks
 -- Returns: the owner's id, or false: before it was freed.
@@ -11,6 +12,7 @@
 --! include live
 --! include wake
 --! include lines
+--! include tell
 
 local now = clock()
 

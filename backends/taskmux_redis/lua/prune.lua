@@ -1,7 +1,7 @@
 -- Remove finished jobs whose retention has passed, and the memory of origins that are gone.
 --
 -- KEYS: base, work, live, ready, grouped, ring, parked, delayed, blocked, completed, dead, cancelled,
---   moved, counted, looked, ages, dedup, sequence, marker, ops
+--   moved, counted, looked, ages, dedup, sequence, marker, ops, settings, events, numbers
 -- ARGV: limit, spare, memory
 -- Returns: how many jobs went.
 --
@@ -16,10 +16,11 @@
 --! include fences
 --! include wake
 --! include lines
+--! include tell
 
 local FINAL = {c = completed, f = dead, k = cancelled, m = moved}
 local now = clock()
-local left = tonumber(limit)
+local left, gone = tonumber(limit), {}
 
 -- Returns the index, the fields and the fence of a finished job.
 local function finished(id)
@@ -37,7 +38,7 @@ local function remove(id, index, fence)
   redis.call('HDEL', live, id)
   redis.call('DEL', base .. 'n:' .. id)
   keep_fence(fence, now)
-  left = left - 1
+  left, gone[#gone + 1] = left - 1, id
 end
 
 local function remove_aged(age)
@@ -94,6 +95,21 @@ if #seen == 4 * limit and from + stayed > 0 then
   redis.call('SET', looked, from + stayed)
 else
   redis.call('DEL', looked)
+end
+
+-- Drop the stream if nothing has happened since an instant.
+local function forget_events(since)
+  local newest = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+  local at = type(newest) == 'table' and tonumber(string.sub(newest[2][2], 1, 13))
+  if at and at < since then
+    redis.call('DEL', events)
+  end
+end
+
+if #gone > 0 then
+  tell(redis.call('HGET', settings, 'events'), now, 'x', '', gone)
+elseif redis.call('EXISTS', work) == 0 then
+  forget_events(now - memory)
 end
 
 -- Jobs stored before there were lines have had no turn.

@@ -1,7 +1,7 @@
 -- Create jobs, or name the owner of an id or deduplication key.
 --
 -- KEYS: base, work, live, ready, grouped, ring, parked, delayed, blocked, dedup, sequence, settings,
---   marker, ops
+--   marker, ops, events, numbers
 -- ARGV: origin, number, count, items...
 --   item: id, work, state. Work begins with the job's group, if any, as `lib/lines.lua` reads it.
 --   The state of a plain waiting job is ''; else its letter, `1` if notes follow (their count,
@@ -25,6 +25,7 @@
 --! include wake
 --! include lines
 --! include joining
+--! include tell
 
 local memories = redis.call('HMGET', ops, origin, OF_REMOVED)
 local known = reply_in(memories[1])
@@ -32,7 +33,7 @@ if known then
   return cjson.decode(known)
 end
 count = tonumber(count)
-local set = redis.call('HMGET', settings, 'moved', 'size')
+local set = redis.call('HMGET', settings, 'moved', 'size', 'events')
 if set[1] then
   return {string.rep('M', count), set[1]}
 end
@@ -93,6 +94,9 @@ end
 -- What jobs with a deduplication key need.
 local keyed
 
+-- Jobs of this batch by id, and the letters of the states that they began in.
+local created, letters, is_any = {}, {}, false
+
 -- Write what was collected.
 local function flush()
   in_chunks('HSET', work, new_work)
@@ -134,6 +138,7 @@ local function create_live(i, id, line, stamp)
       end
       keyed.follow(key, id, i, fields)
       key, state = nil, 'b'
+      states[i] = 'b' .. string.sub(states[i], 2)
     end
   end
   if state == 'w' and is_full(line) then
@@ -163,7 +168,6 @@ local function create(i, id, line, stamp)
   return 'C'
 end
 
-local created = {}
 for i = 1, count do
   local id = ids[i]
   turn = turn + 1
@@ -173,18 +177,23 @@ for i = 1, count do
     local stamp = stamp_of(now, turn)
     codes[i] = create(i, id, group_in(works[i], 0), stamp)
     if codes[i] == 'C' then
-      created[id] = true
+      created[id] = i
       append(new_work, id, stamp .. works[i])
+      letters[i], is_any = states[i] == '' and 'w' or string.sub(states[i], 1, 1), true
       if notes[i] then
         in_chunks('HSET', base .. 'n:' .. id, notes[i])
       end
     end
   end
+  letters[i] = letters[i] or '-'
 end
 flush()
 wake(waiting + (due_before(soonest) and 1 or 0))
 reply[1] = table.concat(codes)
 remember(now, cjson.encode(reply))
+if is_any then
+  tell(set[3], now, 'p', table.concat(letters), ids)
+end
 if is_first then
   reply[1] = '+' .. reply[1]
 end

@@ -1,8 +1,8 @@
 -- Store a queue's settings if the revision is the stored one.
 --
--- KEYS: base, settings, ring, parked, sequence, full, marker
+-- KEYS: base, settings, ring, parked, sequence, full, marker, events, numbers
 -- ARGV: rev, token, items...
---   items: fields and values, as the other scripts read them: paused, moved, limited, size, named
+--   items: fields and values, as the other scripts read them: paused first, moved, limited, size, named
 --   (how many lines have a field of their own), what holds for the queue (limits), for every group
 --   (groups) and for single lines (l:<line>), and the settings as they are read back (data)
 -- Returns: 1 if they were stored (also by this very call before its reply was lost), else 0.
@@ -11,12 +11,13 @@
 --! include clock
 --! include chunks
 --! include live
+--! include tell
 
 local now = clock()
 --! include gates
 --! include wake
 
-local stored = redis.call('HMGET', settings, 'rev', 'token')
+local stored = redis.call('HMGET', settings, 'rev', 'token', 'paused')
 if stored[2] == token then
   return 1
 end
@@ -30,6 +31,13 @@ for i = items + 1, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
 in_chunks('HSET', settings, fields)
+local kept, is_paused = redis.call('HGET', settings, 'events'), ARGV[items + 2]
+if kept == '0' then
+  redis.call('DEL', events)
+  redis.pcall('INCR', numbers) -- who comes later finds a gap
+elseif is_paused ~= (stored[3] or '0') then
+  tell(kept, now, is_paused == '1' and 'h' or 'g', '', {''})
+end
 -- What kept a line may be no more: all come back, behind the others.
 local lines, turns = redis.call('ZRANGE', parked, 0, -1), {}
 table.sort(lines)

@@ -1,6 +1,6 @@
 -- Lease jobs whose lease lapsed to the caller, oldest lapse first.
 --
--- KEYS: base, work, live, leases, corrupt, full, marker, ops
+-- KEYS: base, work, live, leases, corrupt, full, marker, ops, settings, events, numbers
 -- ARGV: origin, number, worker, limit, lease
 -- Returns: {former holder, row...}, in turn; rows as `lib/rows.lua` makes them
 --
@@ -11,6 +11,7 @@
 --! include live
 --! include rows
 --! include wake
+--! include tell
 
 local now = clock()
 local reply = {}
@@ -35,7 +36,7 @@ end
 local me = string.format('%03d', #worker) .. worker
 local lapsed = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, limit)
 in_chunks('ZREM', leases, lapsed)
-local states, taken = look_up(live, lapsed), {}
+local states, taken, given = look_up(live, lapsed), {}, {}
 for i = 1, #lapsed do
   local id, state = lapsed[i], states[i] or ''
   local job, fields = redis.call('HGET', work, id), fields_text(state)
@@ -51,6 +52,7 @@ for i = 1, #lapsed do
     reply[#reply + 1] = holder
     reply[#reply + 1] = row(id, job, state)
     taken[#taken + 1] = id
+    given[#given + 1] = id
     taken[#taken + 1] = fence
     taken[#taken + 1] = holder
   end
@@ -60,6 +62,7 @@ if 3 * #lapsed > #taken and redis.call('DEL', full) == 1 then
   wake(1)
 end
 if #lapsed > 0 then
+  tell(redis.call('HGET', settings, 'events'), now, 'r', '', given)
   remember(now, cjson.encode(taken))
 end
 return reply

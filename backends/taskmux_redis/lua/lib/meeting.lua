@@ -49,6 +49,7 @@ local function replace(id, i, fields)
   local fence = tonumber(was and string.sub(was, 5, 17) or string.sub(job, 1, 13))
   local is_later = string.find(modes, 'e') and string.sub(states[i], 1, 1) == 'd'
   local due = is_later and (fields.r or digits(now + fields.d))
+  local stood = state
   state, last = restand(id, state, last, line, stamp, fields, due)
   fields.d, fields.c, fields.r = nil, before.c, due or before.r
   fields.g = line ~= '' and line or nil
@@ -57,6 +58,11 @@ local function replace(id, i, fields)
   redis.call('HSET', live, id,
     head(state, '00' .. (notes[i] and '1' or '0'), fence, last) .. NOBODY .. serialise(fields))
   renote(i, id)
+  if state ~= stood and created[id] then
+    letters[created[id]] = state
+  elseif state ~= stood then
+    tell(set[3], now, 's', state, {id})
+  end
 end
 
 -- Returns the letter of the answer and the job that it names; 'S' if the new job is to follow.

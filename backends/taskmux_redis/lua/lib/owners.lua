@@ -3,8 +3,9 @@
 --
 -- `dedup` has the owner of each key; `throttled` has the keys that are owned until an instant, and
 -- `successors` the job that waits for a key's owner to end.
--- Needs: base, work, dedup, sequence, delayed, blocked, now; flush(), state_of(id) and
--- put_state(id, live string) of the script; live.lua, stamp.lua, order.lua, lines.lua, wake.lua.
+-- Needs: base, work, dedup, sequence, delayed, blocked, settings, events, numbers, now; flush(),
+-- state_of(id) and put_state(id, live string) of the script; live.lua, stamp.lua, order.lua,
+-- lines.lua, wake.lua, tell.lua.
 local throttled, successors = base .. 'throttled', base .. 'successors'
 
 -- What a job says of its key: the key, how long it owns it, and letters of its modes.
@@ -47,6 +48,7 @@ local function hand_over(key, id, state, fields)
     local turn = redis.call('INCR', sequence)
     join(fields.g or '', back(tonumber(fields.p or PRIORITY), turn), id, turn)
   end
+  tell(redis.call('HGET', settings, 'events'), now, 's', is_early and 'd' or 'w', {id})
   wake(1)
 end
 

@@ -1,7 +1,7 @@
 -- What a batch of transitions says, read from the arguments of `apply.lua`: `ways` has the shapes,
 -- `sets` the fields to set, and for each transition `ids` has its job, `starts` where it begins in
 -- the plan, `owns` the fields of its own, if any.
--- Needs: FINAL, sub, format, shapes, settings, count, plan; arguments.lua.
+-- Needs: FINAL, sub, format, shapes, changes, count, plan; arguments.lua.
 local NOTHING = '0000000000'
 local ways, sets, ids, starts, owns = {}, {}, {}, {}, {}
 for i = 1, tonumber(shapes) do
@@ -16,7 +16,7 @@ for i = 1, tonumber(shapes) do
   way.code = 'A' .. way.to
   ways[format('%03d', i)] = way
 end
-for i = 1, tonumber(settings) do
+for i = 1, tonumber(changes) do
   sets[format('%03d', i)] = take()
 end
 local at = 1
