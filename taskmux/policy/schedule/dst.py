@@ -1,0 +1,142 @@
+"""Zones: when their offsets change, and what the wall clock shows when.
+
+*Wall seconds* are what a clock on the wall shows, counted as if it showed UTC. All numbers here are
+whole seconds; instants are counted from the epoch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from taskmux.model.errors import DeclarationError
+from taskmux.model.units import brief
+
+__all__ = ["LAST_YEAR", "Change", "changes", "check_zone", "latest_change", "offset", "to_instant"]
+
+LAST_YEAR = 2999
+"""Nothing is due after it."""
+
+DAY = 86_400
+
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_+\-/]{0,63}", re.ASCII)
+_LOCAL = {"localtime", "posixrules", "Factory"}
+"""Keys that mean another zone on another machine, or none."""
+
+
+def check_zone(zone: object, what: str = "tz") -> str:
+    """Return the key of an IANA time zone.
+
+    Args:
+        zone: its key, such as `"Europe/Berlin"`, or a ZoneInfo.
+        what: how the error calls it.
+
+    Raises:
+        DeclarationError: this machine knows no such zone.
+    """
+    key = zone.key if isinstance(zone, ZoneInfo) else zone
+    if isinstance(key, str) and _KEY.fullmatch(key) and key not in _LOCAL and _known(key):
+        return key
+    raise DeclarationError(
+        f"{what} {brief(zone)} is no time zone that this machine knows. Use the name of a zone "
+        f"such as 'UTC', 'Europe/Berlin' or 'America/New_York', written as IANA writes it."
+    )
+
+
+def _known(key: str) -> bool:
+    try:
+        ZoneInfo(key)
+    except (ValueError, KeyError, OSError):  # of a bad key, of none such, of a folder
+        return False
+    return True
+
+
+def offset(key: str, instant: int) -> int:
+    """Return how far a zone's wall clock is ahead of UTC at an instant."""
+    ahead = datetime.fromtimestamp(instant, ZoneInfo(key)).utcoffset()
+    assert ahead is not None
+    return ahead.days * DAY + ahead.seconds
+
+
+class Change(NamedTuple):
+    """From `at` on a zone's offset is `after`; until then it was `before`.
+
+    At the end of each year stands one that changes nothing.
+    """
+
+    at: int
+    before: int
+    after: int
+
+    @property
+    def old_wall(self) -> int:
+        """What the wall clock would show next, had it not been set."""
+        return self.at + self.before
+
+    @property
+    def new_wall(self) -> int:
+        """What it shows instead."""
+        return self.at + self.after
+
+
+def changes(key: str, instant: int) -> Iterator[Change]:
+    """Yield the changes after an instant, up to the end of the last year."""
+    year = datetime.fromtimestamp(instant, UTC).year
+    while year <= LAST_YEAR:
+        yield from (one for one in _year(key, year) if one.at > instant)
+        year += 1
+
+
+def latest_change(key: str, instant: int) -> Change:
+    """Return the last change at or before an instant, or the end of a year before it."""
+    year = datetime.fromtimestamp(instant, UTC).year
+    found = [one for one in (*_year(key, year - 1), *_year(key, year)) if one.at <= instant]
+    return found[-1]
+
+
+@lru_cache(maxsize=8192)
+def _year(key: str, year: int) -> tuple[Change, ...]:
+    """Return the changes of a year, after its first instant up to its end.
+
+    Each day is looked at, since zoneinfo does not list them; two changes in one day that undo each
+    other would not be seen, and there are none.
+    """
+    start = int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
+    end = int(datetime(year + 1, 1, 1, tzinfo=UTC).timestamp())
+    found, before = [], offset(key, start)
+    for day in range(start, end, DAY):
+        after = offset(key, day + DAY)
+        if after != before:
+            found.append(Change(_moment(key, day, day + DAY), before, after))
+            before = after
+    if not found or found[-1].at != end:
+        found.append(Change(end, before, before))
+    return tuple(found)
+
+
+def _moment(key: str, low: int, high: int) -> int:
+    """Return the first instant of the offset that holds at `high` but not yet at `low`."""
+    new = offset(key, high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if offset(key, middle) == new:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def to_instant(key: str, wall: int) -> int:
+    """Return when a wall clock shows this first; for what it never shows, the end of the gap."""
+    early = wall - offset(key, wall - DAY)
+    late = wall - offset(key, wall + DAY)
+    for instant in sorted((early, late)):
+        if instant + offset(key, instant) == wall:
+            return instant
+    if early == late:
+        return early
+    return _moment(key, min(early, late) - 1, max(early, late))
