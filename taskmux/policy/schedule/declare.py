@@ -23,9 +23,9 @@ from taskmux.model.triggers import (
     Trigger,
 )
 from taskmux.model.units import Duration, brief, check_name, instant_ms, milliseconds
-from taskmux.policy.schedule.dst import check_zone
+from taskmux.policy.schedule.dst import END, check_zone
 from taskmux.policy.schedule.fields import read_expression
-from taskmux.policy.schedule.slots import END, next_slot
+from taskmux.policy.schedule.slots import next_slot
 from taskmux.policy.schedule.stamp import stamp
 
 __all__ = ["any_of", "at", "bounded", "cron", "every", "exclusions", "misfire", "schedule"]

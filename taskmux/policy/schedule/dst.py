@@ -16,10 +16,20 @@ from zoneinfo import ZoneInfo
 from taskmux.model.errors import DeclarationError
 from taskmux.model.units import brief
 
-__all__ = ["LAST_YEAR", "Change", "changes", "check_zone", "latest_change", "offset", "to_instant"]
+__all__ = [
+    "END",
+    "LAST_YEAR",
+    "Change",
+    "changes",
+    "check_zone",
+    "latest_change",
+    "offset",
+    "to_instant",
+]
 
 LAST_YEAR = 2999
-"""Nothing is due after it."""
+END = 32_503_680_000_000
+"""The year 3000 in epoch milliseconds: nothing is due from then on."""
 
 DAY = 86_400
 

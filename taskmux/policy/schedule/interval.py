@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 
 from taskmux.model.triggers import IntervalTrigger
+from taskmux.policy.schedule.dst import END
 
 __all__ = ["walk"]
 
@@ -13,4 +13,4 @@ __all__ = ["walk"]
 def walk(trigger: IntervalTrigger, after: int) -> Iterator[int]:
     """Yield the slots after an instant, in order, in epoch milliseconds."""
     passed = (after - trigger.anchor) // trigger.every_ms
-    return count(trigger.anchor + (passed + 1) * trigger.every_ms, trigger.every_ms)
+    return iter(range(trigger.anchor + (passed + 1) * trigger.every_ms, END, trigger.every_ms))

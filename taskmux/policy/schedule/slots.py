@@ -20,10 +20,7 @@ from taskmux.model.triggers import (
 from taskmux.policy.schedule import cron, interval
 from taskmux.policy.schedule.exclude import excluded_until
 
-__all__ = ["END", "next_slot", "slots", "walk"]
-
-END = 32_503_680_000_000
-"""The year 3000: nothing is due from then on."""
+__all__ = ["next_slot", "slots", "walk"]
 
 PATIENCE = 1000
 """Exclusions passed without a slot between them; after so many there is none. These are 19 years of
@@ -50,10 +47,7 @@ def slots(trigger: Trigger, since: int, until: int, limit: int | None = None) ->
 
 def walk(trigger: Trigger, after: int) -> Iterator[int]:
     """Yield the slots after an instant, in order; from the epoch on, up to the year 3000."""
-    return takewhile(lambda slot: slot < END, _walk(trigger, max(after, -1)))
-
-
-def _walk(trigger: Trigger, after: int) -> Iterator[int]:
+    after = max(after, -1)
     match trigger:
         case CronTrigger():
             return cron.walk(trigger, after)
@@ -69,7 +63,7 @@ def _walk(trigger: Trigger, after: int) -> Iterator[int]:
 
 def _any(triggers: tuple[Trigger, ...], after: int) -> Iterator[int]:
     last = after
-    for slot in heapq.merge(*(_walk(one, after) for one in triggers)):
+    for slot in heapq.merge(*(walk(one, after) for one in triggers)):
         if slot > last:  # not one that two of them have
             yield slot
             last = slot
@@ -79,7 +73,7 @@ def _bounded(trigger: BoundedTrigger, after: int) -> Iterator[int]:
     """Yield slots between start and end; what an exclusion covers is passed in one step."""
     patience = PATIENCE
     after = max(after, trigger.start - 1)
-    found = _walk(trigger.trigger, after)
+    found = walk(trigger.trigger, after)
     while patience:
         slot = next(found, None)
         if slot is None or (trigger.end is not None and slot > trigger.end):
@@ -90,4 +84,4 @@ def _bounded(trigger: BoundedTrigger, after: int) -> Iterator[int]:
             patience = PATIENCE
         else:
             patience -= 1
-            found = _walk(trigger.trigger, until - 1)
+            found = walk(trigger.trigger, until - 1)

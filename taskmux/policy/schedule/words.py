@@ -31,7 +31,7 @@ from taskmux.model.triggers import (
     IntervalTrigger,
     Trigger,
 )
-from taskmux.model.units import brief, show_ms
+from taskmux.model.units import brief, milliseconds, show_ms
 from taskmux.policy.schedule import declare, dst
 
 __all__ = ["Understood", "describe", "understand"]
@@ -68,9 +68,9 @@ _MONTHS = (
 )
 _ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
-_NUMBER = rf"(?:\d{{1,6}}|an?|{'|'.join(_COUNTS)})"
 _UNIT = "(?:seconds?|secs?|minutes?|mins?|hours?|hrs?|days?|weeks?|[smhdw])"
-_AMOUNT = rf"(?P<amount>{_NUMBER} ?{_UNIT}(?: (?:and )?{_NUMBER} ?{_UNIT})*)"
+_PART = rf"(?:\d{{1,6}} ?|(?:an?|{'|'.join(_COUNTS)}) ){_UNIT}"
+_AMOUNT = rf"(?P<amount>{_PART}(?: ?(?:and )?{_PART})*)"
 _TIME = r"(?:noon|midnight|\d{1,2}:\d\d(?::\d\d)?(?: ?[ap]m)?|\d{1,2} ?[ap]m)"
 _TIMES = rf"(?: at (?P<times>{_TIME}(?: (?:and )?{_TIME})*))?"
 _DAY = "(?:" + "|".join(f"{day[:3]}(?:{day[3:]}s?)?" for day in _DAYS) + ")"
@@ -165,9 +165,13 @@ def _moment(instant: int) -> str:
     return f"{datetime.fromtimestamp(instant / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _amount(match: re.Match[str]) -> int:
-    found = re.findall(rf"({_NUMBER}) ?({_UNIT})(?![a-z])", match["amount"])
-    return sum(_count(number) * _LENGTHS[_singular(unit)] for number, unit in found)
+def _amount(match: re.Match[str]) -> str:
+    """Return an amount of time as a duration."""
+    total = 0
+    for part in re.findall(_PART, match["amount"]):
+        unit = re.split(r"[\d ]+", part)[-1]
+        total += _count(part.removesuffix(unit).strip()) * _LENGTHS[_singular(unit)]
+    return f"{total}ms"
 
 
 def _count(number: str) -> int:
@@ -218,7 +222,7 @@ def _crons(ask: _Ask, times: Iterable[tuple[int, int, int]], days: str) -> Trigg
 
 
 def _interval(match: re.Match[str], ask: _Ask) -> Trigger:  # noqa: ARG001 - all forms take both
-    return declare.every(timedelta(milliseconds=_amount(match)))
+    return declare.every(_amount(match))
 
 
 def _calendar(match: re.Match[str], ask: _Ask) -> Trigger:
@@ -269,7 +273,7 @@ def _in_year(match: re.Match[str], ask: _Ask) -> Trigger:
 
 
 def _later(match: re.Match[str], ask: _Ask) -> Trigger:
-    return InstantTrigger(ask.now + _amount(match))
+    return InstantTrigger(ask.now + milliseconds(_amount(match), "in"))
 
 
 def _on_date(match: re.Match[str], ask: _Ask) -> Trigger:
