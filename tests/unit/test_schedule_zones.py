@@ -17,7 +17,8 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import pytest
-from taskmux.policy import schedule
+from taskmux.policy.schedule import declare
+from taskmux.policy.schedule.slots import slots
 from tests.scale import scaled
 
 ZONES = """
@@ -174,8 +175,8 @@ def differences(zone: str, expression: str, first: int, years: int, policy: tupl
     """Return how many slots only one of the two has."""
     gap, repeated = policy
     start, runs = row(zone, first, years)
-    trigger = schedule.cron(expression, tz=zone, gap=gap, repeated=repeated)
-    found = schedule.slots(trigger, start * 60_000 - 1, runs[-1][1] * 60_000 - 1)
+    trigger = declare.cron(expression, tz=zone, gap=gap, repeated=repeated)
+    found = slots(trigger, start * 60_000 - 1, runs[-1][1] * 60_000 - 1)
     wanted = [minute * 60_000 for minute in oracle(expression, zone, first, years, policy)]
     return 0 if found == wanted else len(set(found) ^ set(wanted)) or 1
 

@@ -1,40 +1,7 @@
-"""When schedules are due: triggers of every kind, zones, what to do about slots. Pure functions.
+"""When schedules are due. Pure functions on the data of `taskmux.model.triggers`.
 
-`declare` and `words` turn what users write into data; `slots` computes with it; `plan` decides.
+`declare` and `words` turn what users write into data, and refuse what cannot be. `slots` computes
+when a trigger is due; below it are `cron` (with its dialect in `fields`, and zones in `dst`),
+`interval` and `exclude`. `plan` decides what to do about a schedule, and `stamp` notices when
+another version of the engine computes other slots.
 """
-
-from taskmux.policy.schedule.declare import (
-    any_of,
-    at,
-    bounded,
-    cron,
-    every,
-    exclusions,
-    misfire,
-    schedule,
-)
-from taskmux.policy.schedule.plan import advance, plan, preview, slot_id
-from taskmux.policy.schedule.slots import next_slot, slots
-from taskmux.policy.schedule.stamp import restamp
-from taskmux.policy.schedule.words import Understood, describe, understand
-
-__all__ = [
-    "Understood",
-    "advance",
-    "any_of",
-    "at",
-    "bounded",
-    "cron",
-    "describe",
-    "every",
-    "exclusions",
-    "misfire",
-    "next_slot",
-    "plan",
-    "preview",
-    "restamp",
-    "schedule",
-    "slot_id",
-    "slots",
-    "understand",
-]

@@ -151,10 +151,10 @@ def _ask_engine(expression: str, start: datetime, end: datetime) -> Iterator[int
     from croniter import CroniterBadDateError, croniter  # noqa: PLC0415
 
     last = start - timedelta(seconds=1)
+    iterator = croniter(expression, last)  # a fresh one for each month: it keeps state
     while True:
-        # A fresh iterator each time: it keeps state between calls.
         try:
-            found = croniter(expression, last).get_next(datetime)
+            found = iterator.get_next(datetime)
         except CroniterBadDateError:  # not within decades
             return
         if found <= last:

@@ -123,11 +123,11 @@ def exclusions(
         DeclarationError: one of them is not what it should be, or ends before it starts.
     """
     ranges = sorted({_dates(one) for one in dates})
-    if len(ranges) > MOST_DATES:
-        raise DeclarationError(
-            f"{len(ranges)} excluded dates are more than {MOST_DATES}. Join them to ranges."
-        )
     pairs = sorted({_span(one) for one in spans})
+    if max(len(ranges), len(pairs)) > MOST_DATES:
+        raise DeclarationError(
+            f"There are more than {MOST_DATES} excluded dates or spans. Join them to longer ones."
+        )
     days = tuple(sorted({_weekday(one) for one in weekdays}))
     return Exclusions(check_zone(tz), days, tuple(ranges), tuple(pairs))
 

@@ -8,11 +8,16 @@ from functools import lru_cache
 from taskmux.model.triggers import Exclusions
 from taskmux.policy.schedule import dst
 
-__all__ = ["excluded_until"]
+__all__ = ["excluded_until", "exclusions"]
 
 _EPOCH = date(1970, 1, 1).toordinal()
 _MONDAY = 3
 """The weekday of the epoch's first day, a Thursday."""
+
+
+def exclusions(exclude: Exclusions | None) -> int:
+    """Return how many exclusions end for good; each is passed once at most."""
+    return 0 if exclude is None else len(exclude.dates) + len(exclude.spans)
 
 
 def excluded_until(exclude: Exclusions, slot: int) -> int | None:

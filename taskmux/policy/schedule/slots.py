@@ -9,6 +9,8 @@ import heapq
 from collections.abc import Iterator
 from itertools import islice, takewhile
 
+from msgspec.structs import replace
+
 from taskmux.model.triggers import (
     AnyTrigger,
     BoundedTrigger,
@@ -18,13 +20,13 @@ from taskmux.model.triggers import (
     Trigger,
 )
 from taskmux.policy.schedule import cron, interval
-from taskmux.policy.schedule.exclude import excluded_until
+from taskmux.policy.schedule.exclude import excluded_until, exclusions
 
 __all__ = ["next_slot", "slots", "walk"]
 
-PATIENCE = 1000
-"""Exclusions passed without a slot between them; after so many there is none. These are 19 years of
-Mondays, where a trigger is due on Mondays alone and Mondays are excluded."""
+PATIENCE = 150
+"""Excluded weekdays in a row after which there will be no slot: where a trigger is due on Mondays
+alone, say, and Mondays are excluded. An interval of a week and an hour leaves a Monday in 24."""
 
 
 def next_slot(trigger: Trigger, after: int) -> int | None:
@@ -57,6 +59,8 @@ def walk(trigger: Trigger, after: int) -> Iterator[int]:
             return iter((at,) if at > after else ())
         case AnyTrigger(triggers):
             return _any(triggers, after)
+        case BoundedTrigger(AnyTrigger(triggers)):  # where one gives up, the others go on
+            return _any(tuple(replace(trigger, trigger=one) for one in triggers), after)
         case BoundedTrigger():
             return _bounded(trigger, after)
 
@@ -71,7 +75,7 @@ def _any(triggers: tuple[Trigger, ...], after: int) -> Iterator[int]:
 
 def _bounded(trigger: BoundedTrigger, after: int) -> Iterator[int]:
     """Yield slots between start and end; what an exclusion covers is passed in one step."""
-    patience = PATIENCE
+    patience = most = PATIENCE + exclusions(trigger.exclude)
     after = max(after, trigger.start - 1)
     found = walk(trigger.trigger, after)
     while patience:
@@ -81,7 +85,7 @@ def _bounded(trigger: BoundedTrigger, after: int) -> Iterator[int]:
         until = None if trigger.exclude is None else excluded_until(trigger.exclude, slot)
         if until is None:
             yield slot
-            patience = PATIENCE
+            patience = most
         else:
             patience -= 1
             found = walk(trigger.trigger, until - 1)
