@@ -7,6 +7,7 @@ with them, and its builders are where users' input is checked.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal
 
 import msgspec
@@ -76,14 +77,14 @@ class AnyTrigger(msgspec.Struct, frozen=True, tag_field="kind", tag="any", omit_
 
 
 class Exclusions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is left out. `weekdays`: 0 is Monday. `dates`: first and last day, as ISO dates.
+    """What is left out. `weekdays`: 0 is Monday. `dates`: first and last days.
 
     Both are days in the zone. `spans`: from an instant until before another.
     """
 
     tz: str = "UTC"
     weekdays: tuple[int, ...] = ()
-    dates: tuple[tuple[str, str], ...] = ()
+    dates: tuple[tuple[date, date], ...] = ()
     spans: tuple[tuple[_Instant, _Instant], ...] = ()
 
 

@@ -262,14 +262,14 @@ def _span(value: object) -> tuple[int, int]:
     )
 
 
-def _dates(value: object) -> tuple[str, str]:
+def _dates(value: object) -> tuple[date, date]:
     match value:
         case datetime() | (datetime(), _) | (_, datetime()):
             pass  # a datetime is a date, too, but not meant as one
         case date():
-            return value.isoformat(), value.isoformat()
+            return value, value
         case (date() as first, date() as last) if first <= last:
-            return first.isoformat(), last.isoformat()
+            return first, last
     raise DeclarationError(
         f"{brief(value)} is no excluded date. Give a date, or a pair of a first and a last date; "
         f"for datetimes use spans=."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -49,25 +49,35 @@ def check_zone(zone: object, what: str = "tz") -> str:
         DeclarationError: this machine knows no such zone.
     """
     key = zone.key if isinstance(zone, ZoneInfo) else zone
-    if isinstance(key, str) and _KEY.fullmatch(key) and key not in _LOCAL and _known(key):
-        return key
-    raise DeclarationError(
+    if not isinstance(key, str) or not _KEY.fullmatch(key) or key in _LOCAL:
+        raise _unknown(what, zone)
+    try:
+        ZoneInfo(key)
+    except (ValueError, KeyError, OSError):  # of a bad key, of none such, of a folder
+        raise _unknown(what, zone) from None
+    return key
+
+
+def _unknown(what: str, zone: object) -> DeclarationError:
+    return DeclarationError(
         f"{what} {brief(zone)} is no time zone that this machine knows. Use the name of a zone "
         f"such as 'UTC', 'Europe/Berlin' or 'America/New_York', written as IANA writes it."
     )
 
 
-def _known(key: str) -> bool:
-    try:
-        ZoneInfo(key)
-    except (ValueError, KeyError, OSError):  # of a bad key, of none such, of a folder
-        return False
-    return True
+@cache
+def _zone(key: str) -> ZoneInfo:
+    """Return a zone; a stored trigger may name one that only another machine knows."""
+    return ZoneInfo(check_zone(key))
 
 
 def offset(key: str, instant: int) -> int:
-    """Return how far a zone's wall clock is ahead of UTC at an instant."""
-    ahead = datetime.fromtimestamp(instant, ZoneInfo(key)).utcoffset()
+    """Return how far a zone's wall clock is ahead of UTC at an instant.
+
+    Raises:
+        DeclarationError: this machine knows no such zone.
+    """
+    ahead = datetime.fromtimestamp(instant, _zone(key)).utcoffset()
     assert ahead is not None
     return ahead.days * DAY + ahead.seconds
 

@@ -36,10 +36,6 @@ def excluded_until(exclude: Exclusions, slot: int) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def _ranges(dates: tuple[tuple[str, str], ...]) -> tuple[tuple[int, int], ...]:
+def _ranges(dates: tuple[tuple[date, date], ...]) -> tuple[tuple[int, int], ...]:
     """Return ranges of dates as ranges of days counted from the epoch."""
-    days = [
-        (date.fromisoformat(first).toordinal(), date.fromisoformat(last).toordinal())
-        for first, last in dates
-    ]
-    return tuple((first - _EPOCH, last - _EPOCH) for first, last in days)
+    return tuple((first.toordinal() - _EPOCH, last.toordinal() - _EPOCH) for first, last in dates)
