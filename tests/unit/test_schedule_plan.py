@@ -242,10 +242,11 @@ class TestAtOnce:
         assert fire(one, NOW + HOUR)[2] == [NOW + HOUR]
 
     def test_it_waits_for_the_start(self):
-        later = declare.bounded(HOURLY, start=instant(NOW + 9 * HOUR + 1))
+        later = declare.bounded(declare.cron("@hourly"), start=instant(NOW + 9 * HOUR + 1))
         one = make(later, immediately=True)
         assert plans.plan(one, NOW).next_at == NOW + 9 * HOUR + 1
-        assert fire(one, NOW + 9 * HOUR + 1)[2] == [NOW + 9 * HOUR + 1]
+        one, plan, slots = fire(one, NOW + 9 * HOUR + 1)
+        assert (slots, plan.next_at) == ([NOW + 9 * HOUR + 1], NOW + 10 * HOUR)
 
     def test_it_keeps_to_end_and_exclusions(self):
         day = declare.exclusions(dates=[instant(NOW).date()])

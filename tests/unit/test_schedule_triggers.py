@@ -225,10 +225,13 @@ class TestIntervals:
         with pytest.raises(DeclarationError, match=r"duration|too short"):
             declare.every(wrong)
 
-    def test_a_start_is_the_anchor(self):
+    def test_a_start_is_the_anchor_of_what_has_none(self):
         start = datetime(2026, 5, 1, 10, 7, tzinfo=UTC)
         trigger = declare.bounded(declare.every("1h"), start=start)
         assert shown(trigger, "2026-01-01", 2) == ["05-01 10:07", "05-01 11:07"]
+        own = declare.every("1h", anchor=start - timedelta(minutes=2))
+        trigger = declare.bounded(own, start=start)
+        assert shown(trigger, "2026-01-01", 2) == ["05-01 11:05", "05-01 12:05"]
 
 
 class TestInstants:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import pytest
-from taskmux.policy.schedule import declare
+from taskmux.policy.schedule import declare, dst
 from taskmux.policy.schedule.slots import slots
 from tests.scale import scaled
 
@@ -226,3 +226,13 @@ def test_the_oracle_is_no_copy():
         for minute in oracle("30 2 * * sun", "America/New_York", 2025, 1, policy)
     ]
     assert "2025-03-09T03:00:00-04:00" in gone
+
+
+def test_a_clock_set_shortly_before_the_year_ends_is_not_forgotten(monkeypatch):
+    """No zone does so in our days; some did."""
+    end = int(datetime(2030, 1, 1, tzinfo=UTC).timestamp())
+    set_back, no_change = dst.Change(end - 1800, 3600, 0), dst.Change(end, 0, 0)
+    years = {2029: (set_back, no_change), 2030: (), 2028: ()}
+    monkeypatch.setattr(dst, "_year", lambda key, year: years[year])
+    assert dst.latest_change("UTC", end + 600) == set_back
+    assert dst.latest_change("UTC", end - 1801) is None

@@ -77,7 +77,7 @@ def _first_wall(trigger: CronTrigger, fields: Fields, after: int) -> int:
     """Return the wall second from which on times count: later in an hour that is not repeated."""
     wall = after + 1 + dst.offset(trigger.tz, after)
     last = dst.latest_change(trigger.tz, after)
-    if wall < last.old_wall and not _twice(trigger, fields, last):
+    if last is not None and wall < last.old_wall and not _twice(trigger, fields, last):
         return last.old_wall
     return wall
 

@@ -111,11 +111,12 @@ def changes(key: str, instant: int) -> Iterator[Change]:
         year += 1
 
 
-def latest_change(key: str, instant: int) -> Change:
-    """Return the last change at or before an instant, or the end of a year before it."""
+def latest_change(key: str, instant: int) -> Change | None:
+    """Return the last change at or before an instant, if it was in this year or the last."""
     year = datetime.fromtimestamp(instant, UTC).year
-    found = [one for one in (*_year(key, year - 1), *_year(key, year)) if one.at <= instant]
-    return found[-1]
+    both = (*_year(key, year - 1), *_year(key, year))
+    found = [one for one in both if one.at <= instant and one.before != one.after]
+    return found[-1] if found else None
 
 
 @lru_cache(maxsize=8192)
@@ -133,8 +134,7 @@ def _year(key: str, year: int) -> tuple[Change, ...]:
         if after != before:
             found.append(Change(_moment(key, day, day + DAY), before, after))
             before = after
-    if not found or found[-1].at != end:
-        found.append(Change(end, before, before))
+    found.append(Change(end, before, before))
     return tuple(found)
 
 
