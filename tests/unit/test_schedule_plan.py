@@ -229,6 +229,28 @@ class TestEnds:
             declare.schedule(name, HOURLY, NOW)
 
 
+class TestInstants:
+    """What is due once, and is put late."""
+
+    @pytest.mark.parametrize(
+        ("late", "policy", "fired"),
+        [
+            (0, "skip", 1),
+            (9_000, "skip", 1),
+            (HOUR, "skip", 0),
+            (HOUR, "once", 1),
+            (HOUR, "all", 1),
+            (DAY + 1, "once", 0),
+        ],
+    )
+    def test_an_instant_that_has_passed_goes_by_the_policy(self, late, policy, fired):
+        one = make(declare.at(instant(NOW - late)), policy={"policy": policy})
+        one, plan, slots = fire(one, NOW)
+        assert (slots, plan.next_at) == ([NOW - late] * fired, None)
+        again = make(one.trigger, before=one, policy={"policy": policy})
+        assert fire(again, NOW)[1] == Plan((), None, 0, 0, NOW - late)
+
+
 class TestAtOnce:
     def test_there_is_a_slot_now_and_the_others_stay(self):
         one = make(immediately=True, now=NOW + 5)
@@ -305,6 +327,15 @@ def test_a_preview_is_what_will_happen():
 
 class TestVersions:
     """Another engine, or another dialect: what was stored says what it computed."""
+
+    def test_to_put_the_same_trigger_again_keeps_what_was_stored(self, monkeypatch):
+        """Else a deployment with another engine would write over what it is compared with."""
+        one = make(declare.cron("@daily"))
+        monkeypatch.setattr(stamp, "engine", lambda: "croniter 7.9")
+        assert make(declare.cron("@daily"), now=NOW + DAY, before=one).stamp == one.stamp
+        other = make(declare.cron("@hourly"), now=NOW + DAY, before=one).stamp
+        assert other is not None
+        assert other.engine == "croniter 7.9"
 
     def test_the_same_version_computes_nothing(self, monkeypatch):
         one = make(declare.cron("@daily"))

@@ -193,10 +193,13 @@ def schedule(
 ) -> Schedule:
     """Return a schedule that begins now.
 
+    Earlier slots are no business of it, but for a single instant: if that has passed, the misfire
+    policy says whether it is made up for.
+
     Args:
         name: its id.
         trigger: when it is due.
-        now: epoch milliseconds; earlier slots are no business of it.
+        now: epoch milliseconds.
         before: what it replaces. Its counters go on; if the trigger is the same, what it missed is
             made up for as if nothing had happened, else the new one's slots count from now on.
         misfire: what becomes of slots that nobody fired in time.
@@ -212,24 +215,29 @@ def schedule(
         raise DeclarationError(f"The schedule id {brief(name)} has over {LONGEST_ID} characters.")
     if limit is not None:
         _number("limit", limit, 2**53)
+    if before is not None and before.trigger == trigger:
+        progress, noted = before.progress, before.stamp
+    else:
+        past = Progress(0) if before is None else before.progress
+        progress, noted = _begin(past, trigger, now, immediately), stamp(trigger, now)
     return Schedule(
         name,
         trigger,
-        _begin(trigger, now, before, immediately=immediately),
+        progress,
         misfire or Misfire(),
         limit,
         milliseconds(jitter, "jitter"),
         immediately,
-        stamp(trigger, now),
+        noted,
     )
 
 
-def _begin(trigger: Trigger, now: int, before: Schedule | None, *, immediately: bool) -> Progress:
-    if before is not None and before.trigger == trigger:
-        return before.progress
-    past = Progress(0) if before is None else before.progress
+def _begin(past: Progress, trigger: Trigger, now: int, immediately: bool) -> Progress:  # noqa: FBT001 - private
     first = _at_once(trigger, now) if immediately else None
-    return replace(past, seen=now if first is None else first - 1, first=first)
+    seen = now if first is None else first - 1
+    if isinstance(trigger, InstantTrigger) and trigger.at <= now:
+        seen = trigger.at - 1
+    return replace(past, seen=max(0, seen), first=first)
 
 
 def _at_once(trigger: Trigger, now: int) -> int | None:
