@@ -1,6 +1,7 @@
 """taskmux: a task queue for Python with pluggable storage. All that users import is here."""
 
 from taskmux.api.blocking import BlockingHandle, BlockingQueue
+from taskmux.api.blocking_app import BlockingTaskmux
 from taskmux.api.bulk import BulkResult
 from taskmux.api.bulk_verbs import BulkOptions
 from taskmux.api.call import Call
@@ -67,6 +68,7 @@ __all__ = [
     "BlockingHandle",
     "BlockingQueue",
     "BlockingTask",
+    "BlockingTaskmux",
     "BulkOptions",
     "BulkResult",
     "Call",

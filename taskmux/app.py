@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, TypeVar, Unpack
 
 from taskmux.api.blocking import BackgroundLoop
+from taskmux.api.blocking_app import BlockingTaskmux
 from taskmux.api.call import Call, Terms
 from taskmux.api.codec import encode_mapping
 from taskmux.api.events import EventStream
@@ -355,6 +356,11 @@ class Taskmux:
     async def close(self) -> None:
         """Let what is under way finish, then close this event loop's stores."""
         await self._stores.close()
+
+    @property
+    def blocking(self) -> BlockingTaskmux:
+        """The same for code without an event loop: Flask, Django, scripts."""
+        return BlockingTaskmux(self)
 
     def run_blocking(self, make: Callable[[], Awaitable[R]]) -> R:
         """Run a coroutine on the app's background loop and wait for it."""

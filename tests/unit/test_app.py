@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from taskmux import Taskmux, hookimpl
+from taskmux import Command, Taskmux, hookimpl
 from taskmux.conformance import FaultyDriver, held, refused, script
 from taskmux.memory import MemoryDriver
 from taskmux.model.errors import ConfigError, StoreUnavailable, UnsupportedFeature
@@ -164,6 +164,30 @@ class TestBlocking:
             mux.run_blocking(lambda: mux.enqueue("t"))
             mux.close_blocking()
         assert (counting.opened, counting.closed) == (2, 2)
+
+    def test_an_app_has_its_verbs_for_code_without_a_loop(self):
+        mux = Taskmux("memory://")
+        send = mux.task(name="send", queue="mails")(lambda user: None)
+        job = mux.blocking.enqueue("send", {"user": 1}, id="one")
+        assert (job.ref.queue, job.ref.id) == ("mails", "one")
+        assert mux.blocking.submit(send.bind(2)).blocking.status() == "waiting"
+        here = threading.current_thread()
+
+        def calls():  # read where they are made, not in the loop's thread
+            assert threading.current_thread() is here
+            yield from map(send.bind, range(3))
+
+        assert len(mux.blocking.enqueue_many(calls())) == 3
+        assert mux.blocking.queues() == ["mails"]
+        assert mux.blocking.queue("mails").counts().waiting == 5
+        assert mux.blocking.job("mails", "one").record().arguments == {"user": 1}
+        assert mux.blocking.workers() == []
+        assert mux.blocking.tell("nobody", Command("pause")) is False
+        mux.close_blocking()
+
+    async def test_in_a_loop_an_apps_blocking_verbs_are_refused(self):
+        with pytest.raises(ConfigError, match="Use the async verb"):
+            Taskmux("memory://").blocking.queues()
 
     def test_closing_what_was_never_used(self):
         mux = Taskmux("memory://")
