@@ -110,7 +110,7 @@ def queue_ls(url: str | None, app: str | None, *, as_json: bool) -> None:
     if not rows:
         say("No queues yet: nothing was enqueued in this store.")
         return
-    states = [state.value for state in State if state is not State.MOVED]
+    states = _columns([counts for _, counts, _ in rows])
     table(
         ("Queue", *(state.title() for state in states)),
         [
@@ -125,6 +125,23 @@ def queue_ls(url: str | None, app: str | None, *, as_json: bool) -> None:
         if served is not None and not served[name] and counts.waiting:
             waiting = f"{plural(counts.waiting)} wait" + ("s" if counts.waiting == 1 else "")
             complain(shown(f"No live worker serves {name}, where {waiting}.", "yellow"))
+
+
+USUAL = (State.WAITING, State.ACTIVE, State.COMPLETED, State.DEAD)
+
+
+def _columns(counts: Sequence[Counts]) -> list[str]:
+    """Return the states that have a column; on a terminal the rarer ones only if jobs are there."""
+    return [
+        state.value
+        for state in State
+        if state is not State.MOVED
+        and (
+            not console.is_terminal
+            or state in USUAL
+            or any(getattr(one, state.value) for one in counts)
+        )
+    ]
 
 
 async def _queues(mux: Taskmux) -> tuple[list[tuple[str, Counts, bool]], Counter[str] | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -58,7 +59,7 @@ def list_jobs(
         none: what there is none of, if there is none.
     """
 
-    async def read(mux: Taskmux) -> Page:
+    async def read(mux: Taskmux) -> tuple[Page, list[str]]:
         at, found, page = cursor, list[JobRecord](), Page(())
         left = limit
         while left:
@@ -71,9 +72,10 @@ def list_jobs(
                 found += page.jobs
             if at is None:
                 break
-        return replace(page, jobs=found, cursor=at)
+        empty = not found and not target.as_json and cursor is None
+        return replace(page, jobs=found, cursor=at), await mux.queues() if empty else []
 
-    page = run_on_app(target.url, target.app, read)
+    page, queues = run_on_app(target.url, target.app, read)
     if target.as_json:
         if page.cursor is not None:
             complain(dumps({"cursor": page.cursor}))
@@ -81,9 +83,18 @@ def list_jobs(
     if page.jobs:
         show(page.jobs, page.now or time.time_ns() // 1_000_000)
     else:
-        say(f"No {none} in queue {target.queue}.")
+        say(f"No {none} in queue {target.queue}.{_unknown(target.queue, queues)}")
     if page.cursor is not None:
         complain(f"More: the same command with --cursor {shlex.quote(page.cursor)}")
+
+
+def _unknown(queue: str, queues: Sequence[str]) -> str:
+    """Return a sentence if a store has no such queue (any more): it may be misspelt."""
+    if queue in queues:
+        return ""
+    near = difflib.get_close_matches(queue, queues, n=1)
+    hint = f"did you mean {near[0]}?" if near else "`taskmux queue ls` lists them."
+    return f" The store has no queue of that name now: {hint}"
 
 
 def show_jobs(jobs: Sequence[JobRecord], now: int) -> None:

@@ -156,6 +156,9 @@ def table(
 ) -> None:
     """Print a table: with lines around it for people, else one line a row, with tabs between.
 
+    On a terminal that is too narrow for it, texts are wrapped between words; only a single word
+    that has no room is broken.
+
     Args:
         headers: of the columns.
         rows: the cells.
@@ -166,20 +169,47 @@ def table(
         for row in (headers, *([cell.plain for cell in row] for row in cells)):
             say("\t".join(row))
         return
-    widths = [max(map(cell_len, map(str, column))) for column in zip(headers, *cells, strict=True)]
-    whole = [header.lower() in WHOLE for header in headers]
-    least = (width if keep else NARROWEST for width, keep in zip(widths, whole, strict=True))
-    fits = sum(least) + GAP * len(widths) <= console.width
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for header, keep in zip(headers, whole, strict=True):
-        drawn.add_column(header, overflow="fold", no_wrap=keep and fits)
+    columns = [[header, *map(str, cells)] for header, *cells in zip(headers, *cells, strict=True)]
+    wanted = [max(map(cell_len, column)) for column in columns]
+    least = [_least(column) for column in columns]
     if one_line:
-        room = console.width - sum(widths[:-1]) - GAP * len(widths)
-        last = drawn.columns[-1]
-        last.overflow, last.no_wrap, last.max_width = "ellipsis", True, max(NARROWEST, room)
+        least[-1] = min(wanted[-1], NARROWEST)
+    room = console.width - GAP * len(columns)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for header, width in zip(headers, _widths(wanted, least, room), strict=True):
+        drawn.add_column(header, overflow="fold", width=width)
+    if one_line:
+        drawn.columns[-1].overflow, drawn.columns[-1].no_wrap = "ellipsis", True
     for drawn_row in cells:
         drawn.add_row(*drawn_row)
     console.print(drawn)
+
+
+def _least(column: Sequence[str]) -> int:
+    """Return the width that a column needs so that no word in it, or no cell, is broken."""
+    header = column[0]
+    parts = (
+        column if header.lower() in WHOLE else [word for cell in column for word in cell.split()]
+    )
+    return max(map(cell_len, parts), default=1)
+
+
+def _widths(wanted: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """Return the widths of columns: what each needs, and of the rest what it can use.
+
+    Where there is not even room for what they need, the widest give.
+    """
+    widths = list(least)
+    while (over := sum(widths) - room) > 0 and max(widths) > NARROWEST:
+        widest = widths.index(max(widths))
+        widths[widest] -= min(over, widths[widest] - NARROWEST)
+    left = max(0, room - sum(widths))
+    modest_first = sorted(range(len(widths)), key=lambda at: wanted[at] - widths[at])
+    for turn, at in enumerate(modest_first):
+        more = min(wanted[at] - widths[at], left // (len(widths) - turn))
+        widths[at] += more
+        left -= more
+    return widths
 
 
 def facts(rows: dict[str, str | None]) -> None:

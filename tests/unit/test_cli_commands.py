@@ -219,6 +219,38 @@ class TestLists:
         assert "No jobs that fit" in dead("job", "ls", "billing", "--tag", "odd").stdout
         assert dead.json("job", "ls", "billing", "--tag", "odd") == []
 
+    def test_a_queue_that_is_not_there_is_told(self, dead):
+        unknown = "The store has no queue of that name now"
+        assert dead("dead", "ls", "biling").stdout == (
+            f"No dead jobs in queue biling. {unknown}: did you mean billing?\n"
+        )
+        assert f"{unknown}: `taskmux queue ls` lists" in dead("job", "ls", "xyz").stdout
+        found = dead("dead", "ls", "billing", "--error", "OSError").stdout
+        assert found == "No dead jobs in queue billing.\n"
+
+    def test_a_table_of_queues_breaks_no_word(self, dead, terminal):
+        long = "reports.daily.customers"
+        dead.on_app(lambda mux: mux.enqueue("t", queue=long))
+        dead.on_app(lambda mux: mux.enqueue("t", queue=long, delay="1h"))
+        dead.on_app(lambda mux: mux.queue(long).pause())
+        dead("queue", "ls")
+        said = terminal.getvalue()
+        for word in (
+            "Queue",
+            "Waiting",
+            "Delayed",
+            "Active",
+            "Completed",
+            "Dead",
+            long,
+            "(paused)",
+        ):
+            assert word in said.split(), said
+        assert "Cancelled" not in said  # nothing is
+
+    def test_a_pipe_gets_every_state_of_a_queue(self, dead):
+        assert dead("queue", "ls").stdout.splitlines()[0].split("\t")[-1] == "Cancelled"
+
     def test_a_terminal_of_80_columns_has_a_line_for_each_job(self, dead, terminal):
         dead("job", "ls", "billing")
         dead("dead", "ls", "billing")

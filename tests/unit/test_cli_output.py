@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -7,8 +8,9 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from taskmux.cli.logs import JsonFormatter, TextFormatter
-from taskmux.cli.output import dumps, print_json, safe, shown
+from taskmux.cli.output import NARROWEST, _widths, dumps, print_json, safe, shown, table
 
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 anything = st.text(st.characters(exclude_categories=())) | st.text(
@@ -104,3 +106,51 @@ class TestLogLines:
         assert lines[1] == "    b"
         assert lines[2].startswith("Traceback")
         assert lines[-1] == r"ValueError: bad \x1b[2J"
+
+
+class TestTables:
+    @staticmethod
+    def drawn(monkeypatch, headers, rows, *, width=80, **options):
+        said = io.StringIO()
+        screen = Console(file=said, force_terminal=True, width=width, color_system=None)
+        monkeypatch.setattr("taskmux.cli.output.console", screen)
+        table(headers, rows, **options)
+        lines = said.getvalue().splitlines()
+        assert all(len(line) <= width for line in lines)
+        return lines
+
+    def test_a_narrow_terminal_wraps_between_words(self, monkeypatch):
+        headers = ("Worker", "Queues", "Running", "Completed", "Reason")
+        text = "sqlite is locked by another process, which has not answered for a while"
+        row = ("vm-1234-5678-abcdef", "bulk, default, reports.daily", "0 of 10", "1,234,567", text)
+        lines = self.drawn(monkeypatch, headers, [row])
+        words = [word for line in lines for word in line.split() if "\u2500" not in word]
+        assert sorted(words) == sorted([*headers, *" ".join(row).split()])
+
+    def test_what_has_room_is_on_one_line(self, monkeypatch):
+        lines = self.drawn(monkeypatch, ("Queue", "Note"), [("a", "b c"), ("long name", "")])
+        assert [line.rstrip() for line in lines if "\u2500" not in line] == [
+            "Queue      Note", "a          b c", "long name",
+        ]  # fmt: skip
+
+    def test_only_a_word_without_room_is_broken(self, monkeypatch):
+        lines = self.drawn(monkeypatch, ("Id", "Task", "Completed"), [("i" * 200, "send", "9")])
+        assert sum(line.count("i") for line in lines) == 200
+        assert {"Completed", "send"} <= set(" ".join(lines).split())
+
+    def test_a_row_of_one_line_is_cut_at_its_end(self, monkeypatch):
+        rows = [("i" * 30, "words " * 30), ("a", "b")]
+        lines = self.drawn(monkeypatch, ("Id", "Note"), rows, one_line=True)
+        assert len(lines) == 4
+        assert lines[2].startswith("i" * 30 + "  words words")
+        assert lines[2].rstrip().endswith("\u2026")
+
+    @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=9))
+    def test_widths_fit_where_they_can(self, sizes):
+        wanted, least = [max(pair) for pair in sizes], [min(pair) for pair in sizes]
+        widths = _widths(wanted, least, 60)
+        assert sum(widths) <= 60 or max(widths) <= NARROWEST
+        if sum(least) <= 60:
+            assert all(a >= b for a, b in zip(widths, least, strict=True))
+        if sum(wanted) <= 60:
+            assert widths == wanted
