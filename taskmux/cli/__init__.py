@@ -29,8 +29,9 @@ def main() -> None:
     Try `taskmux demo` first: it needs no server.
 
     Commands that look at a store take --url, or else the stores of --app. Both can be set for good:
-    TASKMUX_URL, TASKMUX_APP, or url and app in [tool.taskmux] of pyproject.toml. Each command says
-    on standard error which store it looked at.
+    TASKMUX_URL, TASKMUX_APP, or url and app in [tool.taskmux] of pyproject.toml. An app that has
+    its URL in code keeps to it: TASKMUX_URL is for apps that name none. Each command says on
+    standard error which store it looked at.
 
     \b
     Exit codes:

@@ -31,6 +31,7 @@ from taskmux.model.errors import (
 __all__ = [
     "FAILED",
     "INTERRUPTED",
+    "NO_FLAG",
     "NO_JOB",
     "STORE",
     "TOO_MANY",
@@ -39,6 +40,7 @@ __all__ = [
     "app_option",
     "errors_to_exit_codes",
     "exit_code",
+    "in_process",
     "json_option",
     "run_on_app",
     "settings_from",
@@ -54,8 +56,17 @@ TOO_MANY = 6  # 5 is the worker's own
 INTERRUPTED = 130  # as shells say it: 128 and SIGINT
 
 
+NO_FLAG = "The app has no flag. Write it behind `worker`: taskmux worker app:mux"
+
+
 class Commands(click.Group):
     """A group that says which command was probably meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Tell those who come from Celery where the app goes."""
+        if args and args[0] == "-A":
+            ctx.fail(NO_FLAG)
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -73,7 +84,9 @@ class Commands(click.Group):
 def url_option(command: Command) -> Command:
     """Add `--url`."""
     return click.option(
-        "--url", help="The store, such as redis://localhost; goes before the app's. [TASKMUX_URL]"
+        "--url",
+        help="The store, such as redis://localhost. Left out: the app's; without an app, or where "
+        "its code names none, TASKMUX_URL.",
     )(command)
 
 
@@ -176,6 +189,11 @@ def _mux(url: str | None, app: str | None) -> Taskmux:
     if url is not None:
         mux.use(url)
     return mux
+
+
+def in_process(url: str) -> bool:
+    """Say whether only the process that opens the store sees what is in it."""
+    return url.partition(":")[0].lower() == "memory"
 
 
 def _file_of(url: str) -> Path | None:

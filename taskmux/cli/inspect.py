@@ -44,7 +44,11 @@ from taskmux.policy.expiry import begins_by
 
 __all__ = ["dead", "drivers", "job", "queue", "show_job"]
 
-SAMPLES = {"sqlite": "sqlite:///taskmux.db"}
+SAMPLES = {
+    "sqlite": "sqlite:///taskmux.db",
+    "redis+sentinel": "redis+sentinel://localhost/mymaster",
+}
+"""URLs of schemes where `scheme://localhost` is none."""
 
 
 @click.command()

@@ -15,7 +15,7 @@ import click
 
 from taskmux.api.begin import begin
 from taskmux.app import Taskmux
-from taskmux.cli.common import Commands, errors_to_exit_codes, settings_from
+from taskmux.cli.common import NO_FLAG, Commands, errors_to_exit_codes, in_process, settings_from
 from taskmux.cli.loading import load_app
 from taskmux.cli.logs import check_logging, set_up_logging
 from taskmux.cli.loop import loop_factory, run
@@ -39,6 +39,8 @@ class _Run(Commands):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `run` before arguments that begin with no command of this group."""
         first = args[0] if args else ""
+        if first not in self.commands and {"-A", "--app"} & set(args):
+            ctx.fail(NO_FLAG)
         known = first in self.commands or first in ctx.help_option_names
         misspelt = ":" not in first and difflib.get_close_matches(first, self.commands)
         if not known and not misspelt:
@@ -87,7 +89,11 @@ def worker() -> None:
     type=click.IntRange(1, 256),
     help="Worker processes, restarted when they die: 1. [TASKMUX_PROCESSES]",
 )
-@click.option("--url", help="The default store, whatever the app says.")
+@click.option(
+    "--url",
+    help="The default store, whatever the app says. Left out: the app's; where its code names "
+    "none, TASKMUX_URL.",
+)
 @click.option("--log-level", help="debug, info, warning or error: info. [TASKMUX_LOG_LEVEL]")
 @click.option("--log-format", help="text or json: text. [TASKMUX_LOG_FORMAT]")
 @errors_to_exit_codes
@@ -106,6 +112,11 @@ def worker_run(app: str | None, queues: tuple[str, ...], url: str | None, **flag
     set_up_logging(settings.log_level, settings.log_format)
     if url is not None:
         mux.use(url)
+    for here in filter(in_process, mux.urls):
+        complain(
+            f"What is in {here} is seen by this process alone: no producer outside it reaches this "
+            f"worker, and the jobs end with it. Give the app another store: --url, or TASKMUX_URL."
+        )
     one = mux.worker(
         _weighted(settings.queues),
         concurrency=settings.concurrency,

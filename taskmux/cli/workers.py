@@ -63,7 +63,7 @@ def _tell(worker_id: str, command: Command, url: str | None, app: str | None) ->
     if not run_on_app(url, app, tell):
         complain(f"There is no live worker {worker_id}. `taskmux worker ls` lists them.")
         raise SystemExit(NO_JOB)
-    say(f"Told {worker_id} to {command.verb}; it does so within two seconds.")
+    say(f"Told {worker_id} to {command}; it does so within two seconds.")
 
 
 def _command(verb: Literal["pause", "resume", "stop"], about: str) -> None:

@@ -33,3 +33,8 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
 
     verb: Literal["pause", "resume", "stop", "concurrency"]
     value: int = 0
+
+    def __str__(self) -> str:
+        """Return it in words: `stop`, `run 20 handlers at once`."""
+        many = "1 handler" if self.value == 1 else f"{self.value} handlers"
+        return f"run {many} at once" if self.verb == "concurrency" else self.verb

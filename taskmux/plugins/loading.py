@@ -94,10 +94,17 @@ def driver_for_client(client: object, manager: pluggy.PluginManager) -> Driver:
 
 def _missing(scheme: str, error: ModuleNotFoundError) -> MissingExtra:
     base = scheme.split("+", maxsplit=1)[0]
-    package = f'"taskmux[{_EXTRAS[base]}]"' if base in _EXTRAS else str(error.name)
+    extra = _EXTRAS.get(base)
+    how = (
+        f"Run: pip install {error.name}"
+        if extra is None
+        else f"It comes with the extra {extra!r}. If taskmux is installed from a clone, run: pip "
+        f'install "./taskmux[{extra}]", where ./taskmux is the clone; if from a package index, '
+        f'run: pip install "taskmux[{extra}]"'
+    )
     return MissingExtra(
         f"The driver for {scheme}:// needs the package {error.name!r}, which is not installed. "
-        f"Run: pip install {package}"
+        f"{how}"
     )
 
 

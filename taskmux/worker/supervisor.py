@@ -186,7 +186,7 @@ class Worker:
         self._lanes.want.set()
 
     def _obey(self, command: Command) -> None:
-        logger.info("told to %s %s", command.verb, command.value or "")
+        logger.info("told to %s", command)
         match command.verb:
             case "pause":
                 self.pause()

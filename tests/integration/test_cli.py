@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from taskmux.cli.demo import run as demo
 
 APP = """
 import asyncio
@@ -153,6 +154,57 @@ def test_demo_ends_with_every_job_accounted_for(tmp_path):
     assert max(summary["urgent_ranks"]) <= 12  # the lanes of two processes, begun at once
     assert summary["worker_processes_lost"] >= 2
     assert all(late >= 0 for late in summary["delayed_ms_after_due"])
+
+
+def test_the_demo_refuses_a_store_that_only_one_process_sees(tmp_path):
+    done = taskmux(tmp_path, "demo", "--dir", str(tmp_path / "demo"), "--url", "memory://")
+    assert done.returncode == 2
+    assert "seen by one process alone" in done.stderr
+    assert "--url redis://localhost" in done.stderr
+    assert not (tmp_path / "demo").exists()
+
+
+async def test_the_demo_says_when_worker_processes_see_none_of_the_jobs(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "UNREACHED", 0.5)
+    monkeypatch.setattr(demo, "DEADLINE", 120.0)
+    demo.mux.use("memory://as-any-store-without-a-second-process")
+    course = demo.Course("memory://", "memory://", "demo-1", tmp_path)
+    with pytest.raises(demo.DemoFailed, match="see none of its jobs"):
+        await demo.run_demo(course, lambda *_: None)
+
+
+def test_a_worker_on_a_store_of_its_own_process_says_so(place):
+    (place / "alone.py").write_text(
+        "import os, signal, threading\n"
+        "from taskmux import Taskmux, hookimpl\n"
+        "class Ending:\n"
+        "    @hookimpl\n"
+        "    def taskmux_worker_started(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "mux = Taskmux('memory://', plugins=[Ending()])\n"
+    )
+    done = taskmux(place, "worker", "alone:mux", "-q", "default")
+    assert done.returncode == 0
+    assert "What is in memory:// is seen by this process alone" in done.stderr
+    done = taskmux(
+        place, "worker", "alone:mux", "-q", "default", "--url", f"sqlite:///{place}/a.db"
+    )
+    assert "this process alone" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "typed", [("-A", "app", "worker"), ("worker", "-A", "app"), ("worker", "-q", "a", "-A", "app")]
+)
+def test_the_flag_of_celery_says_where_the_app_goes(place, typed):
+    done = taskmux(place, *typed)
+    assert done.returncode == 2
+    assert "taskmux worker app:mux" in done.stderr
+
+
+def test_the_sentinel_driver_is_ready_where_redis_is(place):
+    rows = [json.loads(line) for line in taskmux(place, "drivers", "--json").stdout.splitlines()]
+    ready = {row["scheme"]: row["ready"] for row in rows}
+    assert ready["redis+sentinel"] == ready["redis"] == "yes"
 
 
 def test_jobs_travel_from_one_process_to_another_and_can_be_looked_at(place):

@@ -180,7 +180,8 @@ class TestWorkers:
             assert (row["queues"], row["concurrency"]) == (["email", "reports"], 4)
             assert "hi" in row["tasks"]
             assert row["id"] in taskmux(place, "worker", "ls").stdout
-            assert taskmux(place, "worker", "concurrency", row["id"], "7").returncode == 0
+            done = taskmux(place, "worker", "concurrency", row["id"], "7")
+            assert f"Told {row['id']} to run 7 handlers at once;" in done.stdout
             while workers(place)[0]["concurrency"] != 7:
                 continue
             assert taskmux(place, "worker", "stop", row["id"]).returncode == 0

@@ -108,12 +108,13 @@ class TestWhatCannotBeServed:
         [
             ("fake", "pip install package_that_is_not_there"),
             ("redis+fake", r'pip install "taskmux\[redis\]"'),
+            ("redis+fake", r'pip install "./taskmux\[redis\]", where .*'),
             ("mongodb+fake", r'pip install "taskmux\[mongodb\]"'),
         ],
     )
     def test_a_missing_package_gives_the_command_to_type(self, install, scheme, command):
         install({scheme: LACKING})
-        with pytest.raises(MissingExtra, match=f"needs the package.*Run: {command}$"):
+        with pytest.raises(MissingExtra, match=f"needs the package.*[Rr]un: {command}$"):
             driver(f"{scheme}://x")
 
     def test_an_app_is_told_before_any_connection_is_made(self):

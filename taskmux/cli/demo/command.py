@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from taskmux.api.queue import Counts
-from taskmux.cli.common import FAILED, errors_to_exit_codes, url_option
+from taskmux.cli.common import FAILED, errors_to_exit_codes, in_process
 from taskmux.cli.output import console, print_json, say, shown
+from taskmux.model.errors import ConfigError
 from taskmux.model.job import JobRecord, State
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ __all__ = ["demo"]
 
 
 @click.command(short_help="See it work: a hundred e-mails, some with trouble.")
-@url_option
+@click.option(
+    "--url",
+    help="The store, such as redis://localhost: any that several processes reach. Left out: a new "
+    "SQLite file in --dir, whatever TASKMUX_URL says.",
+)
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Where to put its files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON for machines.")
 @errors_to_exit_codes
@@ -39,6 +44,11 @@ def demo(url: str | None, folder: Path | None, *, as_json: bool) -> None:
     Two worker processes run the jobs: some fail and are retried, one crashes its worker until it
     is put aside, urgent ones overtake, late ones wait. It ends by itself in some seconds.
     """
+    if url is not None and in_process(url):
+        raise ConfigError(
+            "The demo runs worker processes, but memory:// is seen by one process alone. "
+            "Leave out --url for a file, or name a server: --url redis://localhost"
+        )
     # The demo's app reads its URL when it is imported, as any app does.
     from taskmux.cli.demo.app import mux  # noqa: PLC0415
     from taskmux.cli.demo.run import Course, run_demo  # noqa: PLC0415
@@ -148,10 +158,12 @@ def _summary(facts: dict[str, Any], outcome: Outcome, course: Course) -> None:
     verdict = (
         shown("every job accounted for", "green")
         if outcome.complete
-        else shown(f"not complete: {facts['unfinished']} jobs unfinished; see {course.log}", "red")
+        else shown(f"not complete: {facts['unfinished']} jobs unfinished", "red")
     )
     title = Text("What happened: ").append_text(verdict)
     console.print(Panel(table, title=title, title_align="left"))
+    if not outcome.complete:  # below the box, which would cut the path
+        say(f"What the worker processes said: {course.log}")
     first = facts["dead"][0]["id"] if facts["dead"] else "ID"
     at = f"--url '{course.shown_url}'"
     me = "taskmux" if shutil.which("taskmux") else sys.argv[0]
@@ -161,6 +173,13 @@ def _summary(facts: dict[str, Any], outcome: Outcome, course: Course) -> None:
         (f"{me} queue ls {at}", "how many jobs are in each state"),
         (f"{me} dead ls {course.queue} {at}", "the dead letters"),
         (f"{me} job show {course.queue} {first} {at}", "one of them, with its history"),
-        (f"{me} demo --url redis://localhost", "the same on a Redis, with its extra installed"),
+        _elsewhere(me, course),
     ):
         say("  ", shown(command, "cyan"), " ", shown(f"# {why}", "dim"))
+
+
+def _elsewhere(me: str, course: Course) -> tuple[str, str]:
+    """Return the command that runs the demo on another kind of store, and what it does."""
+    if course.url.lower().startswith(("redis", "unix:")):
+        return f"{me} demo", "the same in a file, with no server"
+    return f"{me} demo --url redis://localhost", "the same on a Redis, with its extra installed"

@@ -26,6 +26,9 @@ from taskmux.model.job import JobRecord, State
 __all__ = ["Course", "DemoFailed", "Outcome", "run_demo"]
 
 DEADLINE = 14.0
+UNREACHED = 4.0
+"""Seconds without a word of a worker that serves, and with no job begun."""
+
 LEASE = "1s"
 PROCESSES = 2
 CONCURRENCY = 6
@@ -81,7 +84,7 @@ async def run_demo(course: Course, watch: Watch) -> Outcome:
     """Run the demo; `watch` is called with the counts about ten times a second.
 
     Raises:
-        DemoFailed: the worker processes ended by themselves.
+        DemoFailed: the worker processes ended by themselves, or see nothing of the jobs.
         StoreError: the store cannot be reached or does not fit.
     """
     Maildir(str(course.maildir), create=True)
@@ -100,6 +103,8 @@ async def run_demo(course: Course, watch: Watch) -> Outcome:
                     )
                 if time.monotonic() - began > DEADLINE:
                     break
+                if counts.waiting + counts.delayed == len(calls):
+                    _check_that_others_see(course)
                 await asyncio.sleep(0.1)
             watch(counts, len(calls))
         seconds = time.monotonic() - began
@@ -117,6 +122,20 @@ async def run_demo(course: Course, watch: Watch) -> Outcome:
         duplicates=len(ids) - len(set(ids)),
         crashed_workers=crashes,
     )
+
+
+def _check_that_others_see(course: Course) -> None:
+    """Give up on a store whose contents its own process alone can see.
+
+    Raises:
+        DemoFailed: a worker has served for a while, and has begun none of the jobs.
+    """
+    if "serves" in _tail(course) and time.time() - course.log.stat().st_mtime > UNREACHED:
+        raise DemoFailed(
+            f"The worker processes serve queue {course.queue}, but see none of its jobs: what one "
+            f"process stores in {course.shown_url} is hidden from the others. The demo needs a "
+            f"store that several processes share; without --url it takes a file."
+        )
 
 
 def _calls(course: Course) -> list[Call[str]]:
