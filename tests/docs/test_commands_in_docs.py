@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from taskmux import Explanation, JobRecord, Reason, WorkerInfo
 from taskmux.cli import main
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -79,3 +81,50 @@ def test_the_page_names_every_option_of_a_filter_and_of_enqueue() -> None:
     for command in (job.commands["ls"], job.commands["cancel"], enqueue):
         options = {option for one in command.params for option in one.opts if option[:2] == "--"}
         assert {option for option in options - common if option not in PAGE} == set()
+
+
+def fields(row: str) -> set[str]:
+    """Return the fields that the page names in a row of its table of JSON objects."""
+    (text,) = re.findall(rf"^\| {re.escape(row)} \| (.*) \|$", PAGE, re.MULTILINE)
+    return set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", text)))
+
+
+SHAPES = {
+    "`queue ls`": "queue ls",
+    "`queue show`": "queue show billing",
+    "`queue pause`, `queue resume`, `queue limit`, `queue reset`": "queue limit billing --rate 1/s",
+    "`job edit`": "job edit billing one order=2",
+    "a verb on ids, each": "job hold billing one nobody",
+    "a verb on a filter; `queue drain`, `clean`, `obliterate`": "job unhold billing --all",
+    "`dead stats`": "dead stats billing",
+    "`enqueue`": "enqueue charge order=3",
+    "`drivers`": "drivers",
+}
+
+
+@pytest.mark.parametrize("row", SHAPES)
+def test_json_has_the_fields_that_the_page_says(
+    row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = [] if row == "`drivers`" else ["--url", f"sqlite:///{tmp_path / 'docs.db'}"]
+    monkeypatch.chdir(tmp_path)
+    put = ["enqueue", "charge", "order=1", "--queue", "billing", "--id", "one"]
+    assert (
+        CliRunner().invoke(main, [*put, "--url", f"sqlite:///{tmp_path / 'docs.db'}"]).exit_code
+        == 0
+    )
+    printed = CliRunner().invoke(main, [*SHAPES[row].split(), *at, "--json"]).stdout
+    try:
+        found = [json.loads(printed)]
+    except ValueError:
+        found = [json.loads(line) for line in printed.splitlines()]
+    last = {"result"} if row == "`enqueue`" else set()  # of --wait
+    assert {name for one in found for name in one} == fields(row) - last
+
+
+def test_json_of_jobs_explanations_and_workers() -> None:
+    assert fields("`worker ls`") == set(WorkerInfo.__struct_fields__)
+    said = fields("`job explain`")
+    assert said == {*Explanation.__struct_fields__, *Reason.__struct_fields__}
+    row = "`job ls`, `dead ls`, `job show`, `dead show`"
+    assert fields(row) <= set(JobRecord.__struct_fields__)

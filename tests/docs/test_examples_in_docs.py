@@ -28,7 +28,7 @@ def _runnable(block: str) -> bool:
     wanted = [
         package
         for name, packages in FRAMEWORKS.items()
-        if f"from {name} " in block
+        if re.search(rf"^from {name}\b", block, re.MULTILINE)
         for package in packages
     ]
     return all(importlib.util.find_spec(package) for package in wanted)
@@ -36,7 +36,10 @@ def _runnable(block: str) -> bool:
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
-    """Blocks are executed top to bottom; then each function without parameters is called."""
+    """Blocks are executed top to bottom; then each function without parameters is called.
+
+    Tests among them are run by pytest, in `test_recipes.py`.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TASKMUX_URL", f"sqlite:///{tmp_path / 'docs.db'}")
     name = f"page_{page.stem.lower().replace('-', '_')}"
@@ -52,7 +55,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         "for name, it in list(vars(page).items()):\n"
         "    if not inspect.isfunction(it) or it.__module__ != page.__name__:\n"
         "        continue\n"
-        "    if inspect.signature(it).parameters or name.startswith('_'):\n"
+        "    if inspect.signature(it).parameters or name.startswith(('_', 'test_')):\n"
         "        continue\n"
         "    print('calling', name)\n"
         "    asyncio.run(it()) if inspect.iscoroutinefunction(it) else it()\n"

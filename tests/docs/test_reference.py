@@ -147,3 +147,11 @@ def test_states_of_a_handle():
     row = next(line for line in PAGE.splitlines() if line.startswith("| `job.status()`"))
     states = {state.value for state in taskmux.State}
     assert set(re.findall(r"`([a-z]+)`", row)) == states - {"moved"}
+
+
+def test_what_the_page_for_newcomers_calls_missing_is_missing():
+    page = (Path(__file__).parents[2] / "docs" / "coming-from.md").read_text(encoding="utf-8")
+    missing = page.partition("**Not there yet.**")[2]
+    assert "periodic tasks" in missing
+    assert "chord" in missing
+    assert {"schedule", "flow"} & set(dir(Taskmux)) == set()

@@ -262,3 +262,15 @@ class TestSessions:
             await mux.enqueue_many([inside.bind()])
         assert (await mux.queue("default").counts()).total == 0
         await mux.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (Command("pause"), "pause"),
+        (Command("concurrency", 1), "run 1 handler at once"),
+        (Command("concurrency", 20), "run 20 handlers at once"),
+    ],
+)
+def test_what_a_worker_is_told_is_said_in_words(command, words):
+    assert str(command) == words
