@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from taskmux import Explanation, JobRecord, Reason, WorkerInfo
+from taskmux import Event, Explanation, JobRecord, Reason, WorkerInfo
 from taskmux.cli import main
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -124,6 +124,7 @@ def test_json_has_the_fields_that_the_page_says(
 
 def test_json_of_jobs_explanations_and_workers() -> None:
     assert fields("`worker ls`") == set(WorkerInfo.__struct_fields__)
+    assert fields("`events`") == set(Event.__struct_fields__)
     said = fields("`job explain`")
     assert said == {*Explanation.__struct_fields__, *Reason.__struct_fields__}
     row = "`job ls`, `dead ls`, `job show`, `dead show`"

@@ -140,6 +140,12 @@ def test_links_in_docs_lead_somewhere():
     assert broken == []
 
 
+def test_readme_leads_to_every_page():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", readme))
+    assert linked == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
 SAID = {
     "priorities.py": (
         "1. break-in\n2. account closed\n3. password reset\n4. receipt\n5. newsletter\n6.",

@@ -183,6 +183,10 @@ class TestBlocking:
         assert mux.blocking.job("mails", "one").record().arguments == {"user": 1}
         assert mux.blocking.workers() == []
         assert mux.blocking.tell("nobody", Command("pause")) is False
+        mux.blocking.enqueue("send", {"user": 9}, id="two", dedup="k")
+        assert mux.blocking.queue("mails").dedup_owner("k").id == "two"
+        assert mux.blocking.queue("mails").release_dedup("k") is True
+        assert mux.blocking.queue("mails").dedup_owner("k") is None
         mux.close_blocking()
 
     async def test_in_a_loop_an_apps_blocking_verbs_are_refused(self):
