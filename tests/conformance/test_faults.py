@@ -46,6 +46,8 @@ CALLS: dict[str, Callable[[Driver], Awaitable[object]]] = {
     "counts": lambda driver: driver.counts("q"),
     "queues": lambda driver: driver.queues(),
     "prune": lambda driver: driver.prune(PruneAsk("q")),
+    "dedup_owner": lambda driver: driver.dedup_owner("q", "k"),
+    "release_dedup": lambda driver: driver.release_dedup("q", "k", "job"),
     "settings": lambda driver: driver.settings("q"),
     "put_settings": lambda driver: driver.put_settings("q", QueueSettings(paused=True)),
     "wait": lambda driver: driver.wait(["q"], 0),
