@@ -12,7 +12,13 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 from taskmux.api.codec import decode_value, encode_value, result_type, step_type
 from taskmux.config import Limits
 from taskmux.driver import Applied, ApplyStatus, Note
-from taskmux.model.errors import ConfigError, DeclarationError, LeaseLost, PayloadTooLarge
+from taskmux.model.errors import (
+    ConfigError,
+    DeclarationError,
+    LeaseLost,
+    NotDecodable,
+    PayloadTooLarge,
+)
 from taskmux.model.job import JobRecord, State
 from taskmux.model.units import check_name, storable
 
@@ -89,6 +95,8 @@ class Context:
         self._limits = limits or Limits()
         self._loop = asyncio.get_running_loop() if notes is not None else None
         self._steps = dict(job.steps)
+        self._begun: set[str] = set()
+        """The names of this run's steps, but for those that failed."""
         self._lines = len(job.logs)
         self._cancel = job.cancel_requested
 
@@ -168,27 +176,55 @@ class Context:
     async def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a function once per job: after a crash or a retry its stored result is returned.
 
-        Annotate the function's return type, so that the stored result comes back as that type.
+        What it returns is always what was stored, read by the return annotation of the function,
+        on the first run as on later ones. Without an annotation that is what JSON has: a dict for
+        a dataclass, text for a datetime. A function that raises has stored nothing and may be
+        tried again.
+
+        Args:
+            name: tells the job's steps apart. It must not come twice in one run: in a loop put
+                what differs into it, f"send:{user_id}".
+            function: sync or async.
+            args: its arguments by place.
+            kwargs: its arguments by name.
 
         Raises:
+            DeclarationError: a step of this name has begun in this run.
             NotEncodable, PayloadTooLarge: the result cannot be stored.
+            NotDecodable: the stored result does not fit the annotation.
             LeaseLost: the job is no longer this run's; the result was not stored.
         """
-        done, value = self._recall(name, function)
-        if done:
-            return value
-        result = function(*args, **kwargs)
-        if inspect.isawaitable(result):
-            result = await result
-        await self._remember(name, function, result)
-        return result
+        self._begin(name)
+        try:
+            if name not in self._steps:
+                result = function(*args, **kwargs)
+                if inspect.isawaitable(result):
+                    result = await result
+                await self._remember(name, function, result)
+            return self._recall(name, function)
+        except BaseException:
+            self._begun.discard(name)
+            raise
 
-    def _recall(self, name: str, function: Callable[..., Any]) -> tuple[bool, Any]:
+    def _begin(self, name: str) -> None:
         check_name(name, "step name")
-        if name not in self._steps:
-            return False, None
+        if name in self._begun:
+            raise DeclarationError(
+                f"Step {name!r} has begun in this run before, and a step's result is found by its "
+                f"name. Give each its own: in a loop, put what differs into it, such as "
+                f"{name}:{len(self._begun)}."
+            )
+        self._begun.add(name)
+
+    def _recall(self, name: str, function: Callable[..., Any]) -> Any:
         what = f"The stored result of step {name!r}"
-        return True, decode_value(self._steps[name], result_type(function), what)
+        try:
+            return decode_value(self._steps[name], result_type(function), what)
+        except NotDecodable as error:
+            raise NotDecodable(
+                f"{error} Mend the return type of the step's function: then the job goes on with "
+                f"what is stored."
+            ) from None
 
     def _remember(self, name: str, function: Callable[..., Any], result: Any) -> Sent:
         kind = step_type(function)
@@ -247,12 +283,17 @@ class BlockingContext:
             raise DeclarationError(
                 f"Step {name!r} is async. Make the handler async and await ctx.step(...)."
             )
-        done, value = self._context._recall(name, function)  # noqa: SLF001 - the same unit
-        if done:
-            return value  # type: ignore[no-any-return]  # as annotated by the function
-        result = function(*args, **kwargs)
-        self._context._remember(name, function, result).wait()  # noqa: SLF001 - the same unit
-        return result
+        context = self._context
+        context._begin(name)  # noqa: SLF001 - the same unit
+        try:
+            if name not in context._steps:  # noqa: SLF001 - the same unit
+                result = function(*args, **kwargs)
+                context._remember(name, function, result).wait()  # noqa: SLF001 - the same unit
+            value: R = context._recall(name, function)  # noqa: SLF001 - the same unit
+        except BaseException:
+            context._begun.discard(name)  # noqa: SLF001 - the same unit
+            raise
+        return value
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -122,6 +122,116 @@ class TestSteps:
                     await job.result(timeout="20s")
                 assert not (await job.record()).steps
 
+    async def test_a_step_name_that_comes_twice_in_one_run_is_an_error(self, mux):
+        sent = []
+
+        @mux.task(max_attempts=1)
+        async def send(ctx: Context) -> list[int]:
+            return [await ctx.step("send", sent.append, number) for number in range(3)]
+
+        @mux.task(max_attempts=1)
+        async def together(ctx: Context) -> None:
+            await asyncio.gather(*(ctx.step("both", asyncio.sleep, 0, n) for n in range(2)))
+
+        @mux.task(max_attempts=1)
+        def sync_send(ctx: Context) -> list[int]:
+            return [ctx.blocking.step("sync", sent.append, number) for number in range(3)]
+
+        async with mux.worker():
+            for task, name in ((send, "send"), (together, "both"), (sync_send, "sync")):
+                with pytest.raises(JobFailed, match=f"DeclarationError: Step '{name}' has begun"):
+                    await (await task.enqueue()).result(timeout="20s")
+        assert sent == [0, 0]
+
+    async def test_a_step_that_failed_may_be_tried_again_in_the_same_run(self, mux):
+        runs = []
+
+        def flaky() -> int:
+            runs.append(1)
+            if len(runs) == 1:
+                raise ValueError("once")
+            return len(runs)
+
+        @mux.task(max_attempts=1)
+        async def work(ctx: Context) -> int:
+            with contextlib.suppress(ValueError):
+                return await ctx.step("flaky", flaky)
+            return await ctx.step("flaky", flaky)
+
+        async with mux.worker():
+            assert await (await work.enqueue()).result(timeout="20s") == 2
+
+    async def test_a_step_gives_on_the_first_run_what_it_gives_on_later_ones(self, mux):
+        got: dict[str, list[Any]] = {}
+
+        def point() -> Any:
+            return Point(1)
+
+        def days() -> dict[str, Any]:
+            return {"at": NOON}
+
+        async def pairs() -> list[str]:
+            return ("a", "b")
+
+        steps = {
+            "instant": lambda: NOON,
+            "set": lambda: {1},
+            "tuple": lambda: (1, (2,)),
+            "keys": lambda: {1: "one"},
+            "point": point,
+            "days": days,
+            "pairs": pairs,
+        }
+
+        @mux.task(max_attempts=2)
+        async def work(ctx: Context) -> None:
+            for name, function in steps.items():
+                got.setdefault(name, []).append(await ctx.step(name, function))
+            if ctx.attempt == 1:
+                raise Retry(after=0)
+
+        @mux.task(max_attempts=2)
+        def sync_work(ctx: Context) -> None:
+            got.setdefault("sync", []).append(ctx.blocking.step("sync", point))
+            if ctx.attempt == 1:
+                raise Retry(after=0)
+
+        async with mux.worker():
+            for task in (work, sync_work):
+                await (await task.enqueue()).result(timeout="20s")
+        assert {name: first for name, (first, _) in got.items()} == {
+            "instant": "2026-01-02T12:00:00Z",
+            "set": [1],
+            "tuple": [1, [2]],
+            "keys": {"1": "one"},
+            "point": {"x": 1},
+            "days": {"at": "2026-01-02T12:00:00Z"},
+            "pairs": ["a", "b"],
+            "sync": {"x": 1},
+        }
+        assert {name: first for name, (first, _) in got.items()} == {
+            name: second for name, (_, second) in got.items()
+        }
+
+    async def test_a_step_that_its_annotation_cannot_read_fails_at_once_and_is_stored(self, mux):
+        charged = []
+
+        def charge() -> str:
+            return charged.append(1)
+
+        @mux.task(max_attempts=2, backoff=Fixed(0))
+        async def work(ctx: Context) -> None:
+            await ctx.step("charge", charge)
+
+        async with mux.worker():
+            job = await work.enqueue()
+            with pytest.raises(JobFailed, match=r"step 'charge' does not fit str.*return type"):
+                await job.result(timeout="20s")
+        record = await job.record()
+        assert charged == [1]
+        types = [one.error.type for one in record.history]
+        assert types == ["taskmux.model.errors.NotDecodable"] * 2
+
 
 class TestResults:
     async def test_what_would_come_back_as_another_type_is_a_failure(self, mux):
