@@ -22,6 +22,8 @@ from taskmux.model.units import brief
 
 __all__ = [
     "DEFAULT_URL",
+    "PARENT",
+    "PARENT_PIPE",
     "Limits",
     "Settings",
     "check_options",
@@ -30,9 +32,15 @@ __all__ = [
     "parent_process",
     "scheme_of",
     "split_url",
+    "take_parent_pipe",
 ]
 
 DEFAULT_URL = "sqlite:///taskmux.db"
+
+PARENT = "TASKMUX_PARENT"
+"""Tells a worker process its parent, so that it drains when that one is gone."""
+PARENT_PIPE = "TASKMUX_PARENT_PIPE"
+"""Tells it the open file in which it reports to that parent."""
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.\-]{0,31}):", re.IGNORECASE)
 _HEAD = re.compile(r"[a-z][a-z0-9+.\-]{0,31}://", re.IGNORECASE)
@@ -143,7 +151,16 @@ def _listed(text: str) -> list[str]:
 
 def parent_process() -> int | None:
     """Return the process that supervises this one and said so, or None."""
-    text = os.environ.get("TASKMUX_PARENT", "")
+    text = os.environ.get(PARENT, "")
+    return int(text) if text.isdigit() else None
+
+
+def take_parent_pipe() -> int | None:
+    """Return the open file that leads to that process, or None.
+
+    It is taken from the environment: in a child of this process it is no open file, or another.
+    """
+    text = os.environ.pop(PARENT_PIPE, "")
     return int(text) if text.isdigit() else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,20 +10,47 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from taskmux.cli.common import STORE, USAGE
-from taskmux.cli.signals import CUT_OFF, DRAINING, MOMENT
+from taskmux.cli.common import FAILED
+from taskmux.cli.signals import DRAINING, MOMENT
+from taskmux.config import PARENT, PARENT_PIPE, take_parent_pipe
 from taskmux.model.log import Log
 
-__all__ = ["PARENT", "supervise"]
-
-PARENT = "TASKMUX_PARENT"
-"""Tells a child its parent, so that it drains when that one is gone."""
+__all__ = ["Reports", "supervise"]
 
 logger = Log("taskmux.processes")
 
 LONGEST_PAUSE = 30.0
 HEALTHY_AFTER = 60.0
 LOOK = 0.2
+
+
+SERVES, TOLD = b"s", b"t"
+
+
+class Reports:
+    """What a worker process tells the parent that supervises it, if there is one.
+
+    How a process ended does not show whether anybody wanted that: a handler may end it with any
+    status.
+    """
+
+    def __init__(self) -> None:
+        self._pipe = take_parent_pipe()
+        if self._pipe is not None:
+            os.set_inheritable(self._pipe, False)  # noqa: FBT003 - by place alone
+
+    def serves(self) -> None:
+        """It works, and no handler has run yet."""
+        self._write(SERVES)
+
+    def told(self) -> None:
+        """It was told to stop, and drains."""
+        self._write(TOLD)
+
+    def _write(self, word: bytes) -> None:
+        if self._pipe is not None:
+            with contextlib.suppress(OSError):  # the parent is gone
+                os.write(self._pipe, word)
 
 
 class Child:
@@ -32,9 +60,14 @@ class Child:
         self._command = command
         self._failures = 0
         self.process: subprocess.Popen[bytes] | None = None
+        self.served = False
+        """Whether one of its processes ever worked."""
         self.done = False
-        self.verdict = 0
+        """Whether it was told to stop, and has ended."""
+        self.verdict: int | None = None
         """The exit code with which it said that it never can run."""
+        self._told = False
+        self._pipe = -1
         self._started = 0.0
         self._not_before = 0.0
 
@@ -42,34 +75,55 @@ class Child:
         """Start it if it does not run and its pause has passed."""
         now = time.monotonic()
         if self.process is None and not self.done and now >= self._not_before:
+            self._pipe, theirs = os.pipe()
+            os.set_blocking(self._pipe, False)
             # A session of its own: Ctrl-C reaches the parent alone, which passes it on once.
             self.process = subprocess.Popen(  # noqa: S603 - our own command
-                self._command, start_new_session=True, env=os.environ | {PARENT: str(os.getpid())}
+                self._command,
+                start_new_session=True,
+                pass_fds=[theirs],
+                env=os.environ | {PARENT: str(os.getpid()), PARENT_PIPE: str(theirs)},
             )
+            os.close(theirs)
             self._started = now
 
-    def reap(self) -> int | None:
-        """Return the exit code if it died; a fast death makes the next start wait longer."""
+    def listen(self) -> None:
+        """Take in what it reports."""
+        if self.process is not None and not self.done:
+            with contextlib.suppress(BlockingIOError):
+                words = os.read(self._pipe, 16)
+                self.served = self.served or SERVES in words
+                self._told = self._told or TOLD in words
+
+    def reap(self, *, can_work: bool) -> None:
+        """See whether it died; a fast death makes the next start wait longer.
+
+        Args:
+            can_work: whether any process of this command ever worked. If none did, one that ends
+                by itself would say the same at every start.
+        """
         if self.done or self.process is None or (code := self.process.poll()) is None:
-            return None
-        if code in (0, CUT_OFF):  # somebody told it to stop, as `taskmux worker stop` does
+            return
+        self.listen()
+        os.close(self._pipe)
+        if self._told:
             self.done = True
-            return code
+            return
+        if code >= 0 and not can_work and not self.served:
+            logger.error("worker process %d ended with %d and never worked", self.process.pid, code)
+            self.done, self.verdict = True, code or FAILED
+            return
         now = time.monotonic()
         self._failures = 1 if now - self._started > HEALTHY_AFTER else self._failures + 1
         pause = min(LONGEST_PAUSE, 0.25 * 2**self._failures)
         self._not_before = now + pause
         logger.error(
-            "worker process %d ended with %d; restarting in %.1f s", self.process.pid, code, pause
+            "worker process %d ended with %d and was not told to; restarting in %.1f s",
+            self.process.pid,
+            code,
+            pause,
         )
         self.process = None
-        return code
-
-    def hopeless(self, code: int | None) -> bool:
-        """Say whether it ended at its first start because of its usage or its store."""
-        if code in (USAGE, STORE) and self._failures == 1:
-            self.verdict = code
-        return self.verdict != 0
 
     def send(self, number: int) -> None:
         """Send it a signal if it runs."""
@@ -80,10 +134,11 @@ class Child:
 def supervise(count: int, command: Sequence[str]) -> int:
     """Keep `count` processes running until SIGTERM, SIGINT or SIGHUP; pass every such signal on.
 
-    One that ends well was told to by its own id, and is not started again.
+    One that was told to stop by its own id is not started again; any other is, whatever its exit
+    code.
 
-    A child that finds its usage or its store wrong at its first start ends the whole: it would
-    say the same for ever.
+    A child that ends by itself before any has worked ends the whole: its usage or its store is
+    wrong, and it would say the same for ever.
 
     Returns:
         0 when all ended well, else the exit code of one that did not.
@@ -104,7 +159,11 @@ def supervise(count: int, command: Sequence[str]) -> int:
     try:
         while not signals:
             for child in children:
-                if child.hopeless(child.reap()):
+                child.listen()
+            can_work = any(child.served for child in children)
+            for child in children:
+                child.reap(can_work=can_work)
+                if child.verdict is not None:
                     signals += 1
                 if not signals:
                     child.keep_alive()
@@ -130,7 +189,7 @@ def _stop(children: Sequence[Child], signals: Callable[[], int], wake: threading
             passed_on += 1
         wake.clear()
         wake.wait(LOOK)
-    codes = [child.verdict for child in children]
+    codes = [child.verdict for child in children if child.verdict is not None]
     codes += [child.process.returncode for child in children if child.process is not None]
     # One that was told to stop before it could listen ends by the signal itself.
     ended = (-signal.SIGTERM, -signal.SIGINT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
+import faulthandler
 import logging
 import os
 import sys
@@ -20,7 +21,7 @@ from taskmux.cli.loading import load_app
 from taskmux.cli.logs import check_logging, set_up_logging
 from taskmux.cli.loop import loop_factory, run
 from taskmux.cli.output import complain, settle_streams
-from taskmux.cli.processes import supervise
+from taskmux.cli.processes import Reports, supervise
 from taskmux.cli.signals import CUT_OFF, Signals, quietly
 from taskmux.config import Settings, parent_process
 from taskmux.model.errors import ConfigError
@@ -87,7 +88,8 @@ def worker() -> None:
 @click.option(
     "--processes",
     type=click.IntRange(1, 256),
-    help="Worker processes, restarted when they die: 1. [TASKMUX_PROCESSES]",
+    help="Worker processes: 1, which nothing restarts. From 2 on a parent process restarts those "
+    "that die. [TASKMUX_PROCESSES]",
 )
 @click.option(
     "--url",
@@ -125,9 +127,17 @@ def worker_run(app: str | None, queues: tuple[str, ...], url: str | None, **flag
     )
     if settings.processes > 1:
         sys.exit(supervise(settings.processes, _again(settings, url)))
+    _tell_of_crashes()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         code = run(runner.get_loop(), _serve(mux, one, settings))
     sys.exit(code)
+
+
+def _tell_of_crashes() -> None:
+    """Let the process say where it was when an extension or a full stack kills it."""
+    if not faulthandler.is_enabled() and sys.__stderr__ is not None:
+        with contextlib.suppress(OSError, ValueError):  # there is no such file
+            faulthandler.enable(sys.__stderr__)
 
 
 async def _until_told(one: Worker) -> None:
@@ -162,8 +172,10 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
         supervised=parent_process() is not None,
     )
     signals.listen()
+    reports = Reports()
     try:
         async with one:
+            reports.serves()
             quietly(
                 complain,
                 f"Worker {one.name} serves {', '.join(one.options.queues)} on {mux.url} "
@@ -172,6 +184,7 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
             )
             watching = begin(_stop_with_parent(one))
             await _until_told(one)
+            reports.told()
             watching.cancel()
     finally:
         signals.ended()

@@ -25,9 +25,24 @@ import signal
 import sys
 import time
 from pathlib import Path
+from contextlib import asynccontextmanager
 from taskmux import Context, Taskmux
 
-mux = Taskmux()
+@asynccontextmanager
+async def lifespan(_mux):
+    if "BROKEN" in os.environ:
+        raise OSError("there is no database")
+    yield
+
+mux = Taskmux(lifespan=lifespan)
+
+@mux.task(name="exits")
+async def exits(code: int) -> None:
+    os._exit(code)
+
+@mux.task(name="faults")
+async def faults() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
 
 @mux.task(name="long")
 async def long(seconds: float) -> str:
@@ -226,6 +241,43 @@ def test_a_parent_passes_that_status_on_and_starts_nothing_again(tmp_path):
         worker.send(signal.SIGTERM, signal.SIGTERM)
         assert worker.ended() == CUT_OFF
     assert worker.job().state is State.WAITING
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, CUT_OFF])
+def test_a_process_that_nobody_told_to_end_is_started_again_whatever_its_status(tmp_path, code):
+    with Worker(tmp_path, "--processes", "2") as worker:
+        worker.push("exits", code=code)
+        worker.until(f"ended with {code} and was not told to; restarting in 0.5 s")
+        while worker.said.count("Ctrl-C drains") < 3:
+            worker.until("")
+        worker.send(signal.SIGTERM)
+        assert worker.ended() == 0
+    assert worker.said.count("Stopped.") == 2
+    assert worker.job().state is State.ACTIVE  # until its lease lapses
+
+
+@pytest.mark.parametrize(
+    ("environment", "code", "words"),
+    [
+        ({"TASKMUX_URL": "sqlite:////no/such/folder/jobs.db"}, 3, "/no/such/folder"),
+        ({"BROKEN": "yes"}, 1, "there is no database"),
+    ],
+)
+def test_processes_that_cannot_work_at_all_end_the_command(tmp_path, environment, code, words):
+    worker = Worker(tmp_path, "--processes", "2", **environment)
+    assert worker.ended() == code
+    worker.process.stderr.close()
+    assert words in worker.said
+    assert f"ended with {code} and never worked" in worker.said
+    assert "restarting" not in worker.said
+
+
+def test_a_process_that_a_signal_kills_says_where_it_was(tmp_path):
+    with Worker(tmp_path) as worker:
+        worker.push("faults")
+        assert worker.ended() == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in worker.said
+    assert "in faults" in worker.said
 
 
 @pytest.mark.parametrize("task", ["forks", "forks_in_a_thread"])
