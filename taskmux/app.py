@@ -147,7 +147,7 @@ class Taskmux:
         """
         if callable(function):
             raise DeclarationError("Write @mux.task() with parentheses: options go between them.")
-        parsed = parse_shared(options)
+        parsed = parse_shared(options, ("name", "concurrency", "rate", "own_line"))
         limits = declared_limits(concurrency, rate, own_line=own_line)
 
         def register(function: Callable[..., Any]) -> Task[Any, Any, Any, Any]:
@@ -234,6 +234,11 @@ class Taskmux:
         if known is not None:
             return known.bind_named(arguments).payload
         return encode_mapping(task, arguments, self._limits.payload)
+
+    def returns_of(self, task: str) -> Any:
+        """Return the type of a task's results; Any if the app does not know the task."""
+        known = self._registry.get(task)
+        return Any if known is None else known.signature.returns
 
     # -- reading ------------------------------------------------------------------------------
 

@@ -42,6 +42,10 @@ class Portal(Protocol):
         """Return the payload of a call; of a task known to the app, checked by its signature."""
         ...
 
+    def returns_of(self, task: str) -> Any:
+        """Return the type of a task's results; Any if the app does not know the task."""
+        ...
+
     def run_blocking(self, make: Callable[[], Awaitable[R]]) -> R:
         """Run a coroutine on a background loop and wait for it."""
         ...

@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from taskmux.api.annotations import Look, kinds_in, look_needed, never_a_key
 from taskmux.api.handlers import annotated
+from taskmux.api.hints import near
 from taskmux.api.roundtrip import difference, is_equal
 from taskmux.api.values import (
     USER_ERRORS,
@@ -36,6 +37,9 @@ __all__ = [
     "step_type",
 ]
 
+
+_CONTEXTS = frozenset({"context", "ctx", "self"})
+"""What a parameter is called that is meant to be the context."""
 
 MOST_DEFAULT = 4096
 """Bytes of a parameter's default that is compared with values."""
@@ -203,9 +207,24 @@ class Signature:
             return self._signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise InvalidArguments(
-                f"Task {self.name!r} cannot take these arguments: {error}. Its parameters are "
-                f"{self._signature} (the context is not passed)."
+                f"Task {self.name!r} cannot take these arguments: {self._misfit(error, kwargs)} "
+                f"Its parameters are {self._signature}{self._about_context()}."
             ) from None
+
+    def _misfit(self, error: TypeError, kwargs: Mapping[str, Any]) -> str:
+        """Return what is wrong with a call: a name that nobody has says more than one missing."""
+        unknown = next((name for name in kwargs if name not in self.names), None)
+        if unknown is None:
+            return f"{error}."
+        return f"there is no parameter {unknown!r}.{near(unknown, self.names)}"
+
+    def _about_context(self) -> str:
+        first = self._parameters[0] if self._parameters else None
+        if self.takes_context:
+            return " (the context is not passed)"
+        if first is None or first.name not in _CONTEXTS or first.annotation is not first.empty:
+            return ""
+        return f"; if {first.name} is to be the job's context, annotate it: {first.name}: Context"
 
     def decode(self, payload: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Return the positional and named arguments that a payload holds.

@@ -25,6 +25,7 @@ from taskmux.model.errors import (
     Moved,
     ResultNotKept,
     ResultTimeout,
+    TaskmuxError,
 )
 from taskmux.model.job import TERMINAL, BlockedCause, JobRecord, Ref, State
 from taskmux.model.transition import Transition
@@ -41,6 +42,9 @@ __all__ = ["Connect", "JobHandle", "Portal", "Update"]
 
 R_co = TypeVar("R_co", covariant=True)
 Value = TypeVar("Value")
+
+LONGEST_WHY = 2.0
+"""Seconds in which a timeout may still find out why the job does not run."""
 
 Connect = Callable[[str], Awaitable[Connection]]
 """Returns the open connection that serves a queue, on the running event loop."""
@@ -172,7 +176,7 @@ class JobHandle(Generic[R_co]):
                 if left <= 0:
                     raise ResultTimeout(
                         f"Job {self.ref} is {job.state} after {limit:g} s. It goes on: ask again, "
-                        f"or cancel() it. Is a worker running for queue {self.ref.queue!r}?"
+                        f"or cancel() it.{await self._why()}"
                     )
             await changes.wait(math.inf if deadline is None else left)
 
@@ -198,18 +202,29 @@ class JobHandle(Generic[R_co]):
                     return
                 await changes.wait(math.inf)
 
+    async def _why(self) -> str:
+        """Return why the job does not run, as the end of a message; nothing if nobody says."""
+        try:
+            async with asyncio.timeout(LONGEST_WHY):
+                found = await self.explain()
+        except (TaskmuxError, TimeoutError):
+            return ""
+        return "".join(f" {reason.text}" for reason in found.reasons)
+
     def _outcome(self, job: JobRecord) -> R_co:
         match job.state:
             case State.COMPLETED:
                 data = job.result if job.result is not None else b"null"
-                value: R_co = decode_value(data, self._returns, f"The result of job {self.ref}")
+                known = self._returns is not Any
+                returns = self._returns if known else self._portal.returns_of(job.task)
+                value: R_co = decode_value(data, returns, f"The result of job {self.ref}")
                 return value
             case State.CANCELLED:
                 raise JobCancelled(f"Job {self.ref} was cancelled: {job.reason}.")
             case State.MOVED:
                 raise Moved(f"Job {self.ref} moved to another store. Connect to the new one.")
             case _:
-                last = f" Last error: {job.error.type}: {job.error.message}" if job.error else ""
+                last = f" Last error: {job.error}" if job.error else ""
                 raise JobFailed(f"Job {self.ref} is dead: {job.reason}.{last}")
 
     async def explain(self) -> Explanation:

@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from taskmux.api.dedup import Dedup, parse_dedup, parse_on_duplicate
+from taskmux.api.hints import meant_option
 from taskmux.api.retention import Retention, parse_retention
 from taskmux.model import job as model
 from taskmux.model.backoff import Backoff, BackoffFunction, BackoffLike, as_backoff
@@ -164,6 +165,10 @@ class Parsed(Shared, frozen=True):
         return {"deadline": min(end, self.deadline) if isinstance(self.deadline, int) else end}
 
 
+_OF_A_CALL = frozenset({"id", "run_at", "deadline", "dedup", "supersede", "session"})
+"""Options that a task or an app cannot have."""
+
+
 def parse_call(options: JobOptions) -> Parsed:
     """Return a call's options: as `parse_options`, and its backoff is to be stored.
 
@@ -181,14 +186,18 @@ def parse_call(options: JobOptions) -> Parsed:
     return replace(parsed, call_backoff=parsed.backoff)
 
 
-def parse_shared(options: JobOptions) -> Parsed:
+def parse_shared(options: JobOptions, own: Sequence[str] = ()) -> Parsed:
     """Return the options of a task or an app: as `parse_options`, for many jobs.
+
+    Args:
+        options: what was said.
+        own: what else may be said there, for an error to name.
 
     Raises:
         DeclarationError: also for what only a single call can say.
     """
-    single = {"id", "run_at", "deadline", "dedup", "supersede", "session"}
-    if misplaced := sorted(single & set(options)):
+    _check_names(options, sorted({*_PARSERS, *own} - _OF_A_CALL))
+    if misplaced := sorted(_OF_A_CALL & set(options)):
         raise DeclarationError(
             f"{misplaced[0]} belongs to a single call, not to a task or an app: "
             f"task.options({misplaced[0]}=...).enqueue(...)."
@@ -213,6 +222,7 @@ def parse_defaults(options: QueueOptions) -> bytes:
         raise DeclarationError(
             f"{brief(misplaced[0])} is no option of a queue. Its options are "
             f"{', '.join(QueueOptions.__annotations__)}."
+            f"{meant_option(misplaced[0], QueueOptions.__annotations__)}"
         )
     parsed = parse_call(cast("JobOptions", options))
     fields = {name: getattr(parsed, name) for name in Shared.__struct_fields__}
@@ -256,17 +266,23 @@ def parse_options(options: JobOptions) -> Parsed:
         DeclarationError: a value is out of range, two exclude each other, or a name is unknown.
         InvalidName: a queue, id, tag or key cannot be stored everywhere.
     """
-    unknown = sorted(set(options) - set(_PARSERS))
-    if unknown:
-        raise DeclarationError(
-            f"There is no option {brief(unknown[0])}. Options are {', '.join(sorted(_PARSERS))}."
-        )
+    _check_names(options, sorted(_PARSERS))
     if "delay" in options and "run_at" in options:
         raise DeclarationError("delay and run_at exclude each other: give one of them.")
     fields: dict[str, Any] = {}
     for name, value in options.items():
         fields.update(_PARSERS[name](value))
     return Parsed(**fields)
+
+
+def _check_names(options: JobOptions, names: Sequence[str]) -> None:
+    """Refuse an unknown option. `names` are those that may be said in this place."""
+    unknown = sorted(set(options) - set(_PARSERS))
+    if unknown:
+        raise DeclarationError(
+            f"There is no option {brief(unknown[0])}.{meant_option(unknown[0], names)} Options "
+            f"here are {', '.join(names)}."
+        )
 
 
 def _count(name: str, least: int) -> Callable[[Any], dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     Generic,
@@ -24,6 +25,7 @@ from taskmux.api.codec import Signature
 from taskmux.api.context import Context
 from taskmux.api.handle import JobHandle
 from taskmux.api.handlers import handler
+from taskmux.api.hints import meant_verb
 from taskmux.api.naming import redefines
 from taskmux.api.options import JobOptions, Parsed, parse_call
 from taskmux.model.backoff import DEFAULT_BACKOFF
@@ -103,6 +105,13 @@ class Task(Generic[Whole, Args, Out, R]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+    if not TYPE_CHECKING:  # or every name would be an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Say how taskmux calls a verb of another queue."""
+            message = f"'Task' object has no attribute {name!r}{meant_verb(name)}"
+            raise AttributeError(message, name=name, obj=self)
 
     async def enqueue(self, *args: Args.args, **kwargs: Args.kwargs) -> JobHandle[R]:
         """Store a job that will run this task with these arguments.

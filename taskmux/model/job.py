@@ -133,6 +133,10 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     message: str
     traceback: str | None = None
 
+    def __str__(self) -> str:
+        """Return the type and the message, if there is one."""
+        return f"{self.type}: {self.message}" if self.message else self.type
+
     def is_a(self, name: str) -> bool:
         """Say whether its type has this name, with or without the module."""
         return self.type == name or self.type.rpartition(".")[2] == name

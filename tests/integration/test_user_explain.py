@@ -8,7 +8,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from taskmux import State, Taskmux
 from taskmux.driver import ClaimAsk, Op, ReclaimAsk
-from taskmux.model.errors import DeclarationError, JobConflict, JobNotFound
+from taskmux.model.errors import (
+    DeclarationError,
+    JobConflict,
+    JobNotFound,
+    ResultTimeout,
+    StoreUnavailable,
+)
 from taskmux.model.job import TERMINAL
 from taskmux.model.workers import Command
 from taskmux.policy.explain import Cause
@@ -28,6 +34,24 @@ async def claim(driver, number: int = 1, lease: int = 60_000):
 
 
 class TestExplain:
+    async def test_a_timeout_names_the_reasons(self, mux):
+        await mux.queue("default").pause()
+        job = await mux.enqueue("t", delay="1h")
+        with pytest.raises(ResultTimeout, match=r"or cancel.. it. It is not due before ") as error:
+            await job.result(timeout=0.01)
+        assert "Queue default is paused." in str(error.value)
+        assert "No live worker serves queue default" in str(error.value)
+
+    async def test_a_timeout_is_one_also_where_nobody_can_say_why(self, mux, monkeypatch):
+        job = await mux.enqueue("t")
+
+        async def explain() -> None:
+            raise StoreUnavailable("away")
+
+        monkeypatch.setattr(job, "explain", explain)
+        with pytest.raises(ResultTimeout, match=r"or cancel\(\) it\.$"):
+            await job.result(timeout=0.01)
+
     async def test_no_worker(self, mux):
         job = await mux.enqueue("t")
         assert await causes(job) == (Cause.NO_WORKER,)

@@ -6,11 +6,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from taskmux import Exponential, Fixed, Taskmux
+from taskmux import Context, Exponential, Fixed, Taskmux
 from taskmux.api.call import Call, Terms
 from taskmux.api.options import _PARSERS, JobOptions, Parsed, parse_call, parse_options
 from taskmux.model import job as model
-from taskmux.model.errors import DeclarationError, InvalidName, TaskmuxError
+from taskmux.model.errors import (
+    DeclarationError,
+    InvalidArguments,
+    InvalidName,
+    TaskmuxError,
+)
 from taskmux.model.job import Keep, State
 
 MIDNIGHT = datetime(2030, 1, 1, tzinfo=UTC)
@@ -243,3 +248,80 @@ class TestTasks:
 
         assert double(4) == 8
         assert double.__doc__ == "Twice."
+
+
+class TestNamesThatAreNoOptions:
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("countdown", "delay"),
+            ("eta", "run_at"),
+            ("task_id", "id"),
+            ("jobId", "id"),
+            ("max_retries", "max_attempts"),
+            ("removeOnComplete", "retention"),
+            ("priorty", "priority"),
+        ],
+    )
+    def test_what_was_meant_is_named(self, name, meant):
+        with pytest.raises(DeclarationError, match=f"no option '{name}'. Did you mean '{meant}'"):
+            parse_call({name: 1})  # type: ignore[misc]
+
+    def test_what_may_be_said_in_that_place_is_listed(self):
+        mux = Taskmux("memory://")
+        with pytest.raises(DeclarationError) as error:
+            mux.task(rate_limit="100/m")
+        said = str(error.value)
+        assert "Did you mean 'rate'?" in said
+        listed = set(said.partition("Options here are ")[2].rstrip(".").split(", "))
+        assert {"rate", "concurrency", "name", "own_line", "delay"} <= listed
+        assert not {"id", "run_at", "deadline", "dedup", "session"} & listed
+        for name in listed - {"name", "concurrency", "rate", "own_line"}:
+            assert name in JobOptions.__annotations__
+
+        with pytest.raises(DeclarationError) as error:
+            parse_call({"colour": "red"})
+        assert {"id", "dedup"} <= set(str(error.value).rstrip(".").split(", "))
+
+    @pytest.mark.parametrize(("verb", "ours"), [("delay", "enqueue"), ("s", "bind")])
+    def test_verbs_of_other_queues_name_ours(self, verb, ours):
+        mux = Taskmux("memory://")
+
+        @mux.task(name="t")
+        def task() -> None: ...
+
+        with pytest.raises(AttributeError, match=f"'{verb}'. Write .*task.{ours}"):
+            getattr(task, verb)
+        with pytest.raises(AttributeError, match=r"no attribute 'colour'$"):
+            _ = task.colour
+        assert not hasattr(task, "apply_async")
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ({"mial": 3}, r"there is no parameter 'mial'. Did you mean 'mail'\? Its parameters"),
+            ({}, r"missing a required argument: 'mail'. Its parameters are \(mail: str\)\."),
+        ],
+    )
+    def test_an_unknown_argument_is_named_before_a_missing_one(self, arguments, words):
+        mux = Taskmux("memory://")
+
+        @mux.task(name="t")
+        def task(mail: str) -> None: ...
+
+        with pytest.raises(InvalidArguments, match=words):
+            task.bind(**arguments)
+
+    def test_a_context_is_one_by_its_annotation_and_an_error_says_so(self):
+        mux = Taskmux("memory://")
+
+        @mux.task(name="plain")
+        def plain(ctx, x) -> None: ...
+
+        @mux.task(name="with_context")
+        def with_context(ctx: Context, x: int) -> None: ...
+
+        with pytest.raises(InvalidArguments, match="if ctx is to be the job's context, annotate"):
+            plain.bind(1)
+        with pytest.raises(InvalidArguments, match=r"\(the context is not passed\)\.$"):
+            with_context.bind(1, 2)
