@@ -67,7 +67,10 @@ class Stores:
     def use(self, url: str) -> None:
         """Take another default store; see `Taskmux.use`."""
         if self._pool.in_use:
-            raise ConfigError("This app has open stores; choose another URL before first use.")
+            raise ConfigError(
+                "This app has open stores; choose another URL before first use, or close them "
+                "before: await mux.close(), and mux.close_blocking() if a .blocking verb was used."
+            )
         self._roots[url] = driver_for(url, self.plugins)
         if self._url != url and self._url not in self._routes.values():
             del self._roots[self._url]

@@ -153,9 +153,15 @@ Outcome = (
 )
 
 
-def timed_out(timeout_ms: int) -> Failed:
-    """Return the outcome of a run that was stopped at its timeout."""
-    message = f"ran longer than its timeout of {show_ms(timeout_ms)} and was cancelled"
+def timed_out(timeout_ms: int, *, cancelled: bool) -> Failed:
+    """Return the outcome of a run that went on for longer than its timeout.
+
+    Args:
+        timeout_ms: the timeout.
+        cancelled: whether it was stopped. A thread cannot be, so it ran to its end.
+    """
+    how = "and was cancelled" if cancelled else "and could not be stopped in its thread"
+    message = f"ran longer than its timeout of {show_ms(timeout_ms)} {how}"
     return Failed(
         ErrorInfo("TimeoutError", message), exception=TimeoutError(message), word="timed out"
     )

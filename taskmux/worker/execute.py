@@ -197,10 +197,10 @@ class Runner:
         if type(ended) is not Raised:
             if held.stop is None or task.is_async or held.stop is not Stop.TIMEOUT:
                 return self._completed(held.job, task, ended)
-            return timed_out(held.job.policy.timeout_ms or 0)
+            return timed_out(held.job.policy.timeout_ms or 0, cancelled=False)
         if signal_in(ended.error) is None:
             if held.stop is not None:
-                return _stopped(held.job, held.stop)
+                return _stopped(held.job, held.stop, cancelled=task.is_async)
             if self._from_outside(ended):
                 return CutOff() if self._lanes.serving else Released()
         return self._possible(outcome_of(ended.error, self._with.limits), held)
@@ -291,11 +291,11 @@ class Runner:
             await station.settler.quiet()
 
 
-def _stopped(job: JobRecord, stop: Stop) -> Outcome | None:
+def _stopped(job: JobRecord, stop: Stop, *, cancelled: bool) -> Outcome | None:
     """Return what a run means that ended because it was stopped; None: nothing to anybody."""
     match stop:
         case Stop.TIMEOUT:
-            return timed_out(job.policy.timeout_ms or 0)
+            return timed_out(job.policy.timeout_ms or 0, cancelled=cancelled)
         case Stop.CANCEL:
             return Cancelled()
         case Stop.DRAIN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -108,6 +109,29 @@ class TestRetries:
             with pytest.raises(JobFailed):
                 await job.result(timeout="20s")
         assert asked == [(1, "1"), (2, "2")]
+
+
+class TestWhatResultSays:
+    async def test_a_retry_without_a_message_is_named_without_one(self, mux):
+        @mux.task(max_attempts=1)
+        async def again() -> None:
+            raise Retry(after=0)
+
+        async with mux.worker():
+            job = await again.enqueue()
+            with pytest.raises(JobFailed, match=r"Last error: taskmux\.Retry$"):
+                await job.result(timeout="20s")
+
+    async def test_a_handle_by_id_gives_the_type_of_a_task_that_the_app_knows(self, mux):
+        @mux.task()
+        async def noon() -> datetime:
+            return datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+        async with mux.worker():
+            job = await noon.enqueue()
+            typed = await job.result(timeout="20s")
+            assert await mux.job("default", job.id).result() == typed
+            assert await mux.queue("default").job(job.id).result() == typed
 
 
 class TestDeadLetters:
@@ -263,7 +287,7 @@ class TestTimeouts:
 
         async with mux.worker():
             job = await slow.enqueue()
-            with pytest.raises(JobFailed, match="ran longer than its timeout of 50ms"):
+            with pytest.raises(JobFailed, match="timeout of 50ms and was cancelled"):
                 await job.result(timeout="20s")
         assert seen == ["cancelled"]
         record = await job.record()
@@ -294,7 +318,7 @@ class TestTimeouts:
 
         async with mux.worker():
             job = await slow.enqueue()
-            with pytest.raises(JobFailed, match="ran longer than its timeout"):
+            with pytest.raises(JobFailed, match="could not be stopped in its thread"):
                 await job.result(timeout="20s")
         assert together == [1, 1]
 

@@ -231,6 +231,20 @@ class TestBlocking:
         mux.close_blocking()
 
 
+class TestAnotherStore:
+    def test_an_app_whose_stores_are_open_says_how_to_close_them(self):
+        mux = Taskmux("memory://")
+
+        @mux.task(name="t")
+        def task() -> None: ...
+
+        task.blocking.enqueue()
+        with pytest.raises(ConfigError, match=r"mux\.close_blocking\(\) if a \.blocking verb"):
+            mux.use("memory://other")
+        mux.close_blocking()
+        mux.use("memory://other")
+
+
 class TestShowing:
     def test_no_credentials(self):
         mux = app(MemoryDriver("test://***@h"))

@@ -375,7 +375,7 @@ class TestWhatAnExceptionMeans:
         assert outcome_of(Busy(after=1), LIMITS).after_ms == 1000
 
     def test_a_timeout_is_told_in_words(self):
-        outcome = timed_out(1500)
+        outcome = timed_out(1500, cancelled=True)
         assert outcome.error.type == "TimeoutError"
         assert "its timeout of 1.5s" in outcome.error.message
         assert isinstance(outcome.exception, TimeoutError)
