@@ -123,26 +123,40 @@ def load_settings(
         ConfigError: a value is of the wrong kind, a name is unknown, or the file is not TOML.
     """
     environ = os.environ if environ is None else environ
-    values: dict[str, Any] = _from_file(directory or Path.cwd())
+    values, path = _from_file(directory or Path.cwd())
+    places = dict.fromkeys(values, str(path))
     for field in msgspec.structs.fields(Settings):
-        text = environ.get(f"TASKMUX_{field.name.upper()}")
+        variable = f"TASKMUX_{field.name.upper()}"
+        text = environ.get(variable)
         if text is not None:
             values[field.name] = _listed(text) if field.name == "queues" else text
-    values.update({name: value for name, value in (flags or {}).items() if value is not None})
+            places[field.name] = variable
+    said = {name: value for name, value in (flags or {}).items() if value is not None}
+    values.update(said)
+    places.update(dict.fromkeys(said, "a flag"))
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(
-            f"Configuration is wrong: {_named(error)}. Settings are "
+            f"Configuration is wrong: {_named(error, values, places)}. Settings are "
             f"{', '.join(field.name for field in msgspec.structs.fields(Settings))}; each can be a "
             f"flag, TASKMUX_<NAME> in the environment, or a line in [tool.taskmux]."
         ) from None
 
 
-def _named(error: msgspec.ValidationError) -> str:
-    """Return what is wrong, with the setting by its name: msgspec says `$.concurrency`."""
+def _named(
+    error: msgspec.ValidationError, values: Mapping[str, Any], places: Mapping[str, str]
+) -> str:
+    """Return what is wrong, with the setting, its value and its place; msgspec says `$.queues`."""
     what, _, where = str(error).partition(" - at `$.")
-    return f"{where.rstrip('`')}: {what}" if where else what
+    if not where:
+        known = {field.name for field in msgspec.structs.fields(Settings)}
+        unknown = next((name for name in values if name not in known), None)
+        return what if unknown is None else f"{places[unknown]} has no setting {brief(unknown)}"
+    name = re.split(r"[.\[`]", where)[0]
+    value = "a URL" if name == "url" else brief(values[name])  # it may hold a password
+    wanted = re.sub(", got .*", "", what).replace("Expected", "expected")
+    return f"{name} is {value} in {places[name]}: {wanted}"
 
 
 def _listed(text: str) -> list[str]:
@@ -164,7 +178,8 @@ def take_parent_pipe() -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _from_file(directory: Path) -> dict[str, Any]:
+def _from_file(directory: Path) -> tuple[dict[str, Any], Path | None]:
+    """Return what the file says, and which it is."""
     for name in ("taskmux.toml", "pyproject.toml"):
         path = directory / name
         if not path.is_file():
@@ -180,8 +195,8 @@ def _from_file(directory: Path) -> dict[str, Any]:
             table = tools["taskmux"]
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: [tool.taskmux] is not a table. Write name = value lines.")
-        return table
-    return {}
+        return table, path
+    return {}, None
 
 
 def scheme_of(url: object) -> str:

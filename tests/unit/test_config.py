@@ -100,8 +100,28 @@ class TestPrecedence:
             self.load(tmp_path)
 
     def test_a_wrong_variable_is_a_typed_error(self, tmp_path):
-        with pytest.raises(ConfigError, match="concurrency"):
+        words = r"concurrency is 'many' in TASKMUX_CONCURRENCY: expected `int`\."
+        with pytest.raises(ConfigError, match=words):
             self.load(tmp_path, TASKMUX_CONCURRENCY="many")
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ('[tool.taskmux]\nspeed = "high"', "pyproject.toml has no setting 'speed'"),
+            ("[tool.taskmux]\nlease = 5", "lease is 5 in .*pyproject.toml: expected `str`"),
+            ("[tool.taskmux]\nqueues = [5]", "queues is .5. in .*pyproject.toml: expected `str`"),
+        ],
+    )
+    def test_the_file_with_a_wrong_setting_is_named(self, tmp_path, text, says):
+        (tmp_path / "pyproject.toml").write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            self.load(tmp_path)
+
+    def test_a_wrong_url_is_not_shown(self, tmp_path):
+        (tmp_path / "taskmux.toml").write_text('url = ["redis://:hunter2@h"]')
+        with pytest.raises(ConfigError, match=r"url is a URL in .*taskmux.toml") as error:
+            self.load(tmp_path)
+        assert "hunter2" not in str(error.value)
 
 
 class TestURLs:
