@@ -132,8 +132,11 @@ def _split(url: str, scheme: str) -> tuple[SplitResult, dict[str, str]]:
 
 def _options(scheme: str, given: dict[str, str]) -> Options:
     known = Options.__struct_fields__
-    if not set(given) <= set(known):
-        _refuse(scheme, f"has an unknown option. Known options: {', '.join(sorted(known))}.")
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        # A name without a value may be a piece of a password that began with '?'.
+        name = f" {unknown[0]!r}" if given[unknown[0]] and unknown[0].isidentifier() else ""
+        _refuse(scheme, f"has an unknown option{name}. Known options: {', '.join(sorted(known))}.")
     try:
         options = msgspec.convert(given, Options, strict=False)
     except msgspec.ValidationError as error:

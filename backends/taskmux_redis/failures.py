@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -114,7 +115,7 @@ def translate(error: BaseException, where: str) -> StoreError:
         return _unavailable(where, "it did not answer in time (do both sides agree on TLS?)")
     return StoreUnavailable(
         f"Redis at {where} cannot be reached ({_reason(error)}). Start it, or check host, "
-        f"port, TLS (rediss://) and firewall; the operation may be sent again."
+        f"port, TLS (rediss://) and firewall, and try again."
     )
 
 
@@ -144,5 +145,10 @@ def _no_database(where: str) -> StoreError:
 
 
 def _reason(error: BaseException) -> str:
+    for one in (error, error.__cause__, error.__context__):
+        if isinstance(one, socket.gaierror):
+            return "its host name is not known"
+        if isinstance(one, ConnectionRefusedError):
+            return "nothing listens there"
     number = getattr(error, "errno", None) or getattr(error.__cause__, "errno", None)
     return f"{type(error).__name__}, errno {number}" if number else type(error).__name__

@@ -117,7 +117,10 @@ def as_rate(value: object) -> Rate:
         if found is None:
             raise _no_rate(value)
         unit = found[2] if found[2][0].isdigit() else f"1{found[2]}"
-        count, per = int(found[1]), milliseconds(unit, "the period of a rate")
+        try:
+            count, per = int(found[1]), milliseconds(unit)
+        except DeclarationError:
+            raise _no_rate(value) from None
         burst = int(found[3]) if found[3] else max(1, count // 10)
     whole = all(type(number) is int for number in (count, per, burst))
     if not (whole and 1 <= count <= MOST and 1 <= per <= DAY_MS and 0 <= burst <= MOST):

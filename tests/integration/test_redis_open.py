@@ -54,7 +54,18 @@ async def test_a_server_that_is_down():
     error = await refused(f"redis://127.0.0.1:{port}")
     assert isinstance(error, StoreUnavailable)
     assert f"127.0.0.1:{port}" in str(error)
-    assert "Start it" in str(error)
+    assert "(nothing listens there). Start it" in str(error)
+
+
+async def test_a_host_that_is_not_known():
+    error = await refused("redis://nosuch.invalid:6379")
+    assert isinstance(error, StoreUnavailable)
+    assert "(its host name is not known)" in str(error)
+
+
+def test_an_unknown_option_is_named():
+    with pytest.raises(InvalidURL, match=r"unknown option 'prefx'. Known options: allow_eviction"):
+        parse("redis://h?prefx=a")
 
 
 @needs_server
