@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from taskmux.api.begin import begin
 from taskmux.model.errors import StoreError
-from taskmux.model.job import Ref
+from taskmux.model.job import Ref, State
 from taskmux.model.log import Log
 from taskmux.worker.clock import monotonic
 from taskmux.worker.duties import Crew
@@ -47,7 +47,7 @@ class Drain:
         self.hurry = asyncio.Event()
         """Set by whoever does not want to wait for handlers any longer."""
         self.cut_off: tuple[Ref, ...] = ()
-        """The jobs whose handlers still ran at the deadline."""
+        """The jobs whose handlers still ran at the deadline, and did not complete then."""
 
     async def run(self) -> None:
         """Drain; in a hurry where this very task is cancelled, as its whole event loop may be."""
@@ -69,21 +69,23 @@ class Drain:
         deadline = monotonic() + GRACE
         self._lanes.go_on_to(Phase.CUTTING)
         running = self._lanes.running_jobs()
-        if not self.hurry.is_set():
-            self._tell_cut_off(running)
+        late = not self.hurry.is_set()
+        if late:
+            self._tell_late(running)
         for held in running:
             held.interrupt(Stop.DRAIN)
         await self._handlers_end([*self._crew.tasks, *fetching])
+        if late:
+            self.cut_off = tuple(held.job.ref for held in running if not _completed(held))
         for held in list(self._lanes.held):
             if held.outcome is None and held.invocation is None:
                 held.station.give_back(held)
         await self._flush(deadline)
 
-    def _tell_cut_off(self, running: Sequence[Held]) -> None:
-        self.cut_off = tuple(held.job.ref for held in running)
+    def _tell_late(self, running: Sequence[Held]) -> None:
         for held in running:
             logger.warning(
-                "job %s (%s): its handler is stopped at the drain deadline, and it is given back",
+                "job %s (%s): its handler is told to stop, for the drain deadline has passed",
                 held.job.ref,
                 held.job.task,
                 extra={"queue": held.job.queue, "job": held.job.id, "task": held.job.task},
@@ -97,7 +99,8 @@ class Drain:
             return
         for held in self._lanes.running_jobs():
             logger.error(
-                "job %s (%s): its handler ignores that it is stopped; its lease will lapse",
+                "job %s (%s): its handler ignores that it is stopped; its lease will lapse, which "
+                "counts as a crash (max_crashes)",
                 held.job.ref,
                 held.job.task,
             )
@@ -128,3 +131,8 @@ class Drain:
                     await station.say_goodbye()
             except (StoreError, TimeoutError) as error:
                 logger.warning("the last heartbeat failed: %s", error)
+
+
+def _completed(held: Held) -> bool:
+    """Say whether a handler came to its end all the same, as one in a thread may."""
+    return held.outcome is not None and held.outcome.to is State.COMPLETED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 from taskmux import Context, State
@@ -79,6 +80,29 @@ class TestDraining:
         assert seen == ["cancelled"]
         assert (record.state, record.attempts, record.crashes) == (State.WAITING, 0, 0)
         assert record.history == ()
+
+    async def test_a_thread_that_completes_after_the_deadline_was_not_cut_off(self, mux, caplog):
+        started = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        @mux.task(max_attempts=1)
+        def slow(ctx: Context, patient: bool) -> str:
+            loop.call_soon_threadsafe(started.set)
+            while not ctx.cancel_requested:
+                time.sleep(0.001)
+            if patient:
+                return "finished"
+            raise ValueError("told to stop")
+
+        for patient in (True, False):
+            started.clear()
+            async with mux.worker(drain="50ms") as worker:
+                job = await slow.enqueue(patient)
+                await started.wait()
+            assert "told to stop, for the drain deadline has passed" in caplog.text
+            if patient:
+                assert await job.result() == "finished"
+            assert worker.cut_off == (() if patient else (job.ref,))
 
     async def test_what_was_released_runs_on_the_next_worker(self, mux):
         first = asyncio.Event()
