@@ -14,6 +14,9 @@ from taskmux.model.units import brief
 
 __all__ = ["load_app"]
 
+MOST_FRAMES = 3
+_MINE = str(Path(__file__).parents[1])
+
 
 def load_app(path: str) -> Taskmux:
     """Import an app from `module:variable`, looking in the working directory first.
@@ -89,16 +92,25 @@ def _apps_in(module: ModuleType) -> str:
 def _place(error: BaseException) -> str:
     """Return the line of the user's code that an error came through last."""
     frames = traceback.extract_tb(error.__traceback__)
-    mine = str(Path(__file__).parents[1])
     for frame in reversed(frames):
-        if (
-            not frame.filename.startswith((mine, "<frozen"))
-            and frame.filename != importlib.__file__
-        ):
+        if _is_users(frame):
             return f"{frame.filename}, line {frame.lineno}"
     return "the app"
 
 
+def _is_users(frame: traceback.FrameSummary) -> bool:
+    """Say whether a frame is neither the import machinery's nor taskmux's."""
+    return (
+        not frame.filename.startswith((_MINE, "<frozen")) and frame.filename != importlib.__file__
+    )
+
+
 def _broken(module: str, error: BaseException, what: str) -> ConfigError:
-    frames = "".join(traceback.format_exception(error, limit=-3)).rstrip()
+    told = traceback.TracebackException.from_exception(error)
+    one: traceback.TracebackException | None = told
+    while one is not None:
+        mine = [frame for frame in one.stack if _is_users(frame)]
+        one.stack = traceback.StackSummary.from_list(mine[-MOST_FRAMES:])
+        one = one.__cause__ or one.__context__
+    frames = "".join(told.format()).rstrip()
     return ConfigError(f"Importing {module!r} failed: {what}.\n{frames}")

@@ -207,8 +207,10 @@ def _of_turn(job: JobRecord, standing: Standing) -> Iterator[Reason]:
     others = standing.lines - 1
     if standing.ahead or others:
         jobs = "1 job is" if standing.ahead == 1 else f"{standing.ahead} jobs are"
-        turns = f", and takes turns with {others} other lines" if others else ""
-        yield Reason(Cause.TURN, f"{jobs} before it in {_line(job.group, capital=False)}{turns}.")
+        where = f"{jobs} before it" if standing.ahead else "It is the first"
+        lines = "1 other line" if others == 1 else f"{others} other lines"
+        turns = f", which takes turns with {lines}" if others else ""
+        yield Reason(Cause.TURN, f"{where} in {_line(job.group, capital=False)}{turns}.")
 
 
 def _line(group: str | None, *, capital: bool = True) -> str:

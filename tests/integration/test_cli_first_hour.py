@@ -195,6 +195,8 @@ class TestImporting:
         assert done.returncode == 2
         assert words in done.stderr
         assert "There is no module" not in done.stderr
+        assert "<frozen" not in done.stderr
+        assert name == "typo" or f"{name}.py" in done.stderr
 
     def test_a_directory_without_the_module_says_what_it_has(self, place):
         done = taskmux(place, "worker", "nosuch:mux")

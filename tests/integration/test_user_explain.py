@@ -106,9 +106,12 @@ class TestExplain:
         job = await mux.enqueue("t")
         assert await causes(job) == (Cause.NO_WORKER, Cause.TURN)
         await mux.enqueue("t", group="other")
-        assert "1 job is before it in the queue's common line, and takes turns with 1" in str(
-            await job.explain()
-        )
+        common = "in the queue's common line, which takes turns with 1 other line."
+        assert f"1 job is before it {common}" in str(await job.explain())
+        await mux.enqueue("t", group="third")
+        alone = await mux.enqueue("t", group="fourth")
+        words = "It is the first in group fourth, which takes turns with 3 other lines."
+        assert words in str(await alone.explain())
 
     async def test_limits_of_the_queue(self, mux, driver):
         await mux.queue("default").limit(concurrency=1, rate="1/h+0")
