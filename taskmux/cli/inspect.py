@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -207,7 +208,7 @@ def _facts(record: JobRecord) -> dict[str, str | None]:
         "Attempts": f"{record.attempts} of {policy.max_attempts}",
         "Crashes": f"{record.crashes} of {policy.max_crashes}",
         "Created": when(record.created_at),
-        "Due": when(record.run_at),
+        "Due": _due(record),
         "Begins by": when(begins_by(record)),
         "Worker": record.worker,
         "Finished": when(record.finished_at),
@@ -218,6 +219,12 @@ def _facts(record: JobRecord) -> dict[str, str | None]:
         "Tags": ", ".join(record.tags),
         "Log": "\n".join(record.logs),
     }
+
+
+def _due(record: JobRecord) -> str | None:
+    """Return when it is or was due. One that was promoted waits now, whatever it was due at."""
+    promoted = record.state is State.WAITING and (record.run_at or 0) > time.time() * 1000
+    return None if promoted else when(record.run_at)
 
 
 @click.group(cls=Commands)

@@ -26,6 +26,8 @@ __all__ = ["Report"]
 
 logger = Log("taskmux.worker")
 
+CLOCK_MS = 1_000
+"""What instants of one store may differ by without meaning anything."""
 REMIND_EVERY = 60.0
 """Seconds between two warnings about the same unknown task."""
 
@@ -118,11 +120,17 @@ class Report:
         )
 
     def _waited(self, job: JobRecord) -> float:
-        """Return how long it waited since it was due, until this claim, in seconds."""
+        """Return how long it waited since it was due, until this claim, in seconds.
+
+        One that was promoted is claimed before that, and from when it waited is not known: it is
+        counted from its creation.
+        """
         if job.lease_until is None:
             return 0.0
+        claimed = job.lease_until - self._lease_ms
         due = max(job.created_at, job.run_at or 0)
-        return max(0, job.lease_until - self._lease_ms - due) / 1000
+        since = job.created_at if due > claimed + CLOCK_MS else due
+        return max(0, claimed - since) / 1000
 
     def _retried(self, job: JobRecord, what: Transition, seconds: float) -> None:
         logger.warning(

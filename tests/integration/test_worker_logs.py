@@ -47,6 +47,21 @@ async def test_a_job_that_is_done_is_one_line_of_info(mux, lines):
     assert 0 <= line.waited < 5
 
 
+async def test_a_promoted_job_has_waited_since_it_was_made(mux, lines):
+    @mux.task(name="work")
+    async def work() -> None: ...
+
+    job = await work.options(delay="1h").enqueue()
+    made = (await job.record()).created_at
+    await job.promote()
+    while time.time_ns() // 1_000_000 < made + 50:
+        await asyncio.sleep(0.01)
+    async with mux.worker():
+        await job.result(timeout="20s")
+    (line,) = lines(logging.INFO)
+    assert 0.05 <= line.waited < 20
+
+
 async def test_it_is_not_asked_for_each_job_whether_anybody_listens(mux, caplog, monkeypatch):
     caplog.set_level(logging.WARNING, "taskmux.worker")
     logger = logging.getLogger("taskmux.worker")
