@@ -278,7 +278,7 @@ class Taskmux:
         return await self._stores.queues()
 
     async def workers(self) -> list[WorkerInfo]:
-        """Return the live workers of this app's stores, by id; one of two stores is listed twice.
+        """Return the live workers of this app's stores, by id; one of several with all its queues.
 
         Raises:
             UnsupportedFeature: a store has no registry of workers.

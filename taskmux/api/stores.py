@@ -6,6 +6,8 @@ import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+from msgspec.structs import replace
+
 from taskmux.api.connection import Connection
 from taskmux.api.pool import Pool
 from taskmux.config import load_settings
@@ -108,10 +110,12 @@ class Stores:
 
     async def workers(self) -> list[WorkerInfo]:
         """Return the live workers; see `Taskmux.workers`."""
-        found: list[WorkerInfo] = []
+        found: dict[str, WorkerInfo] = {}
         for url in self._roots:
-            found += await (await self._presence(url, "Listing workers")).workers()
-        return sorted(found, key=lambda worker: worker.id)
+            for one in await (await self._presence(url, "Listing workers")).workers():
+                known = found.get(one.id)
+                found[one.id] = one if known is None else _together(known, one)
+        return sorted(found.values(), key=lambda worker: worker.id)
 
     async def tell(self, worker: str, command: Command) -> bool:
         """Tell a live worker something; see `Taskmux.tell`."""
@@ -133,3 +137,9 @@ class Stores:
 
     async def _connection(self, url: str) -> Connection:
         return await self._pool.connection(self._roots[url])
+
+
+def _together(one: WorkerInfo, other: WorkerInfo) -> WorkerInfo:
+    """Return what two stores know of one worker: the later heartbeat, and the queues of both."""
+    latest = max(one, other, key=lambda known: known.seen_at)
+    return replace(latest, queues=tuple(dict.fromkeys((*one.queues, *other.queues))))

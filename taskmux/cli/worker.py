@@ -178,7 +178,7 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
             reports.serves()
             quietly(
                 complain,
-                f"Worker {one.name} serves {', '.join(one.options.queues)} on {mux.url} "
+                f"Worker {one.name} serves {_places(one)} "
                 f"({one.options.concurrency} at once, lease {show_ms(one.options.lease_ms)}, "
                 f"tasks: {len(mux.tasks.names())}). Ctrl-C drains.",
             )
@@ -190,6 +190,10 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
         signals.ended()
         await mux.close()
     return _farewell(one)
+
+
+def _places(one: Worker) -> str:
+    return "; ".join(f"{', '.join(queues)} on {url}" for url, queues in one.places)
 
 
 def _farewell(one: Worker) -> int:

@@ -88,13 +88,18 @@ class Worker:
         return self.options.name
 
     @property
+    def places(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """The stores that it serves, by their URLs without credentials, and its queues there."""
+        return tuple((driver.url, queues) for driver, queues in self._stores)
+
+    @property
     def running(self) -> int:
         """How many handlers run now."""
         return self._lanes.running
 
     @property
     def cut_off(self) -> tuple[Ref, ...]:
-        """The jobs whose handlers were stopped at the drain deadline."""
+        """The jobs whose handlers were stopped at the drain deadline, and did not complete."""
         return self._drain.cut_off
 
     @property

@@ -331,6 +331,9 @@ class TestRoutes:
         async with mux.worker(["default", "reports.daily"]):
             assert await here.result(timeout="20s") == 1
             assert await there.result(timeout="20s") == 2
+            while not (rows := await mux.workers()) or len(rows[0].queues) < 2:
+                await asyncio.sleep(0.01)  # a heartbeat comes to each store
+            assert [sorted(row.queues) for row in rows] == [["default", "reports.daily"]]
         mixed = await mux.enqueue_many(
             [work.options(queue=queue).bind(1) for queue in ("a", "reports.b", "c")]
         )
