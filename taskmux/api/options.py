@@ -46,7 +46,9 @@ __all__ = [
 class QueueOptions(TypedDict, total=False):
     """Options that a queue may have: for jobs whose call and task leave them out.
 
-    `max_attempts` counts all tries. `backoff` is a policy, a delay, a list of delays or, at a
+    `max_attempts` counts all tries. `max_crashes` counts workers that were lost while they ran it;
+    at the first delivery one that is lost before its handler first waits is not counted, unless
+    it is 0 or 1. `backoff` is a policy, a delay, a list of delays or, at a
     task, a function of attempt and error. `timeout` is for one run. `expires` is how long after a
     job could first run a run of it may begin; later it ends cancelled instead.
     """
