@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from taskmux.driver import StoreIncompatible
+
 __all__ = ["Home"]
 
 Reply = TypeVar("Reply")
@@ -20,16 +22,34 @@ class Home:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._moved = False
+        """Whether an earlier loop ended, in which the client may have left connections."""
 
     async def run(self, work: Callable[[], Awaitable[Reply]]) -> Reply:
-        """Do the work there, whichever loop this is called in."""
+        """Do the work there, whichever loop this is called in.
+
+        Raises:
+            StoreIncompatible: the client has connections of a loop that has ended.
+        """
         here = asyncio.get_running_loop()
         if self._loop is None or not self._loop.is_running():
+            self._moved = self._moved or self._loop not in (None, here)
             self._loop = here
         if self._loop is here:
-            return await work()
+            return await (self._in_another(work) if self._moved else work())
 
         async def at_home() -> Reply:
             return await work()
 
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(at_home(), self._loop))
+
+    async def _in_another(self, work: Callable[[], Awaitable[Reply]]) -> Reply:
+        try:
+            return await work()
+        except RuntimeError as error:
+            if "loop" not in str(error):
+                raise
+        raise StoreIncompatible(
+            "The Redis client has connections of an event loop that has ended. Close them before "
+            "it ends (await client.aclose()), or give Taskmux a URL: then each loop has its own."
+        )

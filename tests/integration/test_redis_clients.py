@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 import redis
@@ -177,3 +179,40 @@ async def test_a_clients_own_retries_do_no_harm(server, client):
     assert await driver.get([Ref("q", "nobody")]) == [None]
     await driver.close()
     await given.aclose()
+
+
+LEFT_BEHIND = """
+import asyncio, sys
+from redis.asyncio import Redis
+from taskmux import Taskmux
+
+given = Redis(port=int(sys.argv[1]))
+mux = Taskmux(client=given)
+
+@mux.task(name="t")
+def task() -> None: ...
+
+async def first() -> None:
+    await task.enqueue()
+    if sys.argv[2] == "closes":
+        await mux.close()
+        await given.aclose()
+
+asyncio.run(first())
+try:
+    print(task.blocking.enqueue().blocking.status())
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@real
+@pytest.mark.parametrize(
+    ("closes", "words"),
+    [("closes", "waiting"), ("leaves", "StoreIncompatible The Redis client has connections of an")],
+)
+def test_a_client_that_a_loop_left_behind_says_so(server, closes, words):
+    """In a process of its own, since nobody can close those connections."""
+    command = [sys.executable, "-W", "ignore", "-c", LEFT_BEHIND, str(server.port), closes]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.startswith(words), done.stderr
