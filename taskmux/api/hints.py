@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
-__all__ = ["meant_option", "meant_verb", "near"]
+from taskmux.model.errors import DeclarationError
+from taskmux.model.units import brief
+
+__all__ = ["check_options", "meant_option", "meant_verb", "near"]
 
 _OPTIONS: Final = {
     "acks_late": "max_crashes",
@@ -66,6 +69,25 @@ def meant_option(name: object, names: Iterable[str]) -> str:
     if known is None:
         return near(text, names)
     return f" Did you mean {known!r}{_REMARKS.get(known, '')}?"
+
+
+def check_options(said: Iterable[str], known: Collection[str], here: Collection[str]) -> None:
+    """Refuse an option that there is not.
+
+    Args:
+        said: the options that were given.
+        known: all that there are.
+        here: those that may be said in this place, for the error to list.
+
+    Raises:
+        DeclarationError: it names what was probably meant.
+    """
+    unknown = sorted(set(said) - set(known))
+    if unknown:
+        raise DeclarationError(
+            f"There is no option {brief(unknown[0])}.{meant_option(unknown[0], here)} Options "
+            f"here are {', '.join(sorted(here))}."
+        )
 
 
 def meant_verb(name: str) -> str:

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from taskmux.api.dedup import Dedup, parse_dedup, parse_on_duplicate
-from taskmux.api.hints import meant_option
+from taskmux.api.hints import check_options, meant_option
 from taskmux.api.retention import Retention, parse_retention
 from taskmux.model import job as model
 from taskmux.model.backoff import Backoff, BackoffFunction, BackoffLike, as_backoff
@@ -198,7 +198,7 @@ def parse_shared(options: JobOptions, own: Sequence[str] = ()) -> Parsed:
     Raises:
         DeclarationError: also for what only a single call can say.
     """
-    _check_names(options, sorted({*_PARSERS, *own} - _OF_A_CALL))
+    check_options(options, _PARSERS, {*_PARSERS, *own} - _OF_A_CALL)
     if misplaced := sorted(_OF_A_CALL & set(options)):
         raise DeclarationError(
             f"{misplaced[0]} belongs to a single call, not to a task or an app: "
@@ -268,23 +268,13 @@ def parse_options(options: JobOptions) -> Parsed:
         DeclarationError: a value is out of range, two exclude each other, or a name is unknown.
         InvalidName: a queue, id, tag or key cannot be stored everywhere.
     """
-    _check_names(options, sorted(_PARSERS))
+    check_options(options, _PARSERS, _PARSERS)
     if "delay" in options and "run_at" in options:
         raise DeclarationError("delay and run_at exclude each other: give one of them.")
     fields: dict[str, Any] = {}
     for name, value in options.items():
         fields.update(_PARSERS[name](value))
     return Parsed(**fields)
-
-
-def _check_names(options: JobOptions, names: Sequence[str]) -> None:
-    """Refuse an unknown option. `names` are those that may be said in this place."""
-    unknown = sorted(set(options) - set(_PARSERS))
-    if unknown:
-        raise DeclarationError(
-            f"There is no option {brief(unknown[0])}.{meant_option(unknown[0], names)} Options "
-            f"here are {', '.join(names)}."
-        )
 
 
 def _count(name: str, least: int) -> Callable[[Any], dict[str, Any]]:
