@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack
 
@@ -25,7 +25,7 @@ from taskmux.policy.explain import Explanation
 from taskmux.policy.strikes import Strike
 
 if TYPE_CHECKING:  # they lead here
-    from taskmux.api.handle import JobHandle
+    from taskmux.api.handle import JobHandle, Update
     from taskmux.api.queue import Counts, Queue
     from taskmux.api.task import Task
 
@@ -137,6 +137,15 @@ class BlockingHandle(Generic[R_co]):
     def result(self, timeout: Duration | None = None) -> R_co:
         """Wait for the result; see `JobHandle.result`."""
         return self._run(lambda: self._handle.result(timeout))
+
+    def watch(self) -> Iterator[Update]:
+        """Yield the job's state and progress whenever they have changed; see `JobHandle.watch`."""
+        updates = self._handle.watch()
+        try:
+            while (update := self._run(lambda: anext(updates, None))) is not None:
+                yield update
+        finally:
+            self._run(updates.aclose)
 
     def explain(self) -> Explanation:
         """Say why the job does not run now; see `JobHandle.explain`."""

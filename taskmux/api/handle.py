@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -181,7 +181,7 @@ class JobHandle(Generic[R_co]):
                     )
             await changes.wait(math.inf if deadline is None else left)
 
-    async def watch(self) -> AsyncIterator[Update]:
+    async def watch(self) -> AsyncGenerator[Update, None]:
         """Yield the job's state and progress as they are now, and whenever they have changed.
 
         It ends after a terminal state, and when the app is closed. Changes that follow each other

@@ -382,6 +382,23 @@ class TestBlocking:
         assert verbs(JobHandle) - verbs(BlockingHandle) == {"blocking", "queue", *told_at_enqueue}
         assert verbs(Queue) - verbs(BlockingQueue) == {"blocking"}
 
+    async def test_a_job_is_watched(self, mux):
+        def script() -> list[State]:
+            job = mux.queue("q").blocking.job("j")
+            seen = []
+            for update in job.watch():
+                seen.append(update.state)
+                if update.state is State.WAITING:
+                    job.hold()
+                elif update.state is State.BLOCKED:
+                    job.cancel()
+            return seen
+
+        await mux.enqueue("t", queue="q", id="j")
+        seen = await asyncio.to_thread(script)
+        await asyncio.to_thread(mux.close_blocking)
+        assert seen == [State.WAITING, State.BLOCKED, State.CANCELLED]
+
     async def test_the_other_verbs_of_a_job(self, mux):
         def script() -> list[object]:
             job = mux.queue("q").blocking.job("j")
