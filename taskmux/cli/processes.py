@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import queue
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from taskmux.cli.common import FAILED
-from taskmux.cli.signals import DRAINING, MOMENT
+from taskmux.cli.signals import DRAINING, MOMENT, OVERTIME, UNCLEAN
 from taskmux.config import PARENT, PARENT_PIPE, take_parent_pipe
 from taskmux.model.log import Log
 
@@ -22,6 +23,10 @@ logger = Log("taskmux.processes")
 LONGEST_PAUSE = 30.0
 HEALTHY_AFTER = 60.0
 LOOK = 0.2
+SPARE = 5.0
+"""Seconds that a child may take to end by itself after its own time is over."""
+AT_ONCE = 2.0
+"""Seconds that children have after a third signal, which ends them at once."""
 
 
 SERVES, TOLD = b"s", b"t"
@@ -65,7 +70,7 @@ class Child:
         self.done = False
         """Whether it was told to stop, and has ended."""
         self.verdict: int | None = None
-        """The exit code with which it said that it never can run."""
+        """What it is to be counted as: it said that it never can run, or had to be killed."""
         self._told = False
         self._pipe = -1
         self._started = 0.0
@@ -125,72 +130,114 @@ class Child:
         )
         self.process = None
 
+    @property
+    def running(self) -> bool:
+        """Whether there is a process now."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def code(self) -> int:
+        """The status that its process ended with; 0 where there is none."""
+        return 0 if self.process is None else self.process.returncode or 0
+
     def send(self, number: int) -> None:
         """Send it a signal if it runs."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and self.running:
             self.process.send_signal(number)
 
 
-def supervise(count: int, command: Sequence[str]) -> int:
+class Told:
+    """The signals that the parent got. Its handler does nothing that can fail or wait."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last = -math.inf
+        self._heard: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+    def hear(self, _number: int, _frame: object) -> None:
+        """Handle a signal."""
+        self._heard.put(time.monotonic())
+
+    def wait(self) -> None:
+        """Wait a little, or until the next signal; count it unless it is the last one's double."""
+        try:
+            at = self._heard.get(timeout=LOOK)
+        except queue.Empty:
+            return
+        if at - self.last >= MOMENT:
+            self.count, self.last = self.count + 1, at
+
+
+def supervise(count: int, command: Sequence[str], drain: float) -> int:
     """Keep `count` processes running until SIGTERM, SIGINT or SIGHUP; pass every such signal on.
 
     One that was told to stop by its own id is not started again; any other is, whatever its exit
-    code.
-
-    A child that ends by itself before any has worked ends the whole: its usage or its store is
+    code. A child that ends by itself before any has worked ends the whole: its usage or its store is
     wrong, and it would say the same for ever.
+
+    Args:
+        count: how many.
+        command: what each of them runs.
+        drain: seconds that handlers may take when they are told to stop.
 
     Returns:
         0 when all ended well, else the exit code of one that did not.
     """
     children = [Child(command) for _ in range(count)]
-    signals, last = 0, float("-inf")
-    wake = threading.Event()
-
-    def on_signal(_number: int, _frame: object) -> None:
-        nonlocal signals, last
-        now = time.monotonic()
-        if now - last >= MOMENT:  # else it is the last one's double
-            signals, last = signals + 1, now
-        wake.set()
-
+    told = Told()
     listened = [one for one in DRAINING if signal.getsignal(one) is not signal.SIG_IGN]
-    old = {number: signal.signal(number, on_signal) for number in listened}
+    old = {number: signal.signal(number, told.hear) for number in listened}
     try:
-        while not signals:
+        while not told.count:
             for child in children:
                 child.listen()
             can_work = any(child.served for child in children)
             for child in children:
                 child.reap(can_work=can_work)
                 if child.verdict is not None:
-                    signals += 1
-                if not signals:
+                    told.count, told.last = 1, time.monotonic()
+                if not told.count:
                     child.keep_alive()
             if all(child.done for child in children):
                 break
-            wake.wait(LOOK)
-        return _stop(children, lambda: signals, wake)
+            told.wait()
+        return _stop(children, told, drain)
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
 
 
-def _stop(children: Sequence[Child], signals: Callable[[], int], wake: threading.Event) -> int:
+def _stop(children: Sequence[Child], told: Told, drain: float) -> int:
     """Pass signals on, wait for all children, and return the worst exit code.
 
-    The first is SIGTERM, which drains however often a child gets it; any more are SIGINT.
+    The first is SIGTERM, which drains however often a child gets it; any more are SIGINT. A child
+    that does not end in its time is killed.
     """
-    passed_on = 0
-    while any(child.process is not None and child.process.poll() is None for child in children):
-        if passed_on < signals():
+    passed_on, deadline = 0, math.inf
+    while any(child.running for child in children):
+        if passed_on < told.count:
             for child in children:
                 child.send(signal.SIGINT if passed_on else signal.SIGTERM)
+            limit = (drain + OVERTIME + SPARE, OVERTIME + SPARE, AT_ONCE)[min(passed_on, 2)]
             passed_on += 1
-        wake.clear()
-        wake.wait(LOOK)
-    codes = [child.verdict for child in children if child.verdict is not None]
-    codes += [child.process.returncode for child in children if child.process is not None]
+            deadline = min(deadline, time.monotonic() + limit)
+        if time.monotonic() >= deadline:
+            _kill(children)
+            deadline = math.inf
+        told.wait()
+    codes = [child.code if child.verdict is None else child.verdict for child in children]
     # One that was told to stop before it could listen ends by the signal itself.
     ended = (-signal.SIGTERM, -signal.SIGINT)
     return max((abs(code) for code in codes if code not in ended), default=0)
+
+
+def _kill(children: Sequence[Child]) -> None:
+    for child in children:
+        if child.running and child.process is not None:
+            child.verdict = UNCLEAN
+            child.process.kill()
+            logger.error(
+                "worker process %d did not end in its time and is killed: its jobs are claimed "
+                "again when their leases lapse",
+                child.process.pid,
+            )

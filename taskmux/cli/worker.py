@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 
-from taskmux.api.begin import begin
 from taskmux.app import Taskmux
 from taskmux.cli.common import NO_FLAG, Commands, errors_to_exit_codes, in_process, settings_from
 from taskmux.cli.loading import load_app
@@ -22,7 +21,7 @@ from taskmux.cli.logs import check_logging, set_up_logging
 from taskmux.cli.loop import loop_factory, run
 from taskmux.cli.output import complain, settle_streams
 from taskmux.cli.processes import Reports, supervise
-from taskmux.cli.signals import CUT_OFF, Signals, quietly
+from taskmux.cli.signals import CUT_OFF, UNCLEAN, Signals, quietly
 from taskmux.config import Settings, parent_process
 from taskmux.model.errors import ConfigError
 from taskmux.model.log import Log
@@ -68,8 +67,9 @@ def worker() -> None:
 
     \b
     Signals: the first Ctrl-C or SIGTERM drains, the second ends the wait.
-    Exit codes: 0 stopped; 2 wrong usage; 3 the store cannot be used;
-    5 handlers were stopped at the drain deadline.
+    It ends by itself 10 s after the drain deadline, or after the second, whatever hangs.
+    Exit codes: 0 stopped; 2 wrong usage; 3 the store cannot be used; 5 handlers were
+    stopped at the drain deadline; 7 something hung, or the lifespan failed at its end.
     """  # noqa: D301 - click wants the character that it stands for
 
 
@@ -103,7 +103,7 @@ def worker_run(app: str | None, queues: tuple[str, ...], url: str | None, **flag
     """Run the tasks of APP (module:variable, such as app:mux).
 
     The first Ctrl-C or SIGTERM drains: running handlers finish, the rest goes back to the queue.
-    The second ends the wait.
+    The second ends the wait. The process ends 10 s after the drain deadline, whatever hangs.
     """
     names = [name.strip() for entry in queues for name in entry.split(",")] or None
     settings = settings_from(app=app, queues=names, url=url, **flags)
@@ -126,7 +126,8 @@ def worker_run(app: str | None, queues: tuple[str, ...], url: str | None, **flag
         drain=settings.drain,
     )
     if settings.processes > 1:
-        sys.exit(supervise(settings.processes, _again(settings, url)))
+        limit = one.options.drain_ms / 1000
+        sys.exit(supervise(settings.processes, _again(settings, url), limit))
     _tell_of_crashes()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         code = run(runner.get_loop(), _serve(mux, one, settings))
@@ -169,7 +170,7 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
         one,
         complain,
         drain=show_ms(milliseconds(settings.drain)),
-        supervised=parent_process() is not None,
+        parent=parent_process(),
     )
     signals.listen()
     reports = Reports()
@@ -182,10 +183,12 @@ async def _serve(mux: Taskmux, one: Worker, settings: Settings) -> int:
                 f"({one.options.concurrency} at once, lease {show_ms(one.options.lease_ms)}, "
                 f"tasks: {len(mux.tasks.names())}). Ctrl-C drains.",
             )
-            watching = begin(_stop_with_parent(one))
             await _until_told(one)
             reports.told()
-            watching.cancel()
+            signals.told()
+    except BaseException as error:
+        if error is not one.lifespan_error:
+            raise
     finally:
         signals.ended()
         await mux.close()
@@ -203,20 +206,14 @@ def _farewell(one: Worker) -> int:
         code = CUT_OFF
         jobs = ", ".join(map(str, one.cut_off))
         quietly(complain, f"Handlers were stopped at the drain deadline: {jobs}.")
+    if one.lifespan_error is not None:
+        code = UNCLEAN
+        name = type(one.lifespan_error).__name__
+        quietly(complain, f"The lifespan raised {name} at its end; the log has its traceback.")
     quietly(complain, "Stopped.")
     if one.left_behind:
         _leave(code)
     return code
-
-
-async def _stop_with_parent(one: Worker) -> None:
-    """Drain when the supervising parent is gone: nobody would stop this process any more."""
-    parent = parent_process()
-    while parent is not None and os.getppid() == parent:  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(1)
-    if parent is not None:
-        one.stop_soon()
-        quietly(complain, "The supervising process is gone; draining.")
 
 
 def _leave(code: int) -> None:

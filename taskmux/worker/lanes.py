@@ -221,8 +221,8 @@ class Lanes:
         return rest
 
     def running_jobs(self) -> list[Held]:
-        """Return the jobs whose handlers run now."""
-        return [held for held in self.held if held.invocation is not None]
+        """Return the jobs whose handlers run now. May be called in any thread."""
+        return [held for held in tuple(self.held) if held.invocation is not None]
 
     async def idle(self) -> None:
         """Wait until no handler runs."""

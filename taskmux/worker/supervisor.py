@@ -23,6 +23,7 @@ from taskmux.worker.declare import store_declared
 from taskmux.worker.drain import GRACE, Drain
 from taskmux.worker.duties import Crew
 from taskmux.worker.execute import Runner
+from taskmux.worker.hang import what_hangs
 from taskmux.worker.held import Held, Stop
 from taskmux.worker.lanes import Lanes, Phase
 from taskmux.worker.load import Equipment
@@ -79,6 +80,11 @@ class Worker:
         self._stopping: asyncio.Task[None] | None = None
         self._told = asyncio.Event()
         self._begun = False
+        self._watch: Watch | None = None
+        self.in_lifespan: str | None = None
+        """What the app's lifespan does just now, as the end of a sentence; None: nothing."""
+        self.lifespan_error: BaseException | None = None
+        """What it raised at its end; `stop` raises it again when all has stopped."""
         self._thread_prefix = f"taskmux-{options.name}"
         self._drain = Drain(self._lanes, self._stations, self._crew, options)
 
@@ -141,9 +147,9 @@ class Worker:
             await station.driver.open()
         state = None
         if self._lifespan is not None:
-            state = await enter.enter_async_context(self._lifespan())
+            state = await self._enter(self._lifespan())
         self._runner = Runner(self._lanes, self._stations, self._equipment(state))
-        watch = Watch(self._lanes.running_jobs)
+        watch = self._watch = Watch(self._lanes.running_jobs)
         self._duties.keep(watch.turn)
         self._duties.keep(self._report.listen)
         renewer = Renewer(self._stations, self._lanes, self.options, watch, self._lease_news)
@@ -153,6 +159,31 @@ class Worker:
         self.resize(self.options.concurrency)
         for station in self._stations:
             station.begin(self._duties, self._registry.names(), self._obey)
+
+    async def _enter(self, lifespan: AbstractAsyncContextManager[Any]) -> Any:
+        """Begin the app's lifespan, and have it ended with all else."""
+        self.in_lifespan = "the lifespan does not come to its yield"
+        try:
+            state = await lifespan.__aenter__()
+        finally:
+            self.in_lifespan = None
+        self._resources.push_async_callback(self._leave, lifespan)
+        return state
+
+    async def _leave(self, lifespan: AbstractAsyncContextManager[Any]) -> None:
+        """End the lifespan. What it raises is its own: the rest is stopped all the same."""
+        self.in_lifespan = "the lifespan does not end after its yield"
+        here = asyncio.current_task()
+        asked = here.cancelling() if here else 0
+        try:
+            await lifespan.__aexit__(None, None, None)
+        except BaseException as error:
+            if here is not None and here.cancelling() > asked:  # the one who stops us did that
+                raise
+            self.lifespan_error = error
+            logger.exception("the lifespan failed at its end")
+        finally:
+            self.in_lifespan = None
 
     def _equipment(self, state: Any) -> Equipment:
         # a thread is made when a lane needs one, so no more than there are lanes
@@ -246,7 +277,7 @@ class Worker:
         while True:
             try:
                 await asyncio.shield(self._begin_to_stop())
-                break
+                break  # outside of this try, for the lifespan may have raised CancelledError
             except asyncio.CancelledError:
                 if caller is None or caller.cancelling() > asked:
                     # The caller has no more time, but what runs must still be given back.
@@ -254,6 +285,8 @@ class Worker:
                     await self._stopped_within(2 * GRACE)
                     raise
                 # else somebody cancelled the task that stops it: another one goes on
+        if self.lifespan_error is not None:
+            raise self.lifespan_error
 
     async def _stopped_within(self, limit: float) -> None:
         deadline = monotonic() + limit
@@ -273,6 +306,14 @@ class Worker:
     def abort(self) -> None:
         """End the drain now: running handlers are cancelled and their jobs released."""
         self._drain.hurry.set()
+
+    def what_hangs(self, *, blocked: bool) -> str:
+        """Return what keeps it from stopping, as a clause. May be called in another thread.
+
+        Args:
+            blocked: the event loop does not turn.
+        """
+        return what_hangs(self.in_lifespan, self._lanes, self._watch, blocked=blocked)
 
     async def _stop(self) -> None:
         try:

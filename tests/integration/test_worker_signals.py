@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
-import textwrap
-import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from taskmux import State, Taskmux
 from taskmux.cli.signals import CUT_OFF
 from taskmux.model.job import JobRecord
+from tests.worker_process import WorkerProcess
 
 APP = """
 import asyncio
@@ -107,67 +104,8 @@ def forks_in_a_thread() -> list:
 """
 
 
-class Worker:
-    """A worker process on a store of its own."""
-
-    def __init__(self, place: Path, *flags: str, **environment: str) -> None:
-        self.place = place
-        self.url = f"sqlite:///{place / 'jobs.db'}"
-        (place / "app.py").write_text(textwrap.dedent(APP))
-        kept = {key: value for key, value in os.environ.items() if key[:8] != "TASKMUX_"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "taskmux", "worker", "app:mux", "--lease", "30s", *flags],
-            cwd=place,
-            env=kept | {"TASKMUX_URL": self.url, "COLUMNS": "200"} | environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.said = ""
-
-    def __enter__(self) -> Self:
-        self.until("Ctrl-C drains")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait(10)
-        self.process.stderr.close()
-
-    def until(self, words: str) -> None:
-        for line in self.process.stderr:
-            self.said += line
-            if words in " ".join(self.said.split()):
-                return
-        raise AssertionError(f"it ended without saying {words!r}:\n{self.said}")
-
-    def began(self) -> None:
-        deadline = time.monotonic() + 20
-        while not (self.place / "began").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    def send(self, *numbers: signal.Signals) -> None:
-        for number in numbers:
-            self.process.send_signal(number)
-
-    def ended(self) -> int:
-        if not self.process.stderr.closed:
-            self.said += self.process.stderr.read()
-        return self.process.wait(30)
-
-    def ask(self, do: Any) -> Any:
-        async def call() -> Any:
-            async with Taskmux(self.url) as mux:
-                return await do(mux)
-
-        return asyncio.run(call())
-
-    def push(self, task: str, **arguments: Any) -> None:
-        self.ask(lambda mux: mux.enqueue(task, arguments, id="j"))
-
-    def job(self) -> JobRecord:
-        return self.ask(lambda mux: mux.job("default", "j").record())
+def Worker(place: Path, *flags: str, **environment: str) -> WorkerProcess:
+    return WorkerProcess(APP, place, *flags, **environment)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +241,7 @@ def test_a_handlers_child_has_default_signals_and_none_of_our_descriptors(tmp_pa
         assert worker.ended() == 0
 
 
-def after(worker: Worker, *tasks: tuple[str, dict[str, Any]]) -> list[JobRecord]:
+def after(worker: WorkerProcess, *tasks: tuple[str, dict[str, Any]]) -> list[JobRecord]:
     """Return what became of jobs that ran one after the other, the last one an innocent."""
 
     async def each(mux: Taskmux) -> list[JobRecord]:
