@@ -60,7 +60,7 @@ class Runner:
         self._stations = stations
         self._with = equipment
         self._hooks = equipment.hooks
-        self._generation = forks.generation()
+        self._generation = forks.count
         self._rng = random.Random()  # noqa: S311 - jitter
         self._context_vars = contextvars.copy_context()
         self._unrecorded = Run(worker=equipment.worker)  # a completed run leaves no history
@@ -76,6 +76,8 @@ class Runner:
         lane = asyncio.current_task()  # a system call where Python is older than 3.12: once
         assert lane is not None
         while (held := await self._lanes.take()) is not None:
+            if forks.count != self._generation:  # other code forked, and the child came here
+                forks.leave(1)
             policy, strikes = held.job.policy, held.station.strikes.in_force
             plain = policy.expires_ms is None and policy.deadline is None and not strikes
             if plain or (barred := self._barred(held)) is None:
@@ -100,7 +102,7 @@ class Runner:
             loaded = load(held, task, self._with)
             if isinstance(loaded, Loaded):
                 ended = await self._run(held, loaded, lane)
-                if forks.generation() != self._generation:
+                if forks.count != self._generation:
                     forks.leave(ended.error if type(ended) is Raised else None)
                 held.invocation, held.ended = None, monotonic()
                 self._settle(held, task, self._meaning(held, loaded.task, ended))

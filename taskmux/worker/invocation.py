@@ -83,6 +83,7 @@ class CoroutineInvocation:
     def __await__(self) -> Generator[Any, Any, Any]:
         run, lane, cut_off = self._variables.run, self._lane, False
         argument: Any = None
+        generation = forks.count
         try:
             coroutine: Any = self._function(*self._args, **self._named)
             if type(coroutine) is not CoroutineType:
@@ -98,9 +99,13 @@ class CoroutineInvocation:
             except BaseException as error:  # noqa: BLE001 - the handler's, whatever it is
                 argument = None  # this frame is in the error's traceback, and must not hold it
                 return Raised(error, cut_off=cut_off)
+            if forks.count != generation:  # this very step has forked
+                forks.alone(coroutine, self._variables, awaited)
             asked = lane.cancelling()  # by the handler itself
             try:
                 argument = yield awaited
+                if forks.count != generation:  # other code forked, and the child came here
+                    forks.leave(1)
                 step = coroutine.send
             except GeneratorExit:  # the event loop is gone
                 run(coroutine.close)
@@ -192,12 +197,12 @@ class ThreadInvocation:
 
 def _called(variables: contextvars.Context, call: Callable[[], Any]) -> Any:
     """Call it; return what it returned, or `Raised`: futures cannot carry every exception."""
-    before, ended = forks.generation(), None
+    before, ended = forks.count, None
     try:
         ended = variables.run(call)
     except BaseException as error:  # noqa: BLE001 - the handler's, whatever it is
         ended = Raised(error)
-    if forks.generation() != before:
+    if forks.count != before:
         forks.leave(ended.error if type(ended) is Raised else None)
     return ended
 

@@ -90,6 +90,37 @@ def strays_in_a_thread() -> str:
         raise ValueError("of the child's own")
     return str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
+def note(what: str) -> None:
+    with Path("notes").open("a") as notes:
+        notes.write(what + chr(10))
+
+stepping = 0
+
+@mux.task(name="steps")
+async def steps() -> None:
+    global stepping
+    stepping += 1
+    for _ in range(500):
+        await asyncio.sleep(0)
+    note(f"stepped in {os.getpid()}")
+
+async def fork(how: str) -> None:
+    pid = os.fork()
+    if pid == 0:
+        for _ in range(2000):
+            await asyncio.sleep(0)
+        if how == "for the loop":
+            await asyncio.sleep(0.01)
+        raise SystemExit(7)
+    note(f"status {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
+
+@mux.task(name="strays_and_waits", max_attempts=1)
+async def strays_and_waits(how: str) -> None:
+    await mux.enqueue_many([steps.bind() for _ in range(20)])
+    while not stepping:
+        await asyncio.sleep(0)
+    await (asyncio.create_task(fork(how)) if how == "in a task" else fork(how))
+
 @mux.task(name="blocks", max_attempts=1)
 async def blocks(ctx: Context) -> None:
     ctx.blocking.log("here it would wait for itself")
@@ -282,6 +313,30 @@ def test_a_forked_child_that_comes_back_is_no_second_worker(tmp_path, task, stat
         assert innocent.state is State.COMPLETED
         worker.send(signal.SIGTERM)
         assert worker.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [("for nothing", 7), ("for the loop", 1), ("in a task", 1)]
+)
+def test_a_forked_child_that_waits_runs_nobody_elses_steps(tmp_path, how, status):
+    with Worker(tmp_path) as worker:
+        strayed, _ = after(worker, ("strays_and_waits", {"how": how}))
+        assert strayed.state is State.COMPLETED
+
+        async def all_done(mux: Taskmux) -> None:
+            while (await mux.queue("default").counts()).unfinished:
+                await asyncio.sleep(0.05)
+
+        worker.ask(all_done)
+        worker.send(signal.SIGTERM)
+        assert worker.ended() == 0
+    *steps, last = sorted((tmp_path / "notes").read_text().splitlines(), reverse=True)
+    assert (len(steps), set(steps)) == (20, {f"stepped in {worker.process.pid}"})
+    assert last == f"status {status}"
+    *_, last = worker.said.splitlines()
+    assert (last, worker.said.count("Stopped.")) == ("Stopped.", 1)
+    assert "ERROR" not in worker.said
+    assert "WARNING" not in worker.said
 
 
 def test_a_blocking_verb_in_the_loop_is_an_error_and_blocks_nothing(tmp_path):
