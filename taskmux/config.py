@@ -48,8 +48,8 @@ _HOST = re.compile(r"(?:\[[0-9A-Za-z:.%_\-]+\]|[^\[\]:@/?#\\]*)(?::([0-9]{1,5}))
 _PLAIN_HOSTS = re.compile(r"[0-9A-Za-z_.,:\[\]\-]*")
 _OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{0,63}")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_.\-]{0,64}")
-_SUSPECT = re.compile(r"@|=|:\S")
-"""What a text without a scheme may not have if it is shown."""
+_PARAMETERS = re.compile(r";[^/]*=")
+"""What no path of a URL has here, as in `/0;password=...`; a file's name may."""
 _AZURE = re.compile(r"appname=@[\w\-]+@", re.IGNORECASE)
 """The one option with '@' in it: Azure gives out MongoDB URLs with the account's name like that."""
 _FILES = frozenset({"sqlite", "unix"})
@@ -258,9 +258,10 @@ def _is_host(text: str) -> bool:
 def _odd_path(scheme: str, path: str) -> bool:
     """Say whether a path looks like credentials: `/u:p@h`. A file's name may have one `@`."""
     decoded = unquote(path)
+    credentials = "@" in decoded and ":" in decoded
     if scheme in _FILES:
-        return "@" in decoded and ":" in decoded
-    return "@" in path or ("@" in decoded and ":" in decoded)
+        return credentials
+    return credentials or "@" in path or _PARAMETERS.search(decoded) is not None
 
 
 def check_options(url: str, options: Mapping[str, str], known: set[str]) -> None:
@@ -283,12 +284,12 @@ def hide_credentials(url: str) -> str:
     """Return the URL as it may be shown: user and password are `***`, as are most options.
 
     What cannot be taken apart without doubt is shown as its scheme alone, `redis://…`: people
-    write passwords with `@`, `/` or `?` in them, and forget the user, the host or a slash. Of the
-    options, those of `_HARMLESS` keep their values; of others only the name is shown.
+    write passwords with `@`, `/` or `?` in them, and forget the user, the host or a slash. Nothing
+    is shown of a text without a scheme. Of the options, those of `_HARMLESS` keep their values; of others only the name is shown.
     """
     match = _SCHEME.match(url)
     if match is None:
-        return "…" if _SUSPECT.search(url) else url
+        return "…"  # a single word may be the password itself
     scheme = match[1]
     try:
         parts = urlsplit(url)
@@ -298,7 +299,8 @@ def hide_credentials(url: str) -> str:
     if not plain:
         return f"{scheme}://…"
     credentials, at, hosts = parts.netloc.rpartition("@")
-    path_is_odd = scheme.lower() not in _FILES and ":" in unquote(parts.path)
+    path = unquote(parts.path)
+    path_is_odd = (scheme.lower() not in _FILES and ":" in path) or _PARAMETERS.search(path)
     if path_is_odd or not _PLAIN_HOSTS.fullmatch(hosts) or "\\" in credentials:
         return f"{scheme}://…"
     query = "&".join(map(_hide_option, parts.query.split("&")))

@@ -178,7 +178,11 @@ class TestHidingCredentials:
             ("redis://u:p/s?s#@h", "redis://…"),
             ("u:p@h", "u://…"),
             ("redis:u:p@h", "redis://…"),
-            ("nonsense", "nonsense"),
+            ("nonsense", "…"),  # it may be the password alone
+            ("redis://h/0;password=p", "redis://…"),
+            ("redis://h/0%3Bpassword=p", "redis://…"),
+            ("unix:///run/redis.sock;password=p", "unix://…"),
+            ("sqlite:////data/day=1/jobs;2.db", "sqlite:////data/day=1/jobs;2.db"),
             (":p@h", "…"),
             ("redis://h?password=p&db=1", "redis://h?password=***&db=1"),
             ("redis://h?db=1&API_KEY=p?q;r", "redis://h?db=1&API_KEY=***"),
@@ -230,6 +234,15 @@ def urls_with_a_secret(draw: st.DrawFn) -> str:
 
 
 HOSTILE = [
+    "PW",
+    "redis://h/0;password=PW",
+    "redis+sentinel://h:1/0;password=PW",
+    "mongodb://h/0;password=PW",
+    "mongodb+srv://h/0;password=PW",
+    "memory://h/0;password=PW",
+    "postgres://h/0;password=PW",
+    "unix://h/0;password=PW",
+    "sqlite://h/0;password=PW",
     "redis:///u:PW@h/0",
     "redis:///:PW@h",
     "redis:///PW@h",
