@@ -285,7 +285,8 @@ def hide_credentials(url: str) -> str:
 
     What cannot be taken apart without doubt is shown as its scheme alone, `redis://…`: people
     write passwords with `@`, `/` or `?` in them, and forget the user, the host or a slash. Nothing
-    is shown of a text without a scheme. Of the options, those of `_HARMLESS` keep their values; of others only the name is shown.
+    is shown of a text without a scheme. Of the options, those of `_HARMLESS` keep their values; of
+    others only the name is shown.
     """
     match = _SCHEME.match(url)
     if match is None:

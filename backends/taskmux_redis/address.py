@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, unquote
 
 import msgspec
 from msgspec import Meta
-from taskmux.driver import InvalidURL, split_url
+from taskmux.driver import InvalidURL, hide_credentials, split_url
 
 from taskmux_redis.keys import check_prefix
 
@@ -67,7 +67,7 @@ class Address(msgspec.Struct, frozen=True):
         """The URL with credentials hidden, put together from what was understood of it."""
         hidden = "***@" if self.username or self.password else ""
         if self.scheme == "unix":
-            return f"unix://{hidden}{self.path}?db={self.database}"
+            return hide_credentials(f"unix://{hidden}{self.path}?db={self.database}")
         service = f"/{self.path}" if self.path else ""
         number = "" if self.scheme == "redis+cluster" else f"/{self.database}"
         return f"{self.scheme}://{hidden}{self.where}{service}{number}"

@@ -11,6 +11,7 @@ from typing import Any
 from taskmux.api.begin import begin
 from taskmux.model.errors import StoreError
 from taskmux.model.log import Log
+from taskmux.worker.invocation import Lane
 from taskmux.worker.outage import WAITED_OUT, Outage
 
 __all__ = ["Crew", "end", "repeat"]
@@ -21,21 +22,26 @@ LONGEST_PAUSE = 5.0
 """Seconds between two tries of a duty while the store is in trouble, at most."""
 
 Make = Callable[[], Coroutine[Any, Any, None]]
+Begin = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class Crew:
     """Tasks that a worker lives by: one that is cancelled or fails is begun again.
 
     A handler can get hold of any task of its event loop and cancel it; only `end` ends these.
+
+    Args:
+        begin: begins a task.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Begin = begin) -> None:
+        self._begin = begin
         self.tasks: set[asyncio.Task[None]] = set()
         self._over = False
 
     def keep(self, make: Make) -> None:
         """Begin a task, and begin it again until it returns."""
-        task = begin(make())
+        task = self._begin(make())
         self.tasks.add(task)
         task.add_done_callback(partial(self._ended, make))
 
@@ -56,7 +62,10 @@ class Crew:
 async def end(*tasks: asyncio.Future[Any]) -> None:
     """Cancel tasks and let them go; one that ignores it is left behind after a second."""
     for task in tasks:
-        task.cancel()
+        if isinstance(task, Lane):
+            task.stop()
+        else:
+            task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=1)
 

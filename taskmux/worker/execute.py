@@ -74,7 +74,7 @@ class Runner:
                 one is to take its place.
         """
         lane = asyncio.current_task()  # a system call where Python is older than 3.12: once
-        assert lane is not None
+        assert isinstance(lane, Lane)
         while (held := await self._lanes.take()) is not None:
             if forks.count != self._generation:  # other code forked, and the child came here
                 forks.leave(1)
@@ -120,6 +120,7 @@ class Runner:
             self._lanes.forget(held)  # first, since a log may be what fails
             logger.exception("job %s: taskmux itself failed; its lease will lapse", held.job.ref)
         finally:
+            lane.runs += 1
             held.invocation = None
             self._lanes.done(held)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import Executor
 from inspect import isawaitable
 from types import CoroutineType
@@ -20,8 +20,33 @@ from taskmux.worker import forks
 
 __all__ = ["CoroutineInvocation", "Invocation", "Lane", "Raised", "ThreadInvocation"]
 
-Lane = asyncio.Task[Any]
-"""The task that handlers run in, one after the other."""
+_run: contextvars.ContextVar[tuple[Lane, int]] = contextvars.ContextVar("taskmux_run")
+"""In whose run something was begun: timers and tasks of a handler carry it on."""
+
+
+class Lane(asyncio.Task[Any]):
+    """The task that handlers run in, one after the other.
+
+    What a handler left behind, such as `call_later(1, current_task().cancel)`, cancels no run that
+    comes after its own.
+    """
+
+    runs = 0
+    """How many have ended."""
+
+    @classmethod
+    def begin(cls, coroutine: Coroutine[Any, Any, Any]) -> Lane:
+        """Begin one in the running loop, past any task factory."""
+        return cls(coroutine, loop=asyncio.get_running_loop())
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel it, unless this is the doing of a run that has ended here."""
+        lane, number = _run.get((None, 0))
+        return False if lane is self and number != self.runs else super().cancel(msg)
+
+    def stop(self) -> None:
+        """Cancel it, whoever the caller was begun by: the worker itself, when it stops."""
+        super().cancel()
 
 
 class Raised:
@@ -78,12 +103,13 @@ class CoroutineInvocation:
         """Cancel it at the point where it waits."""
         if self._context is not None:
             self._context.ask_to_cancel()
-        self._lane.cancel()
+        self._lane.stop()
 
-    def __await__(self) -> Generator[Any, Any, Any]:
+    def __await__(self) -> Generator[Any, Any, Any]:  # noqa: C901 - a call more costs every step
         run, lane, cut_off = self._variables.run, self._lane, False
         argument: Any = None
         generation = forks.count
+        run(_run.set, (lane, lane.runs))
         try:
             coroutine: Any = self._function(*self._args, **self._named)
             if type(coroutine) is not CoroutineType:
@@ -101,6 +127,12 @@ class CoroutineInvocation:
                 return Raised(error, cut_off=cut_off)
             if forks.count != generation:  # this very step has forked
                 forks.alone(coroutine, self._variables, awaited)
+            if awaited is not None and not isinstance(awaited, asyncio.Future):
+                try:
+                    awaited = _of_ours(awaited)
+                except BaseException as error:  # noqa: BLE001 - as above
+                    step, argument = coroutine.throw, error
+                    continue
             asked = lane.cancelling()  # by the handler itself
             try:
                 argument = yield awaited
@@ -113,6 +145,22 @@ class CoroutineInvocation:
             except BaseException as error:  # noqa: BLE001 - it goes into the handler
                 cut_off = lane.cancelling() > asked
                 step, argument = coroutine.throw, error
+
+
+def _of_ours(awaited: Any) -> Any:
+    """Return a future of asyncio's own in the place of one of another make.
+
+    asyncio gives a task up for good if it cannot add its callback to what the task waits for. So
+    that is done here, where what it raises can go into the handler.
+    """
+    if not getattr(awaited, "_asyncio_future_blocking", False):
+        return awaited  # asyncio has an error of its own for what is no future
+    ours: Any = asyncio.get_running_loop().create_future()
+    awaited.add_done_callback(lambda _: ours.done() or ours.set_result(None))
+    awaited._asyncio_future_blocking = False  # noqa: SLF001 - the protocol of futures
+    ours.add_done_callback(lambda _: ours.cancelled() and awaited.cancel())
+    ours._asyncio_future_blocking = True  # noqa: SLF001 - as above
+    return ours
 
 
 class ThreadInvocation:

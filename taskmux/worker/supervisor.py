@@ -25,6 +25,7 @@ from taskmux.worker.duties import Crew
 from taskmux.worker.execute import Runner
 from taskmux.worker.hang import what_hangs
 from taskmux.worker.held import Held, Stop
+from taskmux.worker.invocation import Lane
 from taskmux.worker.lanes import Lanes, Phase
 from taskmux.worker.load import Equipment
 from taskmux.worker.options import MAX_CONCURRENCY, WorkerOptions, check_concurrency
@@ -75,7 +76,7 @@ class Worker:
         self._resources = AsyncExitStack()
         self._report = Report(hooks, options.name, options.lease_ms)
         self._stations: list[Station] = []
-        self._crew = Crew()
+        self._crew = Crew(Lane.begin)
         self._duties = Crew()
         self._stopping: asyncio.Task[None] | None = None
         self._told = asyncio.Event()

@@ -96,6 +96,130 @@ async def test_no_lane_is_lost_to_what_a_handler_does(mux, handler):
         assert [lane.done() for lane in worker._crew.tasks] == [False, False]
 
 
+def leaves_a_cancellation() -> None:
+    loop, lane = asyncio.get_running_loop(), asyncio.current_task()
+    loop.call_soon(loop.call_soon, loop.call_soon, lane.cancel)
+    loop.call_later(0.05, lane.cancel)
+
+
+async def test_a_cancellation_that_a_handler_left_behind_hits_no_job_after_it(mux):
+    ran = []
+
+    @mux.task()
+    async def leaves() -> None:
+        leaves_a_cancellation()
+
+    @mux.task(max_attempts=1, max_crashes=0)
+    async def once() -> str:
+        ran.append(1)
+        gone = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.1, gone.set_result, None)
+        await gone  # what the other left behind has come by then
+        return "done"
+
+    async with mux.worker(concurrency=1):
+        for _ in range(3):
+            await leaves.enqueue()
+            job = await once.enqueue()
+            assert await job.result(timeout="20s") == "done"
+    assert len(ran) == 3
+
+
+async def test_what_a_handler_left_behind_can_still_stop_the_worker(mux):
+    """Its tasks carry the run on that they were begun in, which must not keep lanes alive."""
+    stopped, waits = asyncio.Event(), asyncio.Event()
+    worker = mux.worker(concurrency=1, drain="50ms")
+
+    async def stop() -> None:
+        await waits.wait()
+        await worker.stop()
+        stopped.set()
+
+    kept = []
+
+    @mux.task()
+    async def leaves() -> None:
+        kept.append(asyncio.create_task(stop()))
+
+    @mux.task()
+    async def long() -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    async with worker:
+        await leaves.enqueue()
+        job = await long.enqueue()
+        async with asyncio.timeout(20):
+            await stopped.wait()
+    assert await job.status() == "waiting"
+    assert not worker.left_behind
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
+async def test_no_lane_is_lost_to_a_future_of_another_make_that_raises(mux, kind):
+    class Future:
+        _asyncio_future_blocking = True
+
+        def add_done_callback(self, *_: object, **__: object) -> None:
+            raise kind("of the app's own")
+
+        def __await__(self):
+            yield self
+
+    @mux.task(max_attempts=1)
+    async def bad() -> None:
+        await Future()
+
+    @mux.task()
+    async def good() -> str:
+        return "good"
+
+    async with mux.worker(concurrency=1):
+        job = await bad.enqueue()
+        with pytest.raises(JobFailed, match=kind.__name__):
+            await job.result(timeout="20s")
+        assert await (await good.enqueue()).result(timeout="20s") == "good"
+
+
+async def test_a_future_of_another_make_is_waited_for_and_cancelled(mux):
+    class Future:
+        """What asyncio takes for a future: by its protocol, not by its class."""
+
+        def __init__(self) -> None:
+            self.inner = asyncio.get_running_loop().create_future()
+            self._asyncio_future_blocking = False
+
+        def add_done_callback(self, call, **more: object) -> None:
+            self.inner.add_done_callback(lambda _: call(self), **more)
+
+        def cancel(self) -> None:
+            self.inner.cancel()
+
+        def __await__(self):
+            self._asyncio_future_blocking = True
+            yield self
+            return self.inner.result()
+
+    made = []
+
+    @mux.task()
+    async def waits() -> int:
+        made.append(Future())
+        asyncio.get_running_loop().call_later(0.01, made[0].inner.set_result, 3)
+        return await made[0]
+
+    @mux.task(timeout="50ms", max_attempts=1)
+    async def is_cut() -> None:
+        made.append(Future())
+        await made[1]
+
+    async with mux.worker(concurrency=1):
+        assert await (await waits.enqueue()).result(timeout="20s") == 3
+        with pytest.raises(JobFailed):
+            await (await is_cut.enqueue()).result(timeout="20s")
+    assert made[1].inner.cancelled()
+
+
 async def test_a_drain_is_no_failure_even_if_a_library_says_so(mux):
     began = asyncio.Event()
 
