@@ -178,7 +178,8 @@ class Taskmux:
             GroupFull: its group has as many waiting jobs as the queue allows.
             UnsupportedFeature: `session` is given and the store has no transactions, or a group
                 and it has no lines.
-            StoreError: the store refused or could not be reached.
+            StoreError: the store refused or could not be reached; a job may be stored all the
+                same. With an `id` it can be enqueued again.
         """
         return await self._producing.submit(call)
 
@@ -199,7 +200,8 @@ class Taskmux:
         Raises:
             InvalidName, DeclarationError, InvalidArguments, NotEncodable, PayloadTooLarge: before
                 anything is sent.
-            StoreError: the store refused or could not be reached.
+            StoreError: the store refused or could not be reached; a job may be stored all the
+                same. With an `id` it can be enqueued again.
         """
         known = self._registry.get(check_name(task, "task name"))
         if known is not None:
@@ -220,7 +222,8 @@ class Taskmux:
             InvalidArguments: one of them is no call.
             Moved: a queue lives in another store now.
             GroupFull: a job's group has as many waiting jobs as its queue allows.
-            StoreError: the store refused or could not be reached.
+            StoreError: the store refused or could not be reached; a job may be stored all the
+                same. With an `id` it can be enqueued again.
         """
         return await self._producing.submit_many(calls)
 

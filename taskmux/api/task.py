@@ -118,7 +118,8 @@ class Task(Generic[Whole, Args, Out, R]):
 
         Raises:
             InvalidArguments, NotEncodable, PayloadTooLarge: before anything is sent.
-            StoreError: the store refused or could not be reached.
+            StoreError: the store refused or could not be reached; the job may be stored all the
+                same. With an `id` it can be enqueued again.
         """
         return await self._producer.submit(self.bind(*args, **kwargs))
 

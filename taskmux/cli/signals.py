@@ -53,7 +53,8 @@ class Signals:
     """Listens for one worker, and sees to it that its process ends.
 
     A thread decides and waits, since the event loop may be what hangs; a signal handler only puts
-    its signal into a queue.
+    its signal into a queue. (Python calls that between two steps of the main thread. A signal that
+    comes just before a step that blocks, such as `time.sleep(3600)`, is heard with the next one.)
 
     A worker process under a supervising parent follows that alone: SIGTERM drains, however often
     it comes (systemd sends it to the whole group), and SIGINT ends the wait. When the parent is

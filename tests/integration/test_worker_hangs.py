@@ -33,8 +33,8 @@ def say(word: str) -> None:
 async def hang(how: str) -> None:
     if how == "waits":
         await asyncio.sleep(3600)
-    if how == "blocks":
-        time.sleep(3600)
+    while how == "blocks":
+        time.sleep(0.05)  # not once for long: Python can miss a signal just before it sleeps
     if how == "raises":
         raise ValueError("of the app's own")
     if how == "exits":

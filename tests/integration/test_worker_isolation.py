@@ -125,7 +125,7 @@ async def test_a_cancellation_that_a_handler_left_behind_hits_no_job_after_it(mu
     assert len(ran) == 3
 
 
-async def test_what_a_handler_left_behind_can_still_stop_the_worker(mux):
+async def test_what_a_handler_left_behind_can_still_stop_the_worker(mux, caplog):
     """Its tasks carry the run on that they were begun in, which must not keep lanes alive."""
     stopped, waits = asyncio.Event(), asyncio.Event()
     worker = mux.worker(concurrency=1, drain="50ms")
@@ -153,6 +153,7 @@ async def test_what_a_handler_left_behind_can_still_stop_the_worker(mux):
             await stopped.wait()
     assert await job.status() == "waiting"
     assert not worker.left_behind
+    assert "ignores" not in caplog.text
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
