@@ -84,6 +84,8 @@ class Signals:
         self._leave = leave
         self._loop = asyncio.get_running_loop()
         self._heard: queue.SimpleQueue[tuple[int | None, float]] = queue.SimpleQueue()
+        self._handled: dict[int, int] = dict.fromkeys(DRAINING, 0)
+        self._noticed: dict[int, int] = dict.fromkeys(DRAINING, 0)
         self._told = self._last = math.inf
         self._say_at = self._stuck_at = self._deadline = math.inf
         self._hurried = False
@@ -96,8 +98,8 @@ class Signals:
         for number in DRAINING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
                 _ours.add(number)
-                # The loop's own handler wakes the main thread up, so that ours is called at once.
-                self._loop.add_signal_handler(number, _nothing)
+                # This wakes the main thread up, so that the other is called at once.
+                self._loop.add_signal_handler(number, self._notice, number)
                 signal.signal(number, self._hear)
                 signal.siginterrupt(number, False)  # noqa: FBT003 - as Python declares it
         threading.Thread(target=self._attend, name="taskmux-signals", daemon=True).start()
@@ -112,7 +114,14 @@ class Signals:
 
     def _hear(self, number: int, _frame: object) -> None:
         # The queue may be put into from a signal handler, whatever that has interrupted.
+        self._handled[number] += 1
         self._heard.put((number, time.monotonic()))
+
+    def _notice(self, number: int) -> None:
+        """Hear of a signal in the event loop: the app may have put a handler of its own."""
+        self._noticed[number] += 1
+        if self._noticed[number] > self._handled[number]:
+            self._hear(number, None)
 
     # -- in the thread ------------------------------------------------------------------------
 
@@ -205,10 +214,6 @@ def quietly(say: Callable[[str], object], text: str) -> None:
     """Say something where it can be said: a broken pipe must not end what is being drained."""
     with contextlib.suppress(BaseException):  # an app can put anything in a stream's place
         say(text)
-
-
-def _nothing() -> None:
-    """Stand for what the thread does."""
 
 
 def _default_signals() -> None:

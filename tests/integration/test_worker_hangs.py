@@ -46,6 +46,9 @@ async def hang(how: str) -> None:
             await asyncio.sleep(3600)
     if how == "a thread":
         threading.Thread(target=time.sleep, args=(3600,)).start()
+    if how == "takes signals":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
     if how == "is deaf":
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
@@ -128,6 +131,20 @@ def test_a_stop_is_bounded_whatever_a_handler_does(tmp_path, how):
         assert worker.ended() == UNCLEAN
     named = "handlers do not end: default/j" if how == "blocks" else "a task, a thread or"
     assert named in worker.said
+
+
+@pytest.mark.usefixtures("loop")
+def test_a_handler_that_takes_the_signals_away_does_not_get_them(tmp_path):
+    with a_worker(tmp_path) as worker:
+        worker.push("hangs", how="takes signals")
+
+        async def done(mux):
+            await mux.job("default", "j").result(timeout="20s")
+
+        worker.ask(done)
+        worker.send(signal.SIGTERM)
+        worker.until("Stopped.")
+        assert worker.ended() == 0
 
 
 def test_a_stop_by_command_is_bounded_as_well(tmp_path):
