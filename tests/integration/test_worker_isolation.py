@@ -96,18 +96,12 @@ async def test_no_lane_is_lost_to_what_a_handler_does(mux, handler):
         assert [lane.done() for lane in worker._crew.tasks] == [False, False]
 
 
-def leaves_a_cancellation() -> None:
-    loop, lane = asyncio.get_running_loop(), asyncio.current_task()
-    loop.call_soon(loop.call_soon, loop.call_soon, lane.cancel)
-    loop.call_later(0.05, lane.cancel)
-
-
 async def test_a_cancellation_that_a_handler_left_behind_hits_no_job_after_it(mux):
     ran = []
 
     @mux.task()
     async def leaves() -> None:
-        leaves_a_cancellation()
+        asyncio.get_running_loop().call_later(0.05, asyncio.current_task().cancel)
 
     @mux.task(max_attempts=1, max_crashes=0)
     async def once() -> str:
