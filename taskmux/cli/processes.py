@@ -172,8 +172,8 @@ def supervise(count: int, command: Sequence[str], drain: float) -> int:
     """Keep `count` processes running until SIGTERM, SIGINT or SIGHUP; pass every such signal on.
 
     One that was told to stop by its own id is not started again; any other is, whatever its exit
-    code. A child that ends by itself before any has worked ends the whole: its usage or its store is
-    wrong, and it would say the same for ever.
+    code. A child that ends by itself before any has worked ends the whole: its usage or its store
+    is wrong, and it would say the same for ever.
 
     Args:
         count: how many.
