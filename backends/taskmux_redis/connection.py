@@ -93,7 +93,7 @@ class Connection:
         count = len(keys)
         if size is None:
             size = sum(len(arg) for arg in args if arg.__class__ is bytes)
-        return await self.patiently(send, more=size / _SLOWEST_LINK)
+        return await self.patiently(send, more=size / _SLOWEST_LINK, source=script.source)
 
     async def command(self, *args: Any, **options: Any) -> Any:
         """Run a command that may be repeated."""
@@ -123,8 +123,11 @@ class Connection:
         send: Callable[[], Awaitable[Reply]],
         patience: float = PATIENCE,
         more: float = 0.0,
+        source: str = "",
     ) -> Reply:
         """Send, and send again while that may help; `more` seconds for what is large.
+
+        `source` is that of the script which is sent, if one is.
 
         A time limit that was too short for a large reply is twice as long the next time.
 
@@ -140,7 +143,7 @@ class Connection:
                 async with asyncio.timeout(limit):
                     return await send()
             except CLIENT_ERRORS as error:
-                failure = translate(error, self.where)
+                failure = translate(error, self.where, source)
                 if isinstance(error, TimeoutError):
                     limit *= 2
             # raised out here, so that the client's error with what it knows is not its context

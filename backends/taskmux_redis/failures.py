@@ -11,6 +11,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthenticationWrongNumberOfArgsError,
     ConnectionError,  # noqa: A004 - the client's name for it
+    NoPermissionError,
     RedisClusterException,
     RedisError,
     ResponseError,
@@ -26,7 +27,7 @@ from taskmux.driver import (
     StoreUnavailable,
 )
 
-__all__ = ["CLIENT_ERRORS", "WrongType", "translate"]
+__all__ = ["CLIENT_ERRORS", "RefusedInScript", "WrongType", "translate"]
 
 CLIENT_ERRORS: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What a command may raise. asyncio's TimeoutError is an OSError."""
@@ -41,6 +42,17 @@ _TLS = re.compile(r"(?i)\bssl|\btls|certificate")
 class WrongType(CorruptRecord):
     """A key is of another type. Redis does not say which; the driver looks and names it."""
 
+
+class RefusedInScript(StoreDenied):
+    """A command of a script was refused. What the script wrote before stays."""
+
+
+_IN_SCRIPT: Final = re.compile(r"executing the script can't|ACL failure in script")
+_A_KEY: Final = re.compile(r"access (?:a key|at least one of the keys)")
+_COMMAND: Final = re.compile(r"run the '([^']+)' command")
+_LINE: Final = re.compile(r"@user_script: ?(\d+)")
+_CALL: Final = re.compile(r"redis\.p?call\('([A-Z]+)'")
+_IN_CHUNKS: Final = re.compile(r"in_chunks\('([A-Z]+)'")
 
 _Say = Callable[[str, str], StoreError]
 
@@ -64,6 +76,30 @@ def _denied(where: str, text: str) -> StoreError:
         f"Redis at {where} refused: {text}. Check the user, the password and the ACL; "
         f"docs/redis.md lists what taskmux needs."
     )
+
+
+def _refused_in_script(where: str, text: str, source: str) -> StoreError:
+    if _A_KEY.search(text):
+        lacks = "the right to a key: its key patterns must cover every key with taskmux's prefix"
+    else:
+        lacks = f"the right to {_commands_refused(text, source)}"
+    return RefusedInScript(
+        f"Redis at {where} refused a command inside a script: the user lacks {lacks}. Give it that "
+        f"right (ACL SETUSER); docs/redis.md lists what taskmux needs."
+    )
+
+
+def _commands_refused(text: str, source: str) -> str:
+    """Return the command that was refused. Older servers name only the line of the script."""
+    named = _COMMAND.search(text)
+    if named is not None:
+        return f"+{named[1]}"
+    number, lines = _LINE.search(text), source.splitlines()
+    line = lines[int(number[1]) - 1] if number and int(number[1]) <= len(lines) else ""
+    found = (
+        _CALL.findall(line) or sorted(set(_IN_CHUNKS.findall(source))) or ["one of its commands"]
+    )
+    return " or ".join(f"+{name.lower()}" if name.isupper() else name for name in found)
 
 
 _BY_CODE: Final[dict[str, _Say]] = {
@@ -94,16 +130,16 @@ _BY_CODE: Final[dict[str, _Say]] = {
 }
 
 
-def translate(error: BaseException, where: str) -> StoreError:
+def translate(error: BaseException, where: str, source: str = "") -> StoreError:
     """Return the error to raise in place of the client's.
 
-    `where` is the server's address without credentials. `StoreUnavailable` and its kind mean
-    that sending the same again may help.
+    `where` is the server's address without credentials, `source` that of the script that was sent.
+    `StoreUnavailable` and its kind mean that sending the same again may help.
     """
     if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError):
         return _denied(where, "the user or password is wrong, or one is missing")
     if isinstance(error, ResponseError):
-        return _answered(error, where)
+        return _answered(error, where, source)
     if isinstance(error, ConnectionError) and "invalid DB index" in str(error):
         return _no_database(where)
     if isinstance(error, ConnectionError) and _TLS.search(str(error)):
@@ -119,8 +155,12 @@ def translate(error: BaseException, where: str) -> StoreError:
     )
 
 
-def _answered(error: ResponseError, where: str) -> StoreError:
+def _answered(error: ResponseError, where: str, source: str) -> StoreError:
     text = str(error)
+    if _IN_SCRIPT.search(text):
+        return _refused_in_script(where, text, source)
+    if isinstance(error, NoPermissionError):
+        return _denied(where, text)
     found = _CODE.search(f"{getattr(error, 'status_code', '') or ''} {text}")
     if found is not None:
         say = _BY_CODE.get(found[1], _unavailable)

@@ -15,7 +15,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,31}\Z")
 
 OF_A_QUEUE = {
     **dict.fromkeys(("work", "live", "dedup", "successors", "ops"), "hash"),
-    **dict.fromkeys(("settings", "corrupt"), "hash"),
+    **dict.fromkeys(("settings", "corrupt", "repair"), "hash"),
     **dict.fromkeys(("gate", "full", "sequence", "looked", "numbers"), "string"),
     **dict.fromkeys(("ready", "grouped", "ring", "parked", "rests", "marker"), "zset"),
     **dict.fromkeys(("delayed", "blocked", "leases", "throttled"), "zset"),

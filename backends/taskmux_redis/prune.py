@@ -19,4 +19,7 @@ async def prune(store: Store, ask: PruneAsk) -> int:
     died between its first job in an emptied store and listing the queue leaves that undone.
     """
     await store.list_queue(ask.queue)
-    return int(await store.run(ask.queue, _PRUNE, ask.limit, ask.spare, ask.memory))
+    gone = int(await store.run(ask.queue, _PRUNE, ask.limit, ask.spare, ask.memory))
+    if gone < ask.limit:
+        await store.look_after(ask.queue)
+    return gone

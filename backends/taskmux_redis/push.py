@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
-from taskmux.driver import NewJob, Op, Pushed, PushStatus
+from taskmux.driver import CorruptRecord, NewJob, Op, Pushed, PushStatus
 
 from taskmux_redis.batches import Part, by_queue
+from taskmux_redis.failures import RefusedInScript
 from taskmux_redis.records import encode_new
 from taskmux_redis.scripts import script
 from taskmux_redis.store import Store
@@ -17,6 +18,7 @@ __all__ = ["push"]
 _PUSH = script("push")
 _OTHERS = {"D": PushStatus.DEDUPLICATED, "R": PushStatus.REPLACED}
 """Answers that name another job."""
+_PERHAPS = "The jobs may be stored all the same; with the same ids they may be enqueued again."
 _STATUSES = {"C": PushStatus.CREATED, "U": PushStatus.DUPLICATE, "F": PushStatus.FULL}
 
 
@@ -27,9 +29,12 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
         await store.register(queue)
         arguments = [argument for new in news for argument in encode_new(new)]
         origin = f"{op.origin} push{part.name}"
-        reply = await store.run(
-            queue, _PUSH, origin, op.number, len(news), *arguments, size=part.size
-        )
+        try:
+            reply = await store.run(
+                queue, _PUSH, origin, op.number, len(news), *arguments, size=part.size
+            )
+        except (RefusedInScript, CorruptRecord) as error:
+            raise type(error)(f"{error} {_PERHAPS}") from None
         if reply[0][:1] == b"+":
             reply[0] = reply[0][1:]
             await store.met_first_job(queue)

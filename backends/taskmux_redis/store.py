@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from taskmux.driver import CorruptRecord, JobRecord, Log, StoreError
+from taskmux.driver import CorruptRecord, JobRecord, Log, StoreError, StoreIncompatible
 
 from taskmux_redis.connection import Connection
-from taskmux_redis.failures import WrongType
+from taskmux_redis.failures import RefusedInScript, WrongType
 from taskmux_redis.keys import OF_A_QUEUE, TYPES, QueueKeys, store_key
 from taskmux_redis.records import Lease, read_job
+from taskmux_redis.repair import Repairs, may_leave_damage
 from taskmux_redis.scripts import Script, script
 
 __all__ = ["Known", "Store"]
@@ -56,6 +57,7 @@ class Store:
         self.connection = connection
         self.prefix = prefix
         self.known = known
+        self.repairs = Repairs(connection)
         self.is_cluster = is_cluster
         self.longest_block = 5.0
         """Seconds of one blocking command: a dead connection is noticed soon after."""
@@ -82,9 +84,32 @@ class Store:
         """
         keys = self.keys(queue).of(script)
         try:
-            return await self.connection.run(script, keys, *args, size=size)
+            reply = await self.connection.run(script, keys, *args, size=size)
+        except (WrongType, RefusedInScript, StoreIncompatible) as error:
+            found = error
+        else:
+            if self.repairs.suspects:
+                await self.repairs.go_on(self.keys(queue))
+            return reply
+        if may_leave_damage(script):
+            await self.repairs.suspect(self.keys(queue))
+        if not isinstance(found, WrongType):
+            raise found
+        every = [self.keys(queue)[name] for name in OF_A_QUEUE]
+        raise await self.named(found, every, f" of queue {queue!r}")
+
+    async def look_after(self, queue: str) -> None:
+        """Repair what failed scripts left of a queue, if anything.
+
+        Raises:
+            CorruptRecord: a key is of another type; the message names queue and key.
+        """
+        try:
+            await self.repairs.take_turn(self.keys(queue))
         except WrongType as error:
             found = error
+        else:
+            return
         every = [self.keys(queue)[name] for name in OF_A_QUEUE]
         raise await self.named(found, every, f" of queue {queue!r}")
 

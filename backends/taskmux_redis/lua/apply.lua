@@ -361,16 +361,18 @@ for i = 1, count do
     owns[i] and setting .. owns[i] or setting, kind)
 end
 flush()
+-- Retention comes before the state: an entry without the state says nothing, but a state without the
+-- entry would stay for ever.
+for age, list in pairs(finished) do
+  redis.call('ZADD', ages, string.match(age, '^%d+'), age)
+  in_chunks('RPUSH', base .. 'age:' .. age, list)
+end
 local values = {}
 for id, value in pairs(written) do
   values[#values + 1] = id
   values[#values + 1] = value
 end
 in_chunks('HSET', live, values)
-for age, list in pairs(finished) do
-  redis.call('ZADD', ages, string.match(age, '^%d+'), age)
-  in_chunks('RPUSH', base .. 'age:' .. age, list)
-end
 if was_full and stopped == 0 then
   redis.call('SET', full, 1)
 end

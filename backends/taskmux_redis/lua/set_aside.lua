@@ -24,7 +24,7 @@ for i = items + 1, #ARGV do
     redis.call('ZREM', running_key(line), id)
     readmit(line, redis.call('INCR', sequence))
   end
-  redis.call('HSET', corrupt, id, now)
+  redis.call('HSET', corrupt, id, digits(now) .. '!') -- `repair.lua` leaves it there
 end
 redis.call('DEL', full)
 wake(#ARGV - items) -- an active one may have made room
