@@ -11,7 +11,6 @@ from redis.exceptions import (
     AuthenticationError,
     AuthenticationWrongNumberOfArgsError,
     ConnectionError,  # noqa: A004 - the client's name for it
-    NoPermissionError,
     RedisClusterException,
     RedisError,
     ResponseError,
@@ -96,10 +95,8 @@ def _commands_refused(text: str, source: str) -> str:
         return f"+{named[1]}"
     number, lines = _LINE.search(text), source.splitlines()
     line = lines[int(number[1]) - 1] if number and int(number[1]) <= len(lines) else ""
-    found = (
-        _CALL.findall(line) or sorted(set(_IN_CHUNKS.findall(source))) or ["one of its commands"]
-    )
-    return " or ".join(f"+{name.lower()}" if name.isupper() else name for name in found)
+    found = _CALL.findall(line) or sorted(set(_IN_CHUNKS.findall(source)))
+    return " or ".join(f"+{name.lower()}" for name in found) or "one of its commands"
 
 
 _BY_CODE: Final[dict[str, _Say]] = {
@@ -138,8 +135,10 @@ def translate(error: BaseException, where: str, source: str = "") -> StoreError:
     """
     if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError):
         return _denied(where, "the user or password is wrong, or one is missing")
+    if isinstance(error, ResponseError) and _IN_SCRIPT.search(str(error)):
+        return _refused_in_script(where, str(error), source)
     if isinstance(error, ResponseError):
-        return _answered(error, where, source)
+        return _answered(error, where)
     if isinstance(error, ConnectionError) and "invalid DB index" in str(error):
         return _no_database(where)
     if isinstance(error, ConnectionError) and _TLS.search(str(error)):
@@ -155,12 +154,8 @@ def translate(error: BaseException, where: str, source: str = "") -> StoreError:
     )
 
 
-def _answered(error: ResponseError, where: str, source: str) -> StoreError:
+def _answered(error: ResponseError, where: str) -> StoreError:
     text = str(error)
-    if _IN_SCRIPT.search(text):
-        return _refused_in_script(where, text, source)
-    if isinstance(error, NoPermissionError):
-        return _denied(where, text)
     found = _CODE.search(f"{getattr(error, 'status_code', '') or ''} {text}")
     if found is not None:
         say = _BY_CODE.get(found[1], _unavailable)

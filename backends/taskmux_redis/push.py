@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
-from taskmux.driver import CorruptRecord, NewJob, Op, Pushed, PushStatus
+from taskmux.driver import CorruptRecord, NewJob, Op, Pushed, PushStatus, StoreDenied
 
 from taskmux_redis.batches import Part, by_queue
 from taskmux_redis.failures import RefusedInScript
@@ -33,8 +33,10 @@ async def push(store: Store, op: Op, jobs: Sequence[NewJob]) -> list[Pushed]:
             reply = await store.run(
                 queue, _PUSH, origin, op.number, len(news), *arguments, size=part.size
             )
-        except (RefusedInScript, CorruptRecord) as error:
-            raise type(error)(f"{error} {_PERHAPS}") from None
+        except RefusedInScript as error:
+            raise StoreDenied(f"{error} {_PERHAPS}") from None
+        except CorruptRecord as error:
+            raise CorruptRecord(f"{error} {_PERHAPS}") from None
         if reply[0][:1] == b"+":
             reply[0] = reply[0][1:]
             await store.met_first_job(queue)

@@ -133,7 +133,10 @@ class StoreIncompatible(StoreError):
 
 
 class StoreDenied(StoreError):
-    """The store refused the credentials or the permission."""
+    """The store refused the credentials or the permission.
+
+    A job whose enqueueing was refused half-way may be stored all the same.
+    """
 
 
 class CorruptRecord(StoreError):

@@ -60,6 +60,7 @@ local function promote_due()
     return
   end
 --! include joining
+  redis.call('GET', sequence) -- fails, if it is of another type, before anything is taken out
   redis.call('ZREM', delayed, unpack(due))
   local turn = redis.call('INCRBY', sequence, #due) - #due
   local ids, promoted, come = {}, {}, {}
