@@ -135,10 +135,9 @@ def translate(error: BaseException, where: str, source: str = "") -> StoreError:
     """
     if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError):
         return _denied(where, "the user or password is wrong, or one is missing")
-    if isinstance(error, ResponseError) and _IN_SCRIPT.search(str(error)):
-        return _refused_in_script(where, str(error), source)
     if isinstance(error, ResponseError):
-        return _answered(error, where)
+        refused = _IN_SCRIPT.search(str(error)) is not None
+        return _refused_in_script(where, str(error), source) if refused else _answered(error, where)
     if isinstance(error, ConnectionError) and "invalid DB index" in str(error):
         return _no_database(where)
     if isinstance(error, ConnectionError) and _TLS.search(str(error)):
