@@ -28,7 +28,8 @@ end
 
 local function lines_waiting()
   local twice = redis.call('ZSCORE', ring, '') and redis.call('ZSCORE', parked, '')
-  return redis.call('ZCARD', ring) + redis.call('ZCARD', parked) - (twice and 1 or 0)
+  local known = redis.call('ZCARD', ring) + redis.call('ZCARD', parked) - (twice and 1 or 0)
+  return math.max(1, known) -- its own has a turn again soon, whatever became of that
 end
 
 -- How many of a line are active. A group knows whose leases to look for; for the common line all
