@@ -24,7 +24,7 @@
 --! include lines
 --! include tell
 
-local MOST, BYTES, KEPT = 400, 262144, 3600000
+local MOST, BYTES, KEPT = 200, 131072, 3600000
 local LEASE = 10000 -- milliseconds in which a holder that is alive after all renews or ends it
 local FEW_ASIDE = 2000
 local sub = string.sub
