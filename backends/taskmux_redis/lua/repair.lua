@@ -1,7 +1,4 @@
--- Look at some of a queue's records and index entries, and put right what a script left that failed
--- half-way (Redis undoes nothing), or what a hand did: a record that its state's index does not have
--- goes back there, an entry whose job is not there or in another state goes, and a line with waiting
--- jobs has a turn. What a record says is the truth.
+-- Look at some of a queue's records and index entries, and put right what is wrong with them.
 --
 -- KEYS: base, work, live, ready, grouped, ring, parked, delayed, blocked, leases, completed, dead,
 --   cancelled, moved, counted, dedup, sequence, settings, events, numbers, corrupt, full, marker, repair
@@ -11,6 +8,10 @@
 --   a script failed, as 'now'
 -- Returns: {since, done, put back, dropped, turns}: done is 0 while calls with that `since` must
 --   follow; then how many jobs, entries and lines this call put right.
+--
+-- What a record says is the truth. Redis undoes nothing of a script that fails half-way: a record that
+-- its state's index does not have goes back there, an entry whose job is not there or in another state
+-- goes, and a line with waiting jobs has a turn; also after somebody changed keys by hand.
 --
 -- All callers share one walk, whose place is in `repair`: the records first, by HSCAN, then each
 -- index by rank. A call looks at so many that it blocks the server for a millisecond or two.
