@@ -171,9 +171,9 @@ class BlockingHandle(Generic[R_co]):
         """Give the job another priority; see `JobHandle.set_priority`."""
         self._run(lambda: self._handle.set_priority(priority))
 
-    def edit(self, arguments: Mapping[str, Any]) -> None:
-        """Give the job other arguments; see `JobHandle.edit`."""
-        self._run(lambda: self._handle.edit(arguments))
+    def edit(self, arguments: Mapping[str, Any], *, replace: bool = False) -> None:
+        """Change arguments of the job; see `JobHandle.edit`."""
+        self._run(lambda: self._handle.edit(arguments, replace=replace))
 
     def hold(self) -> None:
         """Keep the job back; see `JobHandle.hold`."""

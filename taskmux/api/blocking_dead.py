@@ -77,6 +77,6 @@ class BlockingDeadLetters:
         """Remove them for good; see `DeadLetters.purge`."""
         return self._run(lambda: self._dead.purge(**options))
 
-    def edit(self, job_id: str, arguments: Mapping[str, Any]) -> None:
-        """Give one other arguments; see `DeadLetters.edit`."""
-        self._run(lambda: self._dead.edit(job_id, arguments))
+    def edit(self, job_id: str, arguments: Mapping[str, Any], *, replace: bool = False) -> None:
+        """Change arguments of one; see `DeadLetters.edit`."""
+        self._run(lambda: self._dead.edit(job_id, arguments, replace=replace))

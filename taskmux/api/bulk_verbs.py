@@ -116,7 +116,7 @@ class BulkVerbs:
         return await self._bulk(HOLD, options)
 
     async def unhold(self, **options: Unpack[BulkOptions]) -> BulkResult:
-        """Let jobs that were held go on: they wait now, oldest first."""
+        """Let jobs that were held go on, oldest first: they wait, or are delayed until due."""
         return await self._bulk(UNHOLD, options)
 
     async def drain(
@@ -145,6 +145,8 @@ class BulkVerbs:
         Raises:
             DeclarationError: it is no age, or a state is unknown or active.
         """
+        if older_than is None:  # an unset setting would mean every age
+            raise DeclarationError("older_than is None, which is no age. Say one, such as '7d'.")
         return await self.remove(
             state=state if state is not None else KEPT,
             until=older_than,
@@ -155,7 +157,9 @@ class BulkVerbs:
     async def obliterate(
         self, *, force: bool = False, on_progress: Progress | None = None
     ) -> BulkResult:
-        """Remove every job of the queue, and forget its settings but for where it moved.
+        """Remove every job of the queue, and forget its settings.
+
+        What stays is where it moved to, the limits that tasks declare, and its defaults.
 
         The queue is paused meanwhile. Its name stays known to the store if it ever had settings.
 
@@ -179,9 +183,7 @@ class BulkVerbs:
                 f"them, cancel them, or say force=True."
             )
         result = await self._empty(on_progress)
-        await connection.change_settings(
-            self.name, lambda one: QueueSettings(rev=one.rev, moved_to=one.moved_to)
-        )
+        await connection.change_settings(self.name, forgotten)
         return result
 
     async def _empty(self, on_progress: Progress | None) -> BulkResult:
@@ -204,6 +206,19 @@ class BulkVerbs:
         where = prepared(verb, where, everything=everything)
         connection = await self._connection()
         return await Bulk(connection, self.name, where, verb, options).run()
+
+
+def forgotten(settings: QueueSettings) -> QueueSettings:
+    """Return what stays of settings that are forgotten.
+
+    That is where the queue moved, and what apps that go on have declared.
+    """
+    return QueueSettings(
+        rev=settings.rev,
+        moved_to=settings.moved_to,
+        lines={name: one for name, one in settings.lines.items() if one.declared is not None},
+        defaults=settings.defaults,
+    )
 
 
 def _states(*states: State) -> frozenset[State]:
@@ -264,7 +279,7 @@ UNHOLD: Final = Verb(
     name="unhold",
     usual=_states(State.BLOCKED),
     possible=_states(State.BLOCKED),
-    change=lambda job, _: transition.unblock(job.ref, BlockedCause.HOLD),
+    change=lambda job, _: transition.unblock(job.ref, BlockedCause.HOLD, job.run_at),
     cause=BlockedCause.HOLD,
 )
 ERASE: Final = Verb(

@@ -310,6 +310,8 @@ def _stored() -> ThreadFuture[Applied]:
 
 
 def _copy(source: asyncio.Future[Applied], target: ThreadFuture[Applied]) -> None:
+    if target.done():  # who waited for it was cancelled
+        return
     error = None if source.cancelled() else source.exception()
     if source.cancelled():
         target.cancel()

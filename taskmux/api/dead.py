@@ -134,10 +134,12 @@ class DeadLetters:
         """Remove them for good, with their history."""
         return await self._bulk(REMOVE, options)
 
-    async def edit(self, job_id: str, arguments: Mapping[str, Any]) -> None:
-        """Give one other arguments before it is redriven; see `JobHandle.edit`."""
+    async def edit(
+        self, job_id: str, arguments: Mapping[str, Any], *, replace: bool = False
+    ) -> None:
+        """Change arguments of one before it is redriven; see `JobHandle.edit`."""
         ref = Ref(self.name, check_name(job_id, "job id"))
-        await JobHandle(ref, self._connect, self._portal).edit(arguments)
+        await JobHandle(ref, self._connect, self._portal).edit(arguments, replace=replace)
 
     async def _bulk(self, verb: Verb, keywords: Any) -> BulkResult:
         where, options, everything = options_of(keywords)

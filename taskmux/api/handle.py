@@ -326,23 +326,25 @@ class JobHandle(Generic[R_co]):
         one = transition.reprioritise(self.ref, priority_number(priority))
         await self._apply(one, "change its priority")
 
-    async def edit(self, arguments: Mapping[str, Any]) -> None:
-        """Give a job that does not run other arguments, all of them; a dead one keeps its state.
+    async def edit(self, arguments: Mapping[str, Any], *, replace: bool = False) -> None:
+        """Change arguments of a job that has not begun or failed; those that are not named stay.
 
-        To change some of them: `await job.edit((await job.record()).arguments | {"n": 2})`.
+        A dead job stays dead: `retry` it, or redrive it, afterwards.
 
         Args:
             arguments: values by parameter name. If the app knows the task, its signature is
                 checked.
+            replace: these are all arguments; others go.
 
         Raises:
             InvalidArguments: the task cannot take them.
             NotEncodable, PayloadTooLarge: they cannot travel.
             JobNotFound: there is no such job.
-            JobConflict: it runs.
+            JobConflict: it runs, or has completed.
         """
         job = await self.record()
-        payload = self._portal.encoded(job.task, arguments)
+        was = {} if replace else job.arguments
+        payload = self._portal.encoded(job.task, {**was, **arguments})
         await self._apply(transition.edit(self.ref, payload), "be edited")
 
     async def hold(self) -> None:
@@ -355,13 +357,14 @@ class JobHandle(Generic[R_co]):
         await self._apply(transition.hold(self.ref), "be held")
 
     async def unhold(self) -> None:
-        """Let a job that was held go on: it waits now.
+        """Let a job that was held go on: it waits, or is delayed until it is due.
 
         Raises:
             JobNotFound: there is no such job.
             JobConflict: it is not blocked.
         """
-        await self._apply(transition.unblock(self.ref, BlockedCause.HOLD), "be let go")
+        due = (await self.record()).run_at
+        await self._apply(transition.unblock(self.ref, BlockedCause.HOLD, due), "be let go")
 
     async def remove(self) -> None:
         """Remove the job's record; its dedup key is free again.

@@ -213,7 +213,7 @@ def _facts(record: JobRecord) -> dict[str, str | None]:
         "Worker": record.worker,
         "Finished": when(record.finished_at),
         "Result": _text(record.result),
-        "Error": str(record.error) if record.error else None,
+        "Error": " ".join(str(record.error).split()) if record.error else None,
         "Progress": _text(record.progress),
         "Steps done": ", ".join(record.steps),
         "Tags": ", ".join(record.tags),

@@ -117,7 +117,7 @@ def job_edit(
     async def edit(mux: Taskmux) -> dict[str, Any]:
         handle = mux.job(queue, job_id)
         everything = said if arguments is not None else (await handle.record()).arguments | said
-        await handle.edit(everything)
+        await handle.edit(everything, replace=True)
         return everything
 
     now = run_on_app(url, app, edit)

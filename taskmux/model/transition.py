@@ -310,10 +310,10 @@ def reprioritise(ref: Ref, priority: int) -> Transition:
 
 
 def edit(ref: Ref, payload: bytes) -> Transition:
-    """Any state but active or moved -> the same state with other arguments."""
+    """Pending, dead or cancelled -> the same state with other arguments."""
     return Transition(
         ref=ref,
-        guard=_from((PENDING | TERMINAL) - {State.MOVED}),
+        guard=_from(PENDING | {State.DEAD, State.CANCELLED}),
         place=Place.KEEP,
         changes=Changes(payload=payload),
     )
@@ -329,12 +329,16 @@ def hold(ref: Ref) -> Transition:
     )
 
 
-def unblock(ref: Ref, cause: BlockedCause) -> Transition:
-    """Blocked for that cause -> waiting: nobody lets a parent go before its children by hand."""
+def unblock(ref: Ref, cause: BlockedCause, run_at: int | None = None) -> Transition:
+    """Blocked for that cause -> waiting, or delayed until an instant, which may have passed.
+
+    Nobody lets a parent go before its children by hand.
+    """
     return Transition(
         ref=ref,
         guard=_from({State.BLOCKED}, cause),
-        to=State.WAITING,
+        to=State.WAITING if run_at is None else State.DELAYED,
+        run_at=run_at,
         changes=Changes(cause=None, reason=None),
     )
 

@@ -59,7 +59,8 @@ class DeadStats(msgspec.Struct, frozen=True, kw_only=True):
         total: how many dead jobs there are.
         groups: they, by task and way of failing, the largest group first. From the thousandth
             group on, further ones are one, whose fingerprint is `others`.
-        errors: by type of error, how many died in each span of `WINDOWS`, and `all`.
+        errors: by type of error, how many died in each span of `WINDOWS`, and `all`. From the
+            thousandth type on, further ones are `others`.
     """
 
     queue: str
@@ -106,6 +107,7 @@ class DeadTally:
         self._queue = queue
         self._now = now
         self._groups: dict[str, _Group] = {}
+        self._errors: dict[str, _Group] = {}
         self._known: dict[tuple[str, str, str], str] = {}
 
     def add(self, job: JobRecord) -> None:
@@ -120,10 +122,13 @@ class DeadTally:
                 mark = OTHERS
                 group = self._groups.get(OTHERS)
             if group is None:
-                named = (job.task, error, pattern_of(message))
+                named = (job.task, error, pattern_of(message, error))
                 group = _Group(*(("", OTHERS, "") if mark == OTHERS else named))
                 self._groups[mark] = group
         group.add(job.id, job.finished_at or 0, self._now)
+        kind = error if error in self._errors or len(self._errors) < MOST_GROUPS else OTHERS
+        of_kind = self._errors.setdefault(kind, _Group("", kind, ""))
+        of_kind.add(job.id, job.finished_at or 0, self._now)
 
     def _mark(self, job: JobRecord, error: str, message: str) -> str:
         """Return the fingerprint. Most messages come many times over, so some are remembered."""
@@ -138,11 +143,11 @@ class DeadTally:
     def stats(self) -> DeadStats:
         """Return what was counted."""
         ordered = sorted(self._groups.items(), key=lambda one: (-one[1].count, one[0]))
-        errors: dict[str, dict[str, int]] = {}
-        for _, group in ordered:
-            row = errors.setdefault(group.error, dict.fromkeys((*WINDOWS, "all"), 0))
-            for name, number in zip((*WINDOWS, "all"), (*group.recent, group.count), strict=True):
-                row[name] += number
+        kinds = sorted(self._errors.values(), key=lambda one: (-one.count, one.error))
+        errors = {
+            one.error: dict(zip((*WINDOWS, "all"), (*one.recent, one.count), strict=True))
+            for one in kinds
+        }
         return DeadStats(
             queue=self._queue,
             at=self._now,

@@ -17,9 +17,22 @@ __all__ = ["fingerprint", "pattern_of"]
 LONGEST: Final = 200
 """Characters of a pattern: what differs in a message is mostly at its end."""
 
+
+def _id_or_word(found: re.Match[str]) -> str:
+    """Return what stands for a long run of letters and digits.
+
+    Ids have several digits, or one among letters of both cases; words have none.
+    """
+    token = found[0]
+    digits = sum(one.isdigit() for one in token)
+    mixed = digits == 1 and not (token.islower() or token.isupper() or token.istitle())
+    return "<id>" if (digits > 1 and not token.isdigit()) or mixed else token
+
+
 _UNIMPORTANT: Final = tuple(
     (re.compile(pattern), word)
     for pattern, word in (
+        (r"\bworker [A-Za-z][^\s,]*-[^\s,]*", "worker <id>"),
         (r"[a-z][a-z0-9+.-]{1,20}://[^\s'\"<>]+", "<url>"),
         (r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+", "<email>"),
         (
@@ -33,7 +46,9 @@ _UNIMPORTANT: Final = tuple(
         (r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?\b", "<address>"),
         (r"(?i)\b0x[0-9a-f]+\b", "<number>"),
         (r"(?:/[\w.@%+~-]+){2,}", "<path>"),
-        (r"(?i)\b(?=[a-z]*\d)[0-9a-z]*[0-9a-f]{8,}[0-9a-z]*\b", "<id>"),
+        (r"\b[A-Za-z]:\\[^\s'\"]+", "<path>"),
+        (r"(?i)(?:[0-9a-f]{0,4}:){2,}[0-9a-f]{0,4}", "<address>"),
+        (r"[0-9A-Za-z_+=-]{7,}", _id_or_word),
         (r"'[^'\n]{1,200}'", "<text>"),
         (r'"[^"\n]{1,200}"', "<text>"),
         (r"[+-]?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?", "<number>"),
@@ -41,15 +56,28 @@ _UNIMPORTANT: Final = tuple(
 )
 """What does not tell one error from another, and what stands for it; in this order."""
 
+_NAMES: Final = re.compile(r"""(['"])([A-Za-z_][A-Za-z_.-]{0,60})\1""")
+_ABOUT_NAMES: Final = frozenset(
+    {"AttributeError", "ImportError", "KeyError", "ModuleNotFoundError", "NameError"}
+)
+"""Errors of Python whose quoted word is mostly a name in the program: another one, another bug."""
+
 _SPACE: Final = re.compile(r"\s+")
 
 
-def pattern_of(message: str) -> str:
+# Each of these takes time in proportion to the text, however hostile: nothing in them can match in
+# two ways what it repeats.
+
+
+def pattern_of(message: str, kind: str = "") -> str:
     """Return an error's message without what changes from one time to the next.
 
-    Only its first thousand characters are looked at.
+    Only its first thousand characters are looked at. Of an error of this `kind` (its type) quoted
+    names stay, if that is what such an error is about.
     """
     text = message[:1000]
+    if kind.rpartition(".")[2] in _ABOUT_NAMES:
+        text = _NAMES.sub(r"<\2>", text)
     for unimportant, word in _UNIMPORTANT:
         text = unimportant.sub(word, text)
     return _SPACE.sub(" ", text).strip()[:LONGEST]
@@ -62,5 +90,5 @@ def fingerprint(task: str, error: ErrorInfo | None, reason: str | None = None) -
     without an error, as by crashes, goes by its reason.
     """
     what = ("", reason or "") if error is None else (error.type, error.message)
-    told = "\0".join((task, what[0], pattern_of(what[1])))
+    told = "\0".join((task, what[0], pattern_of(what[1], what[0])))
     return hashlib.blake2b(told.encode("utf-8", "replace"), digest_size=4).hexdigest()

@@ -66,5 +66,6 @@ def test_memory_does_not_grow_with_the_ways_of_failing() -> None:
     found = counted(*(dead(at, f"no {word}") for at, word in enumerate(words)))
     assert found.total == 3000
     assert len(found.groups) == MOST_GROUPS + 1
+    assert found.errors["ValueError"]["all"] == 3000
     others = found.groups[0]
     assert (others.fingerprint, others.count) == (OTHERS, 3000 - MOST_GROUPS)

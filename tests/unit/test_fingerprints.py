@@ -27,6 +27,10 @@ from taskmux.policy.fingerprints import LONGEST, fingerprint, pattern_of
         ("mail to a.b@example.org bounced", "mail to c+d@mail.example.com bounced"),
         ("GET https://a.example/x?y=1 failed", "GET https://b.example/ failed"),
         ("commit 3f2a9c1b0d", "commit 99ffee0012ab"),
+        ("order 01ARZ3NDEKTSV4RRFFQ69G5FAV", "order 01BX5ZZKBKACTAV9WEVGEMMVRZ"),
+        ("charge ch_3MmlLrLkdIwHu7ix0snN0B15", "charge ch_1NirD82eZvKYlo2CIvbtLWuY"),
+        ("from 2001:db8::ff00:42:8329", "from fe80::1ff:fe23:4567:890a"),
+        (r"no file C:\Users\a b", r"no file D:\data b"),
         ("line one\n  two", "line one two"),
     ],
 )
@@ -49,6 +53,34 @@ def test_other_words_are_another_error(one: str, other: str) -> None:
     assert fingerprint("t", ErrorInfo("E", one)) != fingerprint("t", ErrorInfo("E", other))
 
 
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [
+        ("KeyError", "'email'", "'card_number'"),
+        ("ModuleNotFoundError", "No module named 'x'", "No module named 'y.z'"),
+        (
+            "AttributeError",
+            "'User' object has no attribute 'name'",
+            "'User' object has no attribute 'id'",
+        ),
+    ],
+)
+def test_a_name_in_the_program_tells_one_bug_from_another(kind: str, one: str, other: str) -> None:
+    assert fingerprint("t", ErrorInfo(kind, one)) != fingerprint("t", ErrorInfo(kind, other))
+    assert fingerprint("t", ErrorInfo("E", one)) == fingerprint("t", ErrorInfo("E", other)) or (
+        kind == "ModuleNotFoundError" and "<text>" in pattern_of(one)
+    )
+
+
+def test_crashes_of_different_workers_are_alike() -> None:
+    words = "its lease lapsed: worker {} died, hung or was cut off"
+    first, second = (
+        fingerprint("t", ErrorInfo("Crashed", words.format(name)))
+        for name in ("vm-1-b12fb03a", "web.example.org-77-9")
+    )
+    assert first == second
+
+
 def test_type_task_and_reason_count() -> None:
     error = ErrorInfo("E", "no")
     assert fingerprint("t", error) != fingerprint("u", error)
@@ -61,6 +93,15 @@ def test_type_task_and_reason_count() -> None:
 def test_any_message_has_a_short_pattern_and_a_fingerprint(message: str) -> None:
     assert len(pattern_of(message)) <= LONGEST
     assert len(fingerprint("t", ErrorInfo("E", message))) == 8
+
+
+@pytest.mark.parametrize(
+    "text", ["0a" * 450 + "_v1", "f" * 900 + "_v1", "a1-" * 300 + "!", "0:" * 500]
+)
+def test_a_hostile_token_takes_no_long_time(text: str) -> None:
+    """Ways to match that multiply would take minutes here."""
+    for _ in range(50):
+        pattern_of(f"bad signature {text}")
 
 
 @pytest.mark.parametrize("part", ["a.", "/a", "'", "1.", "a@", "0-", "é", "f" * 9 + "g"])

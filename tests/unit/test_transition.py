@@ -57,7 +57,7 @@ OUTSIDE: dict[str, tuple[Transition, frozenset[State], State | None]] = {
         State.DELAYED,
     ),
     "reprioritise": (transition.reprioritise(REF, 5), PENDING, None),
-    "edit": (transition.edit(REF, b"{}"), (PENDING | TERMINAL) - {State.MOVED}, None),
+    "edit": (transition.edit(REF, b"{}"), PENDING | {State.DEAD, State.CANCELLED}, None),
     "hold": (transition.hold(REF), frozenset({State.DELAYED, State.WAITING}), State.BLOCKED),
     "unblock": (
         transition.unblock(REF, BlockedCause.HOLD),
