@@ -100,6 +100,12 @@ class LosesItsPlace(MemoryDriver):
         super()._replace(queue, stored, new)
 
 
+class MovesToTheNewLine(MemoryDriver):
+    def _replace(self, queue, stored, new):
+        super()._replace(queue, stored, new)
+        queue.write(stored, replace(stored.job, group=new.job.group))
+
+
 class ExtendsNoDelay(MemoryDriver):
     def _push(self, new):
         return super()._push(_without(new, extend=False))

@@ -297,6 +297,7 @@ BITES: Sequence[Bite] = (
     Bite(broken_keys.KeepsFormerSteps, "test_p9_nothing_of_the_former_content_is_left"),
     Bite(broken_keys.KeepsFormerAttempts, "test_p9_nothing_of_the_former_content_is_left"),
     Bite(broken_keys.LosesItsPlace, "test_p9_an_owner_keeps_its_place_or_moves_to_a_priority"),
+    Bite(broken_keys.MovesToTheNewLine, "test_p9_an_owner_stays_in_its_line", {"group": "other"}),
     Bite(
         broken_keys.ExtendsNoDelay,
         "test_p9_extend_begins_the_delay_anew",
@@ -304,6 +305,7 @@ BITES: Sequence[Bite] = (
     ),
     Bite(broken_keys.ExtendsEveryDelay, "test_p9_without_extend_the_time_stays"),
     Bite(broken_keys.KeepsTheFirstTtl, "test_p9_a_ttl_begins_anew"),
+    Bite(broken_keys.KeepsTheFirstTtl, "test_p9_a_ttl_ends_where_the_new_content_has_none"),
     Bite(
         broken_keys.FollowsNobody, "test_p10_behind_a_running_owner_one_waits", {"first": "plain"}
     ),

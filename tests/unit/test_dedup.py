@@ -9,6 +9,7 @@ from taskmux import Dedup, DuplicateJob, Taskmux
 from taskmux.api.call import Terms
 from taskmux.api.options import parse_options
 from taskmux.model import job as model
+from taskmux.model.dedup import succeeding
 from taskmux.model.errors import DeclarationError, InvalidName
 
 SAID = {
@@ -54,6 +55,20 @@ def test_a_wrong_combination_says_what_to_do(mode: str) -> None:
 def test_a_key_that_not_every_store_can_hold(key: str) -> None:
     with pytest.raises(InvalidName, match="dedup key"):
         Dedup(key)
+
+
+@pytest.mark.parametrize(
+    ("run_at", "state"),
+    [
+        (None, model.State.WAITING),
+        (999, model.State.WAITING),
+        (1_000, model.State.WAITING),
+        (1_001, model.State.DELAYED),
+    ],
+)
+def test_a_successor_that_is_due_waits(run_at: int | None, state: model.State) -> None:
+    job = model.JobRecord(queue="q", id="a", task="t", run_at=run_at)
+    assert succeeding(job, 1_000) is state
 
 
 class TestSuperseding:

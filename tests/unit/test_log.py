@@ -88,6 +88,11 @@ def test_an_exception_is_told_with_its_traceback(caplog):
     assert "the real one" in caplog.text
 
 
+def test_an_exception_of_another_task_may_be_given(caplog):
+    logger.exception("failed", exc_info=ValueError("of another task"))  # noqa: LOG004 - that is what it is for
+    assert "of another task" in caplog.text
+
+
 def sources(*rooms: str) -> dict[str, str]:
     """Return the code of some folders, by its path."""
     root = Path(taskmux.__file__).parent.parent

@@ -83,6 +83,10 @@ class TestStored:
         assert read_strikes(forgotten(marked, {"a"})) == (two,)
         assert forgotten(lifted(struck(None, one), "a"), {"a"}) is None
 
+    def test_one_that_was_lifted_stays_so_when_another_is(self):
+        data = struck(struck(None, Strike("a", "mail")), Strike("b", "mail"))
+        assert all(one.lifted for one in read_strikes(lifted(lifted(data, "a"), "b")))
+
     def test_an_unknown_one_cannot_be_lifted(self):
         with pytest.raises(DeclarationError, match="no strike 'x'"):
             lifted(None, "x")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from taskmux.conformance.bench import LONG, Bench
+from taskmux.conformance.bench import LONG, Bench, needs
 from taskmux.conformance.cases.moves import SPENT
 from taskmux.conformance.faults import FaultyDriver, lost, resend, script
 from taskmux.conformance.model import pushed, replaced
@@ -19,6 +19,7 @@ from taskmux.driver import (
     Dedup,
     JobRecord,
     Keep,
+    LineSettings,
     NewJob,
     Note,
     Policy,
@@ -222,6 +223,16 @@ class DedupCases:
         assert [job.id for job in jobs] == ["d", "a", "b", "c"]
         assert [job.payload for job in jobs] == [b"[2]", b"{}", b"[2]", b"{}"]
 
+    @needs("lines")
+    @pytest.mark.parametrize("group", [None, "other"])
+    async def test_p9_an_owner_stays_in_its_line(self, bench: Bench, group: str | None) -> None:
+        (owner,) = await bench.created(bench.job("job", dedup=REPLACE, group="its own"))
+        new = _second(bench, REPLACE, group=group)
+        assert await _answer(bench, new) == (REPLACED, "job")
+        assert (await bench.record(owner)).group == "its own"
+        await bench.set(groups=LineSettings(paused=True))
+        assert await bench.claimed_ids() == []
+
     @pytest.mark.parametrize("state", ["blocked", "active", "asked to cancel"])
     @pytest.mark.parametrize("mode", ["replace", "debounce"])
     async def test_p9_an_owner_that_does_not_wait_is_untouched(
@@ -244,6 +255,13 @@ class DedupCases:
             return  # a slow machine: the ttl is over
         await bench.reach(owner.created_at + 2 * SOON)
         assert await _answer(bench, _second(bench, PLAIN, "third")) == (DEDUPLICATED, "job")
+
+    async def test_p9_a_ttl_ends_where_the_new_content_has_none(self, bench: Bench) -> None:
+        owner = await bench.arrange("waiting", dedup=THROTTLE)
+        assert await _answer(bench, _second(bench, REPLACE)) == (REPLACED, "job")
+        assert await _owner(bench) == owner.id
+        await bench.finish(await bench.claim_one())
+        assert await _owner(bench) is None
 
     async def test_p9_of_one_batch_the_last_content_stays(self, bench: Bench) -> None:
         batch = [bench.job(name, dedup=REPLACE, payload=name.encode()) for name in "abc"]
