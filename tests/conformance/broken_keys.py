@@ -175,6 +175,15 @@ class SuccessorsOwnNothing(MemoryDriver):
         queue.dedup.pop(key, None)
 
 
+class LetsSuccessorsGoInSilence(MemoryDriver):
+    def _free(self, queue, key):
+        announce, self.store.announce = self.store.announce, lambda *_: None
+        try:
+            super()._free(queue, key)
+        finally:
+            self.store.announce = announce
+
+
 class HidesThrottledOwners(MemoryDriver):
     async def dedup_owner(self, queue, key):
         owner = await super().dedup_owner(queue, key)

@@ -334,6 +334,11 @@ BITES: Sequence[Bite] = (
     Bite(broken_keys.HandsOverAtARetry, "test_p11_a_retry_of_the_owner_ends_nothing"),
     Bite(broken_keys.SuccessorsOwnNothing, "test_p11_a_key_goes_from_successor_to_successor"),
     Bite(
+        broken_keys.LetsSuccessorsGoInSilence,
+        "test_w1_a_successor_that_is_let_go_ends_the_wait",
+        {"way": "release", "is_same": True},
+    ),
+    Bite(
         broken_keys.HidesThrottledOwners,
         "test_d1_the_owner_is_known_while_it_owns",
         {"mode": "throttle"},

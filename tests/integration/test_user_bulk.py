@@ -145,6 +145,12 @@ class TestLimits:
         assert (await queue.cancel(task="mail.send", limit=2, dry_run=True)).matched == 2
         assert (await queue.cancel(task="mail.send", limit=9)).done == 3
 
+    async def test_jobs_that_are_asked_to_stop_count_for_a_limit(self, mux, driver):
+        await waiting(mux, 3)
+        await running(driver, 3)
+        result = await mux.queue("mail").cancel(state="active", limit=2)
+        assert (result.matched, result.requested) == (2, 2)
+
     async def test_a_conflict_is_skipped_and_told(self, mux):
         await waiting(mux, 1, dedup="k")
         await waiting(mux, 1)

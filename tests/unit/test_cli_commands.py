@@ -402,6 +402,10 @@ class TestVerbs:
         assert waiting.states("l1") == ["waiting"]
         assert "There is no job" in waiting("job", "rm", "billing", "nobody", code=4).stderr
 
+    def test_an_id_that_is_given_twice_is_one_job(self, waiting):
+        (told,) = waiting.json("job", "promote", "billing", "l1", "l1")
+        assert (told["id"], told["done"]) == ("l1", True)
+
     def test_by_filter(self, waiting):
         assert "Held 10 jobs" in waiting("job", "hold", "billing", "--all").stdout
         assert "Let go 10 jobs" in waiting("job", "unhold", "billing", "--all").stdout

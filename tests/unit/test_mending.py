@@ -75,7 +75,7 @@ async def test_the_pause_grows_up_to_the_longest(pauses):
 
 async def test_an_outcome_whose_lease_is_lost_is_not_kept(pauses):
     told: list[Any] = []
-    apart, one = mending(math.inf, told), entry()
+    apart, one = mending(1, told), entry()
     one.held.until = -math.inf
     apart.put(one)
     await apart.flush()

@@ -10,6 +10,7 @@ from taskmux.conformance.bench import LONG, Bench
 from taskmux.conformance.cases.moves import SPENT
 from taskmux.driver import (
     BlockedCause,
+    Dedup,
     NewJob,
     QueueSettings,
     State,
@@ -83,6 +84,24 @@ class WaitCases:
         await bench.apply(moves[move], by=other)
         assert await waiting
         assert await bench.claimed_ids() == ["job"]
+
+    @pytest.mark.parametrize("is_same", [True, False])
+    @pytest.mark.parametrize("way", ["end", "release"])
+    async def test_w1_a_successor_that_is_let_go_ends_the_wait(
+        self, bench: Bench, way: str, *, is_same: bool
+    ) -> None:
+        dedup = Dedup("key", latest=True)
+        owner = await bench.running("owner", dedup=dedup)
+        await bench.created(bench.job("next", dedup=dedup))
+        by = bench.driver if is_same else await bench.fork()
+        await _idle(bench)
+        waiting = asyncio.create_task(bench.driver.wait([bench.queue], AGES))
+        if way == "end":
+            await bench.apply(transition.complete(owner, None), by=by)
+        else:
+            assert await by.release_dedup(bench.queue, "key", "owner")
+        assert await waiting
+        assert await bench.claimed_ids() == ["next"]
 
     @pytest.mark.parametrize("by", ["push", "postpone", "retry"])
     async def test_w1_a_delayed_job_that_is_due_first_ends_the_wait(
