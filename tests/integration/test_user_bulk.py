@@ -86,11 +86,12 @@ class TestVerbs:
         assert await states(mux) == {"blocked": 4}
         assert (await queue.unhold(ids=now)).done == 1
         assert (await queue.unhold(all=True)).done == 3
-        assert await states(mux) == {"waiting": 4}
+        assert await states(mux) == {"waiting": 1, "delayed": 3}
+        assert (await queue.promote(all=True)).done == 3
         later = await waiting(mux, 2, delay="1h", tags=["red"])
         assert (await queue.promote(tag="red")).done == 2
         order = [job.id async for job in queue.jobs("waiting")]
-        assert order == [*now, *late, *soon, *later]
+        assert order == [*now, *soon, *late, *later]
 
     async def test_reprioritise_changes_each_once(self, mux):
         queue = mux.queue("mail")
@@ -195,6 +196,44 @@ class TestBadInput:
         queue = app(url="redis://127.0.0.1:1").queue("mail")
         with pytest.raises(DeclarationError, match=says):
             await getattr(queue, verb)(**filters)
+
+
+class TestTimes:
+    async def test_what_was_held_is_still_due_at_its_time(self, mux):
+        queue = mux.queue("later")
+        one = await mux.enqueue("t", queue="later", delay="1h")
+        other = await mux.enqueue("t", queue="later", delay="2h")
+        due = [(await job.record()).run_at for job in (one, other)]
+        assert (await queue.hold(all=True)).done == 2
+        await one.unhold()
+        assert (await queue.unhold(all=True)).done == 1
+        records = [await job.record() for job in (one, other)]
+        assert [record.state for record in records] == [State.DELAYED] * 2
+        assert [record.run_at for record in records] == due
+
+    async def test_no_age_is_not_every_age(self, mux):
+        job = await mux.enqueue("t", queue="old")
+        await job.cancel()
+        with pytest.raises(DeclarationError, match="no age"):
+            await mux.queue("old").clean(None)
+        assert (await mux.queue("old").counts()).cancelled == 1
+
+    async def test_what_apps_declare_outlives_an_obliteration(self, app):
+        mux = app()
+
+        @mux.task(name="one", queue="kept", concurrency=1)
+        async def one() -> None: ...
+
+        queue = mux.queue("kept", defaults={"max_attempts": 7})
+        async with mux.worker(["kept"]):
+            await one.enqueue()
+            await queue.limit(concurrency=5)
+            await queue.obliterate(force=True)
+            settings = await queue.settings()
+            assert (settings.concurrency, settings.paused) == (None, False)
+            assert settings.line("@one").concurrency == 1
+            record = await (await one.enqueue()).record()
+        assert record.policy.max_attempts == 7
 
 
 class TestEmptying:

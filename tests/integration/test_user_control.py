@@ -408,7 +408,7 @@ class TestBlocking:
             for change, expected in [
                 (job.promote, State.WAITING),
                 (job.hold, State.BLOCKED),
-                (job.unhold, State.WAITING),
+                (job.unhold, State.DELAYED),  # until it is due, as it was enqueued
                 (lambda: job.reschedule(delay="1h"), State.DELAYED),
             ]:
                 change()

@@ -240,6 +240,20 @@ class TestMending:
         waiting = [one.arguments async for one in mux.queue("plain").jobs("waiting")]
         assert waiting == [{"n": 3}, {"n": 2}]
 
+    async def test_what_is_not_named_stays_unless_all_is_replaced(self, mux) -> None:
+        job = await mux.enqueue("t", {"n": 1, "text": "a"}, queue="plain")
+        await job.edit({"n": 2})
+        assert (await job.record()).arguments == {"n": 2, "text": "a"}
+        await job.edit({"text": "b"}, replace=True)
+        assert (await job.record()).arguments == {"text": "b"}
+
+    async def test_one_that_has_completed_keeps_what_it_ran_with(self, mux, driver) -> None:
+        job = await mux.enqueue("t", {"n": 1}, queue="plain")
+        claimed = await driver.claim(Op("x", 1), ClaimAsk("plain", "w", 1, 60_000))
+        await driver.apply(Op("x", 2), [transition.complete(claimed.jobs[0], b"1")])
+        with pytest.raises(JobConflict, match="completed"):
+            await job.edit({"n": 2})
+
     async def test_one_that_runs_or_is_not_there_cannot(self, mux, driver) -> None:
         running = await mux.enqueue("t", queue="plain")
         await driver.claim(Op("x", 1), ClaimAsk("plain", "w", 1, 60_000))

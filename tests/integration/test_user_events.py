@@ -106,7 +106,7 @@ class TestEvents:
         assert kinds(told) == [
             "added",
             "blocked",
-            "waiting",
+            "delayed",
             "paused",
             "cancelled",
             "removed",

@@ -416,7 +416,7 @@ class TestVerbs:
             "Would remove 1 job of"
             in waiting("job", "rm", "billing", "--state", "cancelled", "--dry-run").stdout
         )
-        assert waiting.counts() == {"waiting": 9, "cancelled": 1}
+        assert waiting.counts() == {"waiting": 5, "delayed": 4, "cancelled": 1}
 
     def test_what_is_skipped_is_told(self, shell):
         async def fill(mux: Taskmux) -> None:
