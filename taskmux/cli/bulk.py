@@ -105,7 +105,7 @@ def carry_out(
     *,
     dry_run: bool = False,
     limit: int | None = None,
-) -> None:
+) -> BulkResult:
     """Do bulk work and say what became of it.
 
     Args:
@@ -133,6 +133,7 @@ def carry_out(
         complain(halted)
         raise SystemExit(INTERRUPTED)
     _tell(words, target, result, dry_run=dry_run)
+    return result
 
 
 def _halted(course: Course, limit: int | None, *, dry_run: bool, how: str = "Interrupted") -> str:

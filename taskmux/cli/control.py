@@ -17,7 +17,8 @@ from taskmux.cli.common import (
     url_option,
 )
 from taskmux.cli.inspect import job, queue
-from taskmux.cli.output import Cell, print_json, say, shown, table
+from taskmux.cli.listing import unknown
+from taskmux.cli.output import Cell, complain, print_json, say, shown, table
 from taskmux.model.errors import DeclarationError
 from taskmux.model.queue import LineSettings, QueueSettings, Rate
 from taskmux.model.units import show_ms
@@ -88,11 +89,15 @@ def _said(what: str, text: str) -> Any:
 
 
 def _change(name: str, url: str | None, app: str | None, do: Any, *, as_json: bool) -> None:
-    async def change(mux: Taskmux) -> QueueSettings:
+    async def change(mux: Taskmux) -> tuple[list[str], QueueSettings]:
+        known = await mux.queues()
         await do(mux)
-        return await mux.queue(name).settings()
+        return known, await mux.queue(name).settings()
 
-    _show(name, run_on_app(url, app, change, looks=False), None, as_json=as_json)
+    known, settings = run_on_app(url, app, change, looks=False)
+    _show(name, settings, None, as_json=as_json)
+    if name not in known:
+        complain(f"This is for jobs to come.{unknown(name, known)}")
 
 
 @queue.command("show")

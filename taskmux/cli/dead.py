@@ -149,13 +149,17 @@ def _run(
     where = _named(where, job_ids)
     narrowed(words.verb, where, everything=everything, state=False)
     bulk = more | where | {"all": everything, "dry_run": dry_run, "limit": limit}
-    carry_out(
+    result = carry_out(
         words,
         Target(queue=queue, url=url, app=app, as_json=as_json),
         lambda mux, course: getattr(mux.queue(queue).dead, words.verb)(on_progress=course, **bulk),
         dry_run=dry_run,
         limit=limit,
     )
+    missing = len(set(job_ids)) - result.matched
+    if job_ids and missing > 0 and limit is None:
+        complain(f"{plural(missing, 'id')} of no dead job in queue {queue}: nothing to do for it.")
+        raise SystemExit(NO_JOB)
 
 
 @dead.command("redrive")

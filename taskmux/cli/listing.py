@@ -19,7 +19,7 @@ from taskmux.cli.output import Cell, complain, console, dumps, print_line, say, 
 from taskmux.driver import Page
 from taskmux.model.job import JobRecord, State
 
-__all__ = ["list_jobs", "page_options", "print_rows", "show_jobs"]
+__all__ = ["list_jobs", "page_options", "print_rows", "show_jobs", "unknown"]
 
 MOST = 1000
 """Jobs that one look at a store asks for."""
@@ -83,12 +83,12 @@ def list_jobs(
     if page.jobs:
         show(page.jobs, page.now or time.time_ns() // 1_000_000)
     else:
-        say(f"No {none} in queue {target.queue}.{_unknown(target.queue, queues)}")
+        say(f"No {none} in queue {target.queue}.{unknown(target.queue, queues)}")
     if page.cursor is not None:
         complain(f"More: the same command with --cursor {shlex.quote(page.cursor)}")
 
 
-def _unknown(queue: str, queues: Sequence[str]) -> str:
+def unknown(queue: str, queues: Sequence[str]) -> str:
     """Return a sentence if a store has no such queue (any more): it may be misspelt."""
     if queue in queues:
         return ""

@@ -406,6 +406,17 @@ class TestVerbs:
         (told,) = waiting.json("job", "promote", "billing", "l1", "l1")
         assert (told["id"], told["done"]) == ("l1", True)
 
+    def test_ids_of_no_dead_job_are_told(self, dead):
+        done = dead("dead", "redrive", "billing", "d0", "nosuch", code=4)
+        assert "Redrove 1 job" in done.stdout
+        assert "1 id of no dead job in queue billing" in done.stderr
+        assert "2 ids of no dead job" in dead("dead", "purge", "billing", "x", "y", code=4).stderr
+
+    def test_a_queue_that_nobody_knows_is_told(self, waiting):
+        assert "This is for jobs" not in waiting("queue", "pause", "billing").stderr
+        told = waiting("queue", "pause", "biling").stderr
+        assert "no queue of that name now: did you mean billing?" in told
+
     def test_by_filter(self, waiting):
         assert "Held 10 jobs" in waiting("job", "hold", "billing", "--all").stdout
         assert "Let go 10 jobs" in waiting("job", "unhold", "billing", "--all").stdout
