@@ -55,10 +55,13 @@ def options_of(keywords: dict[str, Any]) -> tuple[Filter, Options, bool]:
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise DeclarationError(f"{name} {brief(value)} is neither True nor False.")
+    on_progress = rest.pop("on_progress", None)
+    if on_progress is not None and not callable(on_progress):
+        raise DeclarationError(f"on_progress {brief(on_progress)} cannot be called.")
     options = Options(
         dry_run=switches["dry_run"],
         limit=checked_limit(rest.pop("limit", None)),
-        on_progress=rest.pop("on_progress", None),
+        on_progress=on_progress,
     )
     return Filter.of(**rest), options, switches["all"]
 

@@ -58,6 +58,7 @@ class DeadLetters:
         **narrowing: Unpack[Narrowing],
     ) -> Page:
         """Return a page of them, those that died last first; see `Queue.find`."""
+        _check(narrowing)
         search = _Search(self.name, self._connect)
         return await search.find(State.DEAD, newest=newest, cursor=cursor, limit=limit, **narrowing)
 
@@ -65,6 +66,7 @@ class DeadLetters:
         self, *, newest: bool = True, **narrowing: Unpack[Narrowing]
     ) -> AsyncIterator[JobRecord]:
         """Yield them, those that died last first; never all at once in memory."""
+        _check(narrowing)
         search = _Search(self.name, self._connect)
         async for job in search.jobs(State.DEAD, newest=newest, **narrowing):
             yield job
@@ -88,6 +90,7 @@ class DeadLetters:
         Raises:
             DeclarationError, InvalidName: a filter is none; nothing was sent.
         """
+        _check(narrowing)
         where = Filter.of(state=State.DEAD, **narrowing)
         driver = (await self._connect(self.name)).driver
         now, total = await store_time(driver, self.name), await self.count()
@@ -155,6 +158,11 @@ class _Search(Searches):
 
     async def _connection(self) -> Connection:
         return await self._connect(self.name)
+
+
+def _check(narrowing: Mapping[str, Any]) -> None:
+    if "state" in narrowing:
+        raise DeclarationError("Dead letters are in one state, dead: leave state= out.")
 
 
 def redriving(interval_ms: float, *, fresh: bool) -> Verb:

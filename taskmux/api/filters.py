@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from taskmux.model.errors import DeclarationError
 from taskmux.model.job import BlockedCause, JobRecord, State
-from taskmux.model.units import Duration, brief, check_name, instant_ms, milliseconds
+from taskmux.model.units import Duration, brief, check_name, instant_ms, milliseconds, storable
 from taskmux.policy.fingerprints import fingerprint
 
 __all__ = ["FIELDS", "FLOW", "Filter", "FilterOptions", "Narrowing", "instant"]
@@ -252,10 +252,14 @@ def _text(given: dict[str, Any], field: str) -> str | None:
     if field not in given:
         return None
     value = given[field]
-    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_TEXT:
+    if (
+        not isinstance(value, str)
+        or not 0 < len(value) <= LONGEST_TEXT
+        or storable(value, LONGEST_TEXT) != value
+    ):
         raise DeclarationError(
-            f"{field} {brief(value)} is no text of 1 to {LONGEST_TEXT} characters. Leave it out "
-            f"if it is not to narrow. Filters are {', '.join(FIELDS)}."
+            f"{field} {brief(value)} is no text of 1 to {LONGEST_TEXT} valid characters. Leave it "
+            f"out if it is not to narrow. Filters are {', '.join(FIELDS)}."
         )
     return value
 

@@ -53,6 +53,8 @@ def new_strike(
                 f"{', '.join(task.signature.names) or 'none'}."
             )
         task = task.name
+    if reason is not None and not isinstance(reason, str):
+        raise DeclarationError(f"reason {brief(reason)} is no text.")
     plain = encode_value(dict(arguments), "What a strike compares", MOST_BYTES, known_objects=1)
     return Strike(
         id=new_id()[-ID_LENGTH:],
@@ -145,6 +147,10 @@ class Striking:
         Raises:
             DeclarationError: it names nothing, or there are too many.
         """
+        if arguments is not None and not isinstance(arguments, Mapping):
+            raise DeclarationError(
+                f"arguments {brief(arguments)} is no mapping from names to values."
+            )
         strike = new_strike(task, {**values, **(arguments or {})}, reason)
         await put_strike(await self._connection(), self.name, strike)
         return strike

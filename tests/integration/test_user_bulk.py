@@ -190,6 +190,9 @@ class TestBadInput:
             ("cancel", {"tag": "red", "limit": 0}, "number from 1"),
             ("cancel", {"tag": "red", "reason": ""}, "no text"),
             ("cancel", {"tag": "red", "dry_run": 1}, "neither True nor False"),
+            ("cancel", {"tag": "red", "on_progress": 5}, "cannot be called"),
+            ("strike", {"task": "t", "reason": 5}, "no text"),
+            ("strike", {"task": "t", "arguments": [1]}, "no mapping"),
         ],
     )
     async def test_is_told_before_anything_is_sent(self, app, verb, filters, says):

@@ -101,6 +101,11 @@ class TestReading:
         stats = await mux.queue(QUEUE).dead.stats(tag="vip")
         assert [one.sample for one in stats.groups] == ["b"]
 
+    @pytest.mark.parametrize("verb", ["stats", "find"])
+    async def test_their_state_is_no_filter(self, mux: Taskmux, verb: str) -> None:
+        with pytest.raises(DeclarationError, match="leave state= out"):
+            await getattr(mux.queue(QUEUE).dead, verb)(state="waiting")
+
     async def test_a_way_of_failing_is_a_filter(self, mux: Taskmux) -> None:
         dead = mux.queue(QUEUE).dead
         for group in (await dead.stats()).groups:

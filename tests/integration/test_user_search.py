@@ -138,6 +138,7 @@ class TestBadInput:
             ({"state": ["dead", 7]}, "no state 7"),
             ({"text": ""}, "no text"),
             ({"error": 5}, "no text"),
+            ({"error": "\ud800"}, "no text"),
             ({"ids": []}, "names none"),
             ({"since": "yesterday"}, "not a duration"),
             ({"since": datetime(2026, 1, 1)}, "time zone"),
