@@ -57,6 +57,12 @@ class WorkerProcess:
                 return
         raise AssertionError(f"it ended without saying {words!r}:\n{self.said}")
 
+    def line(self) -> None:
+        """Wait for one more line."""
+        line = self.process.stderr.readline()
+        assert line, f"it ended:\n{self.said}"
+        self.said += line
+
     def began(self) -> None:
         deadline = time.monotonic() + 20
         while not (self.place / "began").exists():

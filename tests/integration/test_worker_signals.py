@@ -218,7 +218,7 @@ def test_a_process_that_nobody_told_to_end_is_started_again_whatever_its_status(
         worker.push("exits", code=code)
         worker.until(f"ended with {code} and was not told to; restarting in 0.5 s")
         while worker.said.count("Ctrl-C drains") < 3:
-            worker.until("")
+            worker.line()
         worker.send(signal.SIGTERM)
         assert worker.ended() == 0
     assert worker.said.count("Stopped.") == 2
