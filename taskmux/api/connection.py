@@ -6,6 +6,7 @@ That is group commits, and what is known of the queues' settings.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -58,6 +59,10 @@ async def change_settings(
     raise JobConflict(
         f"The settings of queue {queue!r} are being changed by others all the time. Try again."
     )
+
+
+READS = 3
+"""How often a read is asked for again whose task somebody has cancelled."""
 
 
 class Connection:
@@ -176,6 +181,13 @@ class Connection:
 
     async def get(self, ref: Ref) -> JobRecord | None:
         """Read one record, in one batch with others of this moment."""
+        for _ in range(READS):
+            with contextlib.suppress(asyncio.CancelledError):
+                return await self._reads.ask(ref)
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise asyncio.CancelledError
+            # Somebody has cancelled the task that reads for all, as a handler can: ask again.
         return await self._reads.ask(ref)
 
     async def _get(

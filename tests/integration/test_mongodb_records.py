@@ -80,6 +80,7 @@ CHANGED: Final[dict[str, Any]] = {
     "error": ERROR,
     "history": HISTORY,
     "cancel_requested": True,
+    "payload": b'{"n":6}',
 }
 
 
@@ -110,7 +111,7 @@ def test_a_field_is_fixed_or_has_a_codec() -> None:
     names = {field.name for field in msgspec.structs.fields(JobRecord)}
     assert names >= records.FIXED
     assert names == records.FIXED | records._CODECS.keys()
-    assert set(CHANGED) <= records._CODECS.keys()
+    assert set(CHANGED) <= records._CODECS.keys() | records._REPLACED.keys()
 
 
 @real
@@ -120,8 +121,11 @@ async def test_every_change_of_a_transition_is_stored(driver, name: str) -> None
     await driver.push(Op(name, 1), [NewJob(job)])
     (held,) = (await driver.claim(Op(name, 2), ClaimAsk("changes", "w", 1, 60_000))).jobs
     changes = Changes(**{name: CHANGED[name]})
-    one = Transition(ref=held.ref, guard=Guard(fence=held.fence), changes=changes)
+    to = State.BLOCKED if name == "cause" else None  # only a blocked job has one
+    one = Transition(ref=held.ref, guard=Guard(fence=held.fence), to=to, changes=changes)
     (answer,) = await driver.apply(Op(name, 3), [one])
     assert answer.status is ApplyStatus.APPLIED
     (stored,) = await driver.get([held.ref])
-    assert stored == msgspec.structs.replace(held, **{name: CHANGED[name]})
+    blocked = {"state": State.BLOCKED, "worker": None, "lease_until": None}
+    also = blocked if to is State.BLOCKED else {}
+    assert stored == msgspec.structs.replace(held, **{name: CHANGED[name]}, **also)

@@ -134,7 +134,10 @@ async def test_an_idle_server_is_made_to_see_that_a_wait_is_over(driver, monkeyp
 
 
 async def test_a_server_that_says_nothing_is_given_up_in_time(server, monkeypatch):
-    monkeypatch.setattr(connection.Connection.patiently, "__defaults__", (0.3, 0.0))
+    patiently = connection.Connection.patiently
+    patience, *others = patiently.__defaults__
+    assert patience == connection.PATIENCE
+    monkeypatch.setattr(patiently, "__defaults__", (0.3, *others))
     async with Proxy(server.port) as proxy:
         driver = RedisDriver(f"redis://127.0.0.1:{proxy.port}?timeout=0.2")
         await driver.open()

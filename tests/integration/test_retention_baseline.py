@@ -100,6 +100,7 @@ def of_sqlite(file: str) -> Sizes:
         return {
             name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
             for name in tables
+            if name != "events"  # of which as many stay as the queue keeps
         }
 
 
@@ -116,6 +117,8 @@ async def of_redis(url: str) -> Sizes:
     async with Redis.from_url(parts._replace(query="").geturl()) as client:
         async for key in client.scan_iter(f"*{prefix}*", count=1000):
             kind = (await client.type(key)).decode()
+            if kind == "stream":
+                continue  # of events, of which as many stay as the queue keeps
             if kind != "string":
                 sizes[key.decode()] = int(await client.execute_command(size_of[kind], key))
             else:
