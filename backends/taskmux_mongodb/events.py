@@ -1,7 +1,7 @@
 """Events: read from the server's own log, by change streams. Nothing is written for them.
 
 So each change has its event, once and in order, whatever was killed when; and it costs something
-only while somebody follows. It needs a replica set. See `docs/decisions/0010-mongodb-events.md`.
+only while somebody follows. It needs a replica set. See `docs/decisions/0011-mongodb-events.md`.
 """
 
 from __future__ import annotations
