@@ -63,8 +63,8 @@ class EventPage(msgspec.Struct, frozen=True):
     Attributes:
         events: the events after the cursor that was given; empty when the time was over.
         cursor: what to give next.
-        gap: some events after the cursor given are lost: it is too old. One of another queue or store
-            may pass for one of this stream.
+        gap: some events after the cursor given are lost: it is too old. One of another queue or
+            store may pass for one of this stream.
         kept: False if the queue keeps no events (`QueueSettings.events` is 0).
     """
 
